@@ -1,0 +1,152 @@
+"""Operators as profilers and stores know them: a kernel name, formats, and named dimensions.
+
+A ``KernelShape`` is a sharded operator without the axes that a step varies; a ``KernelCase`` adds those
+axes and is one point that can be measured. Two operators with one shape are measured once.
+
+Swept axes by kernel: token-level kernels ``rows``; ``attention_prefill`` and ``latent_prefill``
+``batch, context, chunk`` (``context`` tokens cached before a chunk of ``chunk``); ``attention_decode``
+and ``latent_decode`` ``batch, context`` (``context`` counts the cached tokens of each sequence);
+collectives ``payload_bytes``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from servecast.compiler.ir import (
+    Activation,
+    Add,
+    Attention,
+    Collective,
+    Embedding,
+    Experts,
+    KvWrite,
+    LatentAttention,
+    Linear,
+    Norm,
+    Operator,
+    Rope,
+    Router,
+    Sample,
+)
+
+Dims = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class KernelShape:
+    """``dims`` are sorted by name. ``kv_dtype`` is empty where no cache is read or written."""
+
+    kernel: str
+    dtype: str
+    kv_dtype: str
+    dims: Dims
+
+    def case(self, **swept: int) -> KernelCase:
+        """This shape at one point of its swept axes."""
+        dims = tuple(sorted((*self.dims, *swept.items())))
+        return KernelCase(self.kernel, self.dtype, self.kv_dtype, dims)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class KernelCase:
+    kernel: str
+    dtype: str
+    kv_dtype: str
+    dims: Dims
+
+
+def _shape(kernel: str, dtype: str, kv_dtype: str = "", **dims: int) -> KernelShape:
+    return KernelShape(kernel, dtype, kv_dtype, tuple(sorted(dims.items())))
+
+
+def kernel_shapes(op: Operator) -> tuple[KernelShape, ...]:
+    """The kernels that an operator launches: one, or prefill and decode for attention."""
+    match op:
+        case Attention():
+            return tuple(
+                _shape(
+                    kernel,
+                    op.activations.name,
+                    op.kv.name,
+                    heads=op.heads,
+                    kv_heads=op.kv_heads,
+                    head_dim=op.head_dim,
+                    window=op.window or 0,
+                )
+                for kernel in ("attention_prefill", "attention_decode")
+            )
+        case LatentAttention():
+            return tuple(
+                _shape(
+                    kernel,
+                    op.activations.name,
+                    op.kv.name,
+                    heads=op.heads,
+                    rank=op.rank,
+                    rope_dim=op.rope_dim,
+                    nope_dim=op.nope_dim,
+                    value_dim=op.value_dim,
+                )
+                for kernel in ("latent_prefill", "latent_decode")
+            )
+        case Collective():
+            return (_shape(op.kind.value, op.format.name, degree=op.degree),)
+        case _:
+            return (_token_kernel_shape(op),)
+
+
+def _token_kernel_shape(  # noqa: C901  # one case an operator
+    op: Linear | Norm | Rope | Activation | Add | Embedding | Router | Experts | KvWrite | Sample,
+) -> KernelShape:
+    match op:
+        case Linear():
+            return _shape(
+                "linear",
+                op.weights.name,
+                in_features=op.in_features,
+                out_features=op.out_features,
+            )
+        case Norm():
+            return _shape(
+                op.kind.value,
+                op.activations.name,
+                width=op.width,
+                per_row=op.per_row,
+                residual=int(op.adds_residual),
+            )
+        case Rope():
+            return _shape(
+                "rope",
+                op.activations.name,
+                heads=op.heads,
+                head_dim=op.head_dim,
+                rotary_dim=op.rotary_dim,
+            )
+        case Activation():
+            return _shape(op.kind.value, op.activations.name, width=op.width)
+        case Add():
+            return _shape("add", op.activations.name, width=op.width)
+        case Embedding():
+            return _shape("embedding", op.weights.name, vocab=op.vocab, width=op.width)
+        case Router():
+            return _shape(
+                "router", op.weights.name, hidden=op.hidden, experts=op.experts, top_k=op.top_k
+            )
+        case Experts():
+            return _shape(
+                "experts",
+                op.weights.name,
+                hidden=op.hidden,
+                intermediate=op.intermediate,
+                experts=op.experts,
+                total_experts=op.total_experts,
+                top_k=op.top_k,
+            )
+        case KvWrite():
+            return _shape("kv_write", "bf16", op.kv.name, width=op.width)
+        case Sample():
+            return _shape("sample", "fp32", vocab=op.vocab)
+        case _:
+            assert_never(op)

@@ -1,0 +1,31 @@
+"""The question asked: latency targets and the configurations to search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+METRICS = ("ttft", "tbt", "tpot", "e2e", "queue_delay")
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """``metric`` at ``percentile`` (None: the mean) stays under ``limit_s``."""
+
+    metric: str
+    percentile: float | None
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Empty tuples and None mean: not said here, take the default."""
+
+    name: str
+    slos: tuple[Slo, ...] = ()
+    skus: tuple[str, ...] = ()
+    max_gpus: int | None = None
+    tp: tuple[int, ...] = ()
+    pp: tuple[int, ...] = ()
+    max_num_seqs: tuple[int, ...] = ()
+    max_batched_tokens: tuple[int, ...] = ()
+    policies: tuple[str, ...] = ()

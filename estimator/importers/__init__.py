@@ -1,0 +1,1 @@
+"""Readers of foreign profiles, one function a source."""

@@ -1,0 +1,1 @@
+"""Which configurations, how much each can carry, and how they rank."""

@@ -1,0 +1,1 @@
+"""The shipped `.llm` specs, GPU SKUs and example trace. Data only."""
