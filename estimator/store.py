@@ -1,0 +1,336 @@
+"""The profile store: one DuckDB file of measurements and of results computed from them.
+
+All SQL of the project is here and in ``schema.sql``. One process writes at a time; every write is one
+transaction, so a process killed in mid-import leaves the store as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+from servecast.compiler.errors import DataMissingError
+from servecast.compiler.kernels import KernelCase
+from servecast.estimator.measurement import (
+    STATISTICS,
+    Floats,
+    Ints,
+    Measurement,
+    MeasurementBatch,
+    Origin,
+    batches_of,
+    measurement_from,
+)
+
+SCHEMA_VERSION = 1
+MIGRATIONS: dict[int, str] = {}  # SQL from this version to the next one
+_NOT_DIMENSIONS = frozenset(
+    {
+        *("content_hash", "origin_id", "kernel", "dtype", "kv_dtype", "sku"),
+        *("outcome", "method", "variant", "flags", "node", "conditions"),
+        *("num_samples", *STATISTICS, "measured_at_ns", "quarantine"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelData:
+    """Usable rows of one kernel on one SKU, as columns [rows]."""
+
+    dims: dict[str, Ints]
+    seconds: Floats  # the median where known, else the mean
+    std_s: Floats  # NaN where not known
+    source: NDArray[np.str_]
+    variant: NDArray[np.str_]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLine:
+    """One line of what a store holds; ``quarantine`` is the reason why no estimator reads these rows."""
+
+    sku: str
+    kernel: str
+    dtype: str
+    kv_dtype: str
+    source: str
+    version: str
+    quarantine: str
+    rows: int
+
+
+class Store:
+    """Use as ``with Store.open(path) as store``."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        self._sql = connection
+        self.path = path
+        columns = [str(row[0]) for row in connection.execute("DESCRIBE measurement").fetchall()]
+        self.dimensions = tuple(c for c in columns if c not in _NOT_DIMENSIONS)
+
+    @classmethod
+    def open(cls, path: Path | str, *, read_only: bool = False) -> Self:
+        """``:memory:`` opens an empty store that is never saved.
+
+        Raises:
+            DataMissingError: the file cannot be opened, is not a store, or is of a newer version.
+        """
+        where = Path(path)
+        if read_only and not where.exists():
+            raise DataMissingError(f"{where}: no such store; `servecast store import` makes one")
+        connection = _connect(where, read_only)
+        try:
+            _bring_up_to_date(connection, where)
+            return cls(connection, where)
+        except BaseException:
+            connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sql.close()
+
+    def add_measurements(self, rows: Iterable[Measurement]) -> int:
+        """How many of ``rows`` were new; all are in when this returns, or none."""
+        return self.add_batches(batches_of(rows))
+
+    def add_batches(self, batches: Iterable[MeasurementBatch]) -> int:
+        """How many rows were new; all are in when this returns, or none.
+
+        Raises:
+            DataMissingError: a dimension that the schema does not know.
+        """
+        before = self._count()
+        self._sql.execute("BEGIN")
+        try:
+            for batch in batches:
+                if batch.num_rows:
+                    self._insert(batch)
+            added = self._count() - before
+            self._sql.execute("COMMIT")
+        except BaseException:
+            self._sql.execute("ROLLBACK")
+            raise
+        return added
+
+    def _count(self) -> int:
+        return int(self._sql.execute("SELECT count(*) FROM measurement").fetchall()[0][0])
+
+    def _insert(self, batch: MeasurementBatch) -> None:
+        unknown = sorted(set(batch.dims) - set(self.dimensions))
+        if unknown:
+            raise DataMissingError(
+                f"{self.path}: the store has no column for {', '.join(unknown)} of {batch.kernel};"
+                f" it knows {', '.join(self.dimensions)}"
+            )
+        incoming: dict[str, Any] = {**batch.dims, **batch.times_s}  # DuckDB reads arrays by name
+        if batch.num_samples is not None:
+            incoming["num_samples"] = batch.num_samples
+        constants = _constants(batch) | {"origin_id": self._origin_id(batch.origin)}
+        hashed = {
+            "origin_text": "|".join(astuple(batch.origin)),
+            "dims_text": ",".join(batch.dims),
+        }
+        self._sql.register("incoming", incoming)
+        try:
+            self._sql.execute(_insert_sql(batch, list(incoming), constants), constants | hashed)
+        finally:
+            self._sql.unregister("incoming")
+
+    def _origin_id(self, origin: Origin) -> int:
+        names = "source, package, version, file, licence"
+        find = f"SELECT id FROM origin WHERE ({names}) = (?, ?, ?, ?, ?)"
+        found = self._sql.execute(find, astuple(origin)).fetchall()
+        if not found:
+            self._sql.execute(
+                f"INSERT INTO origin (id, {names})"
+                " SELECT coalesce(max(id), 0) + 1, ?, ?, ?, ?, ? FROM origin",
+                astuple(origin),
+            )
+            found = self._sql.execute(find, astuple(origin)).fetchall()
+        return int(found[0][0])
+
+    def missing(self, cases: Iterable[KernelCase], sku: str) -> tuple[KernelCase, ...]:
+        """Those of ``cases`` that no agent has soundly measured on ``sku``, in the order given."""
+        return tuple(case for case in cases if not self._has(case, sku))
+
+    def _has(self, case: KernelCase, sku: str) -> bool:
+        dims = dict(case.dims)
+        equal = " AND ".join(f'"{name}" = {value}' for name, value in dims.items())
+        return bool(
+            self._sql.execute(
+                "SELECT 1 FROM measurement m JOIN origin o ON o.id = m.origin_id"
+                " WHERE source = 'agent' AND NOT contains(flags, 'throttled')"
+                f" AND sku = ? AND kernel = ? AND dtype = ? AND kv_dtype = ? AND {equal} LIMIT 1",
+                (sku, case.kernel, case.dtype, case.kv_dtype),
+            ).fetchall()
+        )
+
+    def measurements(self, sku: str | None = None) -> list[Measurement]:
+        """What agents measured, of one SKU or all, oldest first."""
+        read = self._sql.execute(
+            "SELECT m.*, o.* FROM measurement m JOIN origin o ON o.id = m.origin_id"
+            " WHERE source = 'agent' AND ($sku IS NULL OR sku = $sku)"
+            " ORDER BY measured_at_ns, content_hash",
+            {"sku": sku},
+        )
+        names = [str(column[0]) for column in read.description or ()]
+        records = (dict(zip(names, row, strict=True)) for row in read.fetchall())
+        return [measurement_from(record, self.dimensions) for record in records]
+
+    def kernel_data(
+        self, sku: str, kernel: str, formats: tuple[str, str], sources: Sequence[str]
+    ) -> KernelData:
+        """Usable rows of a kernel at ``formats`` (dtype, kv dtype) from any of ``sources``."""
+        dims = ", ".join(f'"{d}"' for d in self.dimensions)
+        read = self._sql.execute(
+            f"SELECT {dims}, coalesce(median_s, mean_s) AS seconds, std_s, source, variant FROM usable"
+            " WHERE sku = ? AND kernel = ? AND dtype = ? AND kv_dtype = ? AND list_contains(?, source)"
+            " ORDER BY content_hash",
+            (sku, kernel, *formats, list(sources)),
+        ).fetchnumpy()
+        present = {d: read[d] for d in self.dimensions if not np.ma.getmaskarray(read[d]).all()}
+        return KernelData(
+            dims={d: np.ma.filled(column, 0).astype(np.int64) for d, column in present.items()},
+            seconds=np.ma.filled(read["seconds"], np.nan).astype(np.float64),
+            std_s=np.ma.filled(read["std_s"], np.nan).astype(np.float64),
+            source=np.asarray(read["source"], dtype=np.str_),
+            variant=np.asarray(read["variant"], dtype=np.str_),
+        )
+
+    def has_rows(self, sku: str, source: str, version: str) -> bool:
+        """Whether anything of that version of a source is in."""
+        return bool(
+            self._sql.execute(
+                "SELECT 1 FROM measurement m JOIN origin o ON o.id = m.origin_id"
+                " WHERE m.sku = ? AND o.source = ? AND o.version = ? LIMIT 1",
+                (sku, source, version),
+            ).fetchall()
+        )
+
+    def fingerprint(self, sku: str, sources: Sequence[str]) -> str:
+        """Changes when usable rows of a SKU do; 32 hexadecimal digits."""
+        row = self._sql.execute(
+            "SELECT count(*), coalesce(bit_xor(content_hash), 0) FROM usable"
+            " WHERE sku = ? AND list_contains(?, source)",
+            (sku, list(sources)),
+        ).fetchall()[0]
+        return f"{row[0]:x}-{row[1]:032x}"
+
+    def contents(self) -> tuple[StoreLine, ...]:
+        """What is in, grouped and sorted."""
+        rows = self._sql.execute(
+            "SELECT sku, kernel, dtype, kv_dtype, source, version, coalesce(quarantine, '') AS why,"
+            " count(*) FROM measurement m JOIN origin o ON o.id = m.origin_id"
+            " GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        return tuple(StoreLine(*row) for row in rows)
+
+    def cached(self, key: str) -> bytes | None:
+        rows = self._sql.execute("SELECT body FROM artefact WHERE key = ?", (key,)).fetchall()
+        return bytes(rows[0][0]) if rows else None
+
+    def put_cached(self, key: str, kind: str, body: bytes) -> None:
+        self._sql.execute("INSERT OR REPLACE INTO artefact VALUES (?, ?, ?)", (key, kind, body))
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str], equal: dict[str, object]
+) -> dict[str, NDArray[Any]]:
+    """Columns [rows] of those rows whose ``equal`` columns have these values."""
+    where = " AND ".join(f"{name} = ${name}" for name in equal) or "TRUE"
+    with duckdb.connect() as sql:
+        read = sql.execute(
+            f"SELECT {', '.join(columns)} FROM read_parquet($path) WHERE {where}",
+            {"path": str(path), **equal},
+        ).fetchnumpy()
+    return {name: np.asarray(read[name]) for name in columns}
+
+
+def parquet_columns(path: Path) -> tuple[str, ...]:
+    with duckdb.connect() as sql:
+        described = sql.execute("DESCRIBE SELECT * FROM read_parquet($p)", {"p": str(path)})
+        return tuple(str(row[0]) for row in described.fetchall())
+
+
+def _constants(batch: MeasurementBatch) -> dict[str, object]:
+    return {
+        "kernel": batch.kernel,
+        "dtype": batch.dtype,
+        "kv_dtype": batch.kv_dtype,
+        "sku": batch.sku,
+        "outcome": batch.outcome,
+        "method": batch.method,
+        "variant": batch.variant,
+        "flags": ",".join(batch.flags),
+        "node": batch.node,
+        "conditions": batch.conditions,
+        "measured_at_ns": batch.measured_at_ns,
+        "quarantine": batch.quarantine,
+    }
+
+
+def _insert_sql(batch: MeasurementBatch, columns: list[str], constants: dict[str, object]) -> str:
+    """Rows already in are passed over by their hash, which the quarantine is not part of."""
+    hashed = [c for c in constants if c not in ("origin_id", "quarantine")]
+    parts = [f"'{c}=' || \"{c}\"" for c in columns] + [f"'{c}=' || ${c}::VARCHAR" for c in hashed]
+    values = [
+        f'if(isnan("{c}"), NULL, "{c}") AS "{c}"' if c in batch.times_s else f'"{c}"'
+        for c in columns
+    ]
+    values += [f"${c} AS {c}" for c in constants]
+    return (
+        "INSERT INTO measurement BY NAME SELECT md5_number(concat_ws('|', $origin_text, $dims_text, "
+        f"{', '.join(parts)})) AS content_hash, {', '.join(values)} FROM incoming ON CONFLICT DO NOTHING"
+    )
+
+
+def _connect(where: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    try:
+        return duckdb.connect(str(where), read_only=read_only)
+    except duckdb.Error as error:
+        why = str(error).splitlines()[0]
+        if "lock" in why:
+            raise DataMissingError(
+                f"{where}: the store is in use by another process: {why}"
+            ) from error
+        raise DataMissingError(f"{where}: cannot be opened as a profile store: {why}") from error
+
+
+def _bring_up_to_date(connection: duckdb.DuckDBPyConnection, where: Path) -> None:
+    tables = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
+    if not tables:
+        schema = files("servecast.estimator").joinpath("schema.sql").read_text(encoding="utf-8")
+        connection.execute(f"BEGIN; {schema}; COMMIT")
+        return
+    if "store_meta" not in tables:
+        raise DataMissingError(
+            f"{where}: a DuckDB file, but not a profile store: no store_meta table"
+        )
+    version = int(connection.execute("SELECT schema_version FROM store_meta").fetchall()[0][0])
+    if version > SCHEMA_VERSION:
+        raise DataMissingError(
+            f"{where}: the store has schema version {version}, this program reads up to"
+            f" {SCHEMA_VERSION}; a newer servecast opens it"
+        )
+    for step in range(version, SCHEMA_VERSION):
+        connection.execute(
+            f"BEGIN; {MIGRATIONS[step]}; UPDATE store_meta SET schema_version = {step + 1}; COMMIT"
+        )
