@@ -261,7 +261,7 @@ def read_parquet(
             f"SELECT {', '.join(columns)} FROM read_parquet($path) WHERE {where}",
             {"path": str(path), **equal},
         ).fetchnumpy()
-    return {name: np.asarray(read[name]) for name in columns}
+    return {name: np.asarray(column) for name, column in read.items()}
 
 
 def parquet_columns(path: Path) -> tuple[str, ...]:
