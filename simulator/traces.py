@@ -1,0 +1,113 @@
+"""Traces read into workloads, and workloads saved as traces: what opens files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TextIO
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.arrivals import with_arrivals
+from servecast.simulator.trace_formats import FORMATS, format_of
+from servecast.simulator.trace_rows import Row, csv_rows, gather, json_object, json_rows
+from servecast.simulator.workload import Workload
+
+MAX_HEADER_CHARS = 1 << 20
+"""A longer first line is neither a header nor a request: a binary file can be one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """How to read a trace beyond what the file says.
+
+    ``rate_per_s`` rescales the file's arrivals, or is the rate of Poisson ones where it has none.
+    ``arrival_cv`` replaces them by gamma gaps of that coefficient of variation. ``num_requests``
+    stops the reading after so many.
+    """
+
+    format: str | None = None
+    rate_per_s: float | None = None
+    arrival_cv: float | None = None
+    seed: int = 0
+    num_requests: int | None = None
+
+
+def read_trace(path: Path, options: TraceOptions | None = None) -> Workload:
+    """The workload in a trace file, its first request arriving at 0.
+
+    Raises:
+        UserError: whatever about the file makes it no workload, with the line where there is one.
+    """
+    options = options or TraceOptions()
+    if options.num_requests is not None and options.num_requests < 1:
+        raise UserError(f"{path}: cannot read {options.num_requests} requests; ask for 1 or more")
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; a trace is one CSV or JSON lines file")
+    try:
+        # Undecodable bytes become surrogates, which no number contains: the row's check finds them.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            workload, format_name = _read(path, file, options)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return _timed(workload, FORMATS[format_name].arrival is not None, options)
+
+
+def write_trace(workload: Workload, path: Path) -> None:
+    """Save as our own CSV, which reads back to the same numbers; prefix blocks are not part of it."""
+    rows = zip(
+        workload.arrival_s.tolist(),
+        workload.prompt_tokens.tolist(),
+        workload.output_tokens.tolist(),
+        strict=True,
+    )
+    lines = (f"{arrival_s!r},{prompt},{output}\n" for arrival_s, prompt, output in rows)
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(lines), encoding="utf-8")
+
+
+def _read(path: Path, file: TextIO, options: TraceOptions) -> tuple[Workload, str]:
+    place = str(path)
+    header = file.readline(MAX_HEADER_CHARS)
+    if not header:
+        raise UserError(f"{place}: is empty")
+    if "\0" in header or any("\udc80" <= char <= "\udcff" for char in header):
+        raise UserError(f"{place}: is not UTF-8 text; a trace is CSV or JSON lines")
+    is_json = header.lstrip().startswith("{")
+    names = tuple(json_object(place, 1, header)) if is_json else _csv_names(place, header)
+    format_name = format_of(place, names, json_lines=is_json, asked=options.format)
+    fmt = FORMATS[format_name]
+    rows: Iterator[Row] = (
+        json_rows(place, chain([header], file), fmt)
+        if is_json
+        else csv_rows(place, names, file, fmt)
+    )
+    columns = gather(place, rows, fmt, options.num_requests)
+    return columns.workload(place, path.name, format_name), format_name
+
+
+def _csv_names(path: str, header: str) -> tuple[str, ...]:
+    try:
+        names = tuple(name.strip() for name in next(csv.reader([header])))
+    except csv.Error as error:
+        raise UserError(f"{path}:1: is not CSV: {error}") from error
+    if not any(names):
+        raise UserError(f"{path}:1: is blank; the first line must name the columns")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise UserError(f"{path}:1: column {name} is there more than once")
+    return names
+
+
+def _timed(workload: Workload, has_arrivals: bool, options: TraceOptions) -> Workload:
+    if not has_arrivals and options.rate_per_s is None:
+        raise UserError(
+            f"{workload.name}: has lengths but no arrival times; give the rate at which to draw "
+            "them, in requests per second"
+        )
+    if has_arrivals and options.arrival_cv is None:
+        return workload if options.rate_per_s is None else workload.at_rate(options.rate_per_s)
+    cv = 1.0 if options.arrival_cv is None else options.arrival_cv
+    rate_per_s = workload.rate_per_s if options.rate_per_s is None else options.rate_per_s
+    return with_arrivals(workload, rate_per_s, cv, options.seed)
