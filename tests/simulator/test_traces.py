@@ -31,7 +31,7 @@ def rejected(workload: Workload) -> list[tuple[int, str]]:
 
 def lines(workload: Workload) -> list[int]:
     assert workload.origin is not None
-    return workload.origin.line.tolist()
+    return [int(line) for line in workload.origin.line]
 
 
 def test_our_own_csv(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def test_the_prefix_blocks_of_a_public_trace_cover_each_prompt(shared_data: Path
 def test_lengths_without_arrivals_are_read_whole(shared_data: Path) -> None:
     path = shared_data / "traces" / "vidur-arxiv-summarization-lengths.csv"
     workload = read_trace(path, TraceOptions(rate_per_s=3))
-    assert (len(workload), workload.rate_per_s) == (28_257, pytest.approx(3))
+    assert len(workload) == 28_257
+    assert workload.rate_per_s == pytest.approx(3)
 
 
 def test_the_trace_that_ships_is_reproduced_byte_for_byte() -> None:
