@@ -1,0 +1,98 @@
+"""Command line of the agent: parses, calls, prints. Heavy modules are imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+
+import click
+
+from servecast.compiler.errors import AgentError, UserError
+
+
+class AgentGroup(click.Group):
+    """Turns a UserError into one line and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=AgentGroup)
+def main() -> None:
+    """Measure kernels on this machine for Servecast."""
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=50051,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="What to measure; auto takes CUDA where a GPU answers.",
+)
+@click.option("--sku", default="", help="The GPU's name in the specs, where its own does not tell.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of a CPU kernel; all cores if not given."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+def serve(
+    host: str, port: int, backend: str, sku: str, threads: int | None, log_level: str
+) -> None:
+    """Serve measurements over gRPC until stopped."""
+    from servecast.agent.logs import log_to_stderr
+
+    _need_torch()
+    from servecast.agent.serve import make_profiler, serve_until_stopped
+
+    log_to_stderr(log_level)
+    serve_until_stopped(make_profiler(backend, sku, threads), host, port)
+
+
+@main.command()
+@click.option(
+    "--agent", "address", metavar="HOST:PORT", help="An agent; this machine if not given."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def describe(address: str | None, as_json: bool) -> None:
+    """Print what a node is and which kernels it can run."""
+    import dataclasses
+
+    from servecast.agent.client import Agent
+    from servecast.agent.describe import node_text
+
+    if address is None:
+        _need_torch()
+        from servecast.agent.serve import make_profiler
+
+        node = make_profiler("auto", "", None).describe()
+    else:
+        with Agent(address) as agent:
+            node = agent.describe()
+    click.echo(json.dumps(dataclasses.asdict(node)) if as_json else node_text(node))
+
+
+def _need_torch() -> None:
+    if find_spec("torch") is None:
+        raise AgentError("measuring needs PyTorch: pip install 'servecast[agent]'")
+
+
+if __name__ == "__main__":
+    main()

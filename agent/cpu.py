@@ -1,0 +1,128 @@
+"""The processor as a device: the same kernels, a pinned number of threads, the monotonic clock."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from servecast.agent.kernels.buffers import Buffers
+from servecast.agent.kernels.kernel import Capability, Launch
+from servecast.agent.messages import Conditions, Device, Link
+from servecast.agent.timing import Elapsed
+
+CPU = Capability("cpu")
+SAMPLE_FLOOR_US = 1000.0  # the monotonic clock's 0.1 us is 0.01 % of it
+DEFAULT_CACHE_BYTES = 32 << 20  # where the system does not say: a common L3
+_INDEX3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+
+
+@dataclass(frozen=True, slots=True)
+class CpuBackend:
+    """All processors are one device. ``threads`` is how many a kernel runs on."""
+
+    threads: int
+    name: str = "cpu"
+    methods: tuple[str, ...] = ("cpu_eager",)
+    sample_floor_us: float = SAMPLE_FLOOR_US
+    capability: Capability = CPU
+
+    def devices(self) -> tuple[Device, ...]:
+        return (
+            Device(
+                index=0,
+                name=_cpu_name(),
+                uuid="",
+                memory_bytes=_meminfo_bytes("MemTotal"),
+                processors=os.cpu_count() or 1,
+                cache_bytes=_cache_bytes(),
+            ),
+        )
+
+    def links(self) -> tuple[Link, ...]:
+        return ()
+
+    def versions(self) -> dict[str, str]:
+        return {"python": platform.python_version(), "torch": torch.__version__}
+
+    def conditions(self, index: int) -> Conditions:
+        del index
+        return Conditions(host_load=os.getloadavg()[0], steal=_steal())
+
+    def buffers(self, index: int) -> Buffers:
+        del index
+        cache = _cache_bytes() or DEFAULT_CACHE_BYTES
+        return Buffers(torch.device("cpu"), _meminfo_bytes("MemAvailable"), cache)
+
+    def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
+        del method, index
+        return CpuTimer(launches)
+
+    def enter(self, index: int) -> None:
+        """OpenMP keeps its number of threads for each calling thread."""
+        del index
+        torch.set_num_threads(self.threads)
+
+    def release(self, index: int) -> None:
+        """The allocator of the processor keeps nothing worth giving back."""
+
+
+@dataclass(slots=True)
+class CpuTimer:
+    """The monotonic clock around launches."""
+
+    launches: Sequence[Launch]
+    _turn: int = 0
+
+    def __call__(self, count: int) -> float:
+        turns = [self.launches[(self._turn + i) % len(self.launches)] for i in range(count)]
+        self._turn += count
+        with torch.inference_mode():
+            begin = time.perf_counter_ns()
+            for launch in turns:
+                launch()
+            return (time.perf_counter_ns() - begin) / 1e3
+
+
+def _cpu_name() -> str:
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _meminfo_bytes(key: str) -> int:
+    """A line of /proc/meminfo, which counts KiB; elsewhere physical memory."""
+    for line in _lines("/proc/meminfo"):
+        name, _, rest = line.partition(":")
+        if name == key:
+            return int(rest.split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cache_bytes() -> int | None:
+    """The last-level cache, which Linux writes like ``32768K``."""
+    lines = _lines(_INDEX3)
+    return int(lines[0].rstrip("K")) * 1024 if lines and lines[0].endswith("K") else None
+
+
+def _steal() -> float | None:
+    """Share of processor time since boot that the hypervisor gave to others (proc(5), /proc/stat)."""
+    lines = _lines("/proc/stat")
+    if not lines:
+        return None
+    ticks = [int(field) for field in lines[0].split()[1:9]]
+    return ticks[7] / sum(ticks)
+
+
+def _lines(path: str | Path) -> list[str]:
+    """A kernel file's lines; none where the system has no such file."""
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,90 @@
+"""Tensors for one case: random, never more than fits, and enough copies to stay cold where a step is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+TILE_ELEMENTS = 1_000_003  # prime, so that the repeats of a tile align with no row
+MAX_COPIES = 64  # of tensors far smaller than the cache; more would be launches, not coldness
+COLD_CACHES = 2  # a rotation this many caches long leaves none of a copy behind when it comes round
+HEADROOM = 0.9  # of free memory: allocators and workspaces take the rest
+
+TORCH_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float8_e4m3fn,
+    "fp8_block": torch.float8_e4m3fn,
+    "int8": torch.int8,
+}
+
+
+class DeviceOutOfMemoryError(RuntimeError):
+    """A kernel's tensors do not fit on the device."""
+
+
+@dataclass(slots=True)
+class Buffers:
+    """Allocates the tensors of one case. Inputs are random: zeros draw less power and run faster."""
+
+    device: torch.device
+    free_bytes: int
+    cache_bytes: int
+    used_bytes: int = 0
+    _generator: torch.Generator = field(init=False)
+    _tile: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator(self.device).manual_seed(0)
+        self._tile = torch.randn(TILE_ELEMENTS, generator=self._generator, device=self.device)
+
+    def reserve(self, num_bytes: int) -> None:
+        """Counts memory that a launch will take by itself.
+
+        Raises: DeviceOutOfMemoryError before anything is allocated, because a host that runs out kills.
+        """
+        self.used_bytes += num_bytes
+        budget = int(self.free_bytes * HEADROOM)
+        if self.used_bytes > budget:
+            raise DeviceOutOfMemoryError(
+                f"needs {self.used_bytes} bytes, {self.device} has {budget} to spare"
+            )
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        self.reserve(math.prod(shape) * dtype.itemsize)
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
+        """Normal numbers; int8 gets them times 32, rounded, so that all its bits toggle."""
+        tensor = self.empty(*shape, dtype=dtype)
+        tile = self._tile * (scale if dtype.is_floating_point else 32 * scale)
+        if not dtype.is_floating_point:
+            tile = tile.round().clamp(-127, 127)
+        _fill(tensor.view(-1), tile.to(dtype))
+        return tensor
+
+    def integers(self, *shape: int, below: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        self.reserve(math.prod(shape) * dtype.itemsize)
+        return torch.randint(
+            below, shape, generator=self._generator, dtype=dtype, device=self.device
+        )
+
+    def permutation(self, n: int) -> torch.Tensor:
+        self.reserve(n * 8)
+        return torch.randperm(n, generator=self._generator, device=self.device)
+
+    def copies(self, cold_bytes: int) -> int:
+        """How many copies of ``cold_bytes`` a rotation needs so that each is found cold."""
+        wanted = math.ceil(COLD_CACHES * self.cache_bytes / max(1, cold_bytes))
+        return max(1, min(wanted, MAX_COPIES))
+
+
+def _fill(flat: torch.Tensor, tile: torch.Tensor) -> None:
+    """Copies the tile over and over: as random as needed, at the speed of a copy."""
+    whole = len(flat) // len(tile)
+    body = whole * len(tile)
+    flat[:body].view(whole, len(tile)).copy_(tile.expand(whole, len(tile)))
+    flat[body:].copy_(tile[: len(flat) - body])

@@ -1,0 +1,43 @@
+"""The agent's process: serves until a signal, then stops within the grace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+
+import click
+
+from servecast.agent.device import choose_backend, sku_of
+from servecast.agent.profiler import Profiler
+from servecast.agent.server import create_server
+
+log = logging.getLogger(__name__)
+
+
+def make_profiler(backend: str, sku: str, threads: int | None) -> Profiler:
+    """A profiler of this machine; ``backend`` is cpu, cuda or auto. Raises: AgentError without a GPU."""
+    chosen = choose_backend(backend, threads or os.cpu_count() or 1)
+    return Profiler(chosen, sku or sku_of(chosen))
+
+
+def serve_until_stopped(profiler: Profiler, host: str, port: int) -> None:
+    """Serves until SIGTERM or SIGINT; a second signal ends the process at once."""
+    server = create_server(profiler, host, port)
+    stopping = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.start()
+    click.echo(f"serving on {server.host}:{server.port}")
+    stopping.wait()
+    log.info("stopping")
+    server.stop()
+    log.info("stopped")

@@ -1,0 +1,92 @@
+"""Starts and stops the gRPC server: address, limits, health."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from servecast.agent.messages import MAX_MESSAGE_BYTES
+from servecast.agent.service import AgentService, CaseProfiler
+from servecast.compiler.errors import AgentError
+from servecast.protos import agent_pb2_grpc
+
+try:
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+except ImportError:  # a GPU node without a network may lack it, and then has no health service
+    HAS_HEALTH = False
+else:
+    HAS_HEALTH = True
+
+SERVICE = "servecast.agent.v1.Agent"
+CALL_THREADS = 32  # callers that wait for devices, and room for Describe and health beside them
+STOP_GRACE_S = 8.0  # a stopping agent lets the running case finish for so long, and is gone in 10 s
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a port that another agent has is an error, not a lottery
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+)
+
+
+@dataclass(slots=True)
+class AgentServer:
+    """A server that is bound and not yet started. ``port`` is the one it got."""
+
+    server: grpc.Server
+    service: AgentService
+    health: Any  # grpc_health is untyped; None where it is not installed
+    host: str
+    port: int
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Refuses new calls at once, lets running cases finish within the grace, waits for the devices."""
+        self.service.drain()
+        if self.health is not None:
+            self.health.enter_graceful_shutdown()
+        self.server.stop(grace_s).wait()
+        self.service.close()
+
+    def wait(self) -> None:
+        self.server.wait_for_termination()
+
+
+def create_server(profiler: CaseProfiler, host: str, port: int) -> AgentServer:
+    """Raises: AgentError where the address cannot be had. Port 0 is the system's choice."""
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=CALL_THREADS, thread_name_prefix="call"), options=OPTIONS
+    )
+    service = AgentService(profiler)
+    agent_pb2_grpc.add_AgentServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated
+    healthy = _add_health(server)
+    bound = _bind(server, host, port)
+    return AgentServer(server, service, healthy, host, bound)
+
+
+def _add_health(server: grpc.Server) -> Any:
+    if not HAS_HEALTH:
+        return None
+    servicer = health.HealthServicer()
+    for name in ("", SERVICE):
+        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return servicer
+
+
+def _bind(server: grpc.Server, host: str, port: int) -> int:
+    address = f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError:
+        bound = 0
+    if bound == 0:
+        raise AgentError(
+            f"cannot listen on {address}: the address is taken or is not this machine's"
+        )
+    return bound

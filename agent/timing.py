@@ -1,0 +1,56 @@
+"""How a launch is timed: a fixed number of launches per sample, chosen once, then kept. Owns no device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from servecast.agent.stopping import Moments, StopReason, StopRule
+
+MAX_LAUNCHES = 4096  # per sample, so that a cancelled call ends soon and a CUDA graph stays small
+
+Elapsed = Callable[[int], float]
+"""Runs so many launches and returns the time that they took together, in microseconds."""
+
+
+@dataclass(slots=True)
+class Sampling:
+    """The runtimes of one launch in a case as they grow, and why they ended (None: somebody stopped them)."""
+
+    launches: int
+    samples_us: list[float]
+    reason: StopReason | None = None
+
+
+def launches_per_sample(elapsed_us: Elapsed, floor_us: float, step: int) -> int:
+    """Launches that make a sample at least ``floor_us`` long, a multiple of ``step``.
+
+    Doubles until a trial is long enough; the trials are the warm-up.
+    """
+    launches = step
+    while True:
+        elapsed = elapsed_us(launches)
+        if elapsed >= floor_us or launches * 2 > MAX_LAUNCHES:
+            return launches
+        scale = floor_us / max(elapsed, floor_us / 64)
+        wanted = min(MAX_LAUNCHES, max(2 * launches, int(launches * scale)))
+        launches = wanted - wanted % step
+
+
+def take_samples(
+    elapsed_us: Elapsed, rule: StopRule, stopped: Callable[[], bool], into: Sampling
+) -> Iterator[float]:
+    """Yields each sample and keeps it in ``into``; ends at the rule's verdict, or where ``stopped`` says.
+
+    The time limit counts the samples' own time, so that who reads the stream, and how fast, changes nothing.
+    """
+    moments = Moments()
+    total_us = 0.0
+    while into.reason is None and not stopped():
+        elapsed = elapsed_us(into.launches)
+        total_us += elapsed
+        runtime_us = elapsed / into.launches
+        moments.add(runtime_us)
+        into.samples_us.append(runtime_us)
+        into.reason = rule.verdict(moments, total_us / 1e6)
+        yield runtime_us
