@@ -5,11 +5,39 @@ Anything that is not a ``UserError`` is a bug and is allowed to crash.
 
 from __future__ import annotations
 
+MAX_QUOTED_COLUMNS = 120  # of a faulty line; the rest would bury the message
+
 
 class UserError(Exception):
     """Bad input: usage, a spec, a trace. The message says where, what, the value, and what would be right."""
 
     exit_code = 2
+
+
+class SpecError(UserError):
+    """A fault in a `.llm` text; the message ends with the line and a caret under the fault."""
+
+    def __init__(self, message: str, path: str, span: tuple[int, int, int], line_text: str) -> None:
+        self.message = message
+        self.path = path
+        self.line, self.column, end_column = span
+        margin = f"{self.line:>5} | "
+        shown, column = _shortened(line_text, self.column)
+        width = max(1, min(end_column - self.column, len(shown) - column + 1))
+        caret = " " * (len(margin) - 2) + "| " + " " * (column - 1) + "^" * width
+        super().__init__(f"{path}:{self.line}:{self.column}: {message}\n{margin}{shown}\n{caret}")
+
+
+def _shortened(line: str, column: int) -> tuple[str, int]:
+    """At most ``MAX_QUOTED_COLUMNS`` of a line around a column, unprintable characters as `?`."""
+    start = max(0, column - 1 - MAX_QUOTED_COLUMNS // 2) if len(line) > MAX_QUOTED_COLUMNS else 0
+    piece = line[start : start + MAX_QUOTED_COLUMNS]
+    piece = "".join(c if c.isprintable() else (" " if c == "\t" else "?") for c in piece)
+    return piece, column - start
+
+
+class ShardError(UserError):
+    """A parallelism that does not divide a model. The message lists degrees that do."""
 
 
 class InfeasibleError(UserError):

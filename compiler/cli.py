@@ -1,0 +1,66 @@
+"""Command line of the compiler: reads files, calls one function, prints. No logic lives here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+EMITS = ("plan", "ir", "kernels", "json")
+
+
+@click.command("compile")
+@click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", help="Model of the file; its first where not given.")
+@click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel degree.")
+@click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages.")
+@click.option("--emit", type=click.Choice(EMITS), default="plan", show_default=True)
+@click.option("--sku", help="GPU whose memory is planned, as h100-sxm.")
+@click.option(
+    "--utilisation",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="Share of the GPU's memory that the engine may use.",
+)
+@click.option("--max-num-batched-tokens", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True)
+def compile_command(  # noqa: PLR0913  # one option each
+    spec: Path,
+    model: str | None,
+    tp: int,
+    pp: int,
+    emit: str,
+    sku: str | None,
+    utilisation: float,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+) -> None:
+    """Compile SPEC, a .llm file, and print what each GPU of one replica runs."""
+    import json
+
+    from servecast.compiler.catalog import find_sku
+    from servecast.compiler.dump import distinct_kernels, emit_ir, emit_kernels, emit_plan
+    from servecast.compiler.dump_json import program_json
+    from servecast.compiler.ir import Parallelism
+    from servecast.compiler.load import load_spec
+    from servecast.compiler.memory import plan_memory
+    from servecast.compiler.shard import shard
+
+    compiled = load_spec(spec)
+    program = compiled.model(model)
+    sharded = shard(program, Parallelism(tp=tp, pp=pp))
+    plan = None
+    if sku is not None:
+        memory_bytes = find_sku(compiled, sku).memory_bytes
+        plan = plan_memory(sharded, memory_bytes, utilisation, max_num_batched_tokens, max_num_seqs)
+    match emit:
+        case "ir":
+            text = emit_ir(program)
+        case "kernels":
+            text = emit_kernels(distinct_kernels([sharded]))
+        case "json":
+            text = json.dumps(program_json(program, sharded, plan), indent=2) + "\n"
+        case _:
+            text = emit_plan(program, sharded, plan)
+    click.echo(text, nl=False)

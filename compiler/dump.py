@@ -1,0 +1,223 @@
+"""A sharded program and its memory as text a person can check against a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from servecast.compiler.ir import (
+    Activation,
+    Add,
+    Attention,
+    Call,
+    Collective,
+    Embedding,
+    Experts,
+    KvWrite,
+    LatentAttention,
+    Linear,
+    Norm,
+    Operator,
+    Rope,
+    Router,
+    Rows,
+    Sample,
+    ShardedProgram,
+    Stage,
+)
+from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.compiler.memory import MemoryPlan
+from servecast.compiler.program import Program
+
+
+def shape_text(op: Operator) -> str:  # noqa: C901  # one case an operator
+    """An operator's sizes on one rank, as ``4096 -> 6144``."""
+    match op:
+        case Linear():
+            extras = [" +bias" if op.bias else "", " tied" if op.tied else ""]
+            return f"{op.in_features} -> {op.out_features}{''.join(extras)}"
+        case Norm():
+            parts = f"{op.per_row} x " if op.per_row > 1 else ""
+            return f"{parts}{op.width}{' +residual' if op.adds_residual else ''}"
+        case Rope():
+            dims = f" dims {op.rotary_dim}" if op.rotary_dim != op.head_dim else ""
+            return f"{op.heads} x {op.head_dim}{dims}"
+        case Activation():
+            return f"{op.kind} {op.width}"
+        case Add():
+            return f"{op.width}"
+        case Embedding():
+            return f"{op.vocab} -> {op.width}"
+        case Router():
+            return f"{op.hidden} -> {op.experts} choose {op.top_k}"
+        case Experts():
+            return f"{op.experts} of {op.total_experts} x ({op.hidden} -> {op.intermediate})"
+        case KvWrite():
+            return f"{op.width}"
+        case Sample():
+            return f"{op.vocab}"
+        case Attention():
+            window = f" window {op.window}" if op.window else ""
+            return f"{op.heads}/{op.kv_heads} x {op.head_dim}{window}"
+        case LatentAttention():
+            return f"{op.heads} x {op.nope_dim} rank {op.rank} rope {op.rope_dim}"
+        case Collective():
+            return f"{op.elements} over {op.group} {op.degree}"
+
+
+def format_text(op: Operator) -> str:
+    """The weights' format, or the cache's, or what moves."""
+    match op:
+        case Linear() | Embedding() | Router() | Experts():
+            return op.weights.name
+        case Attention() | LatentAttention() | KvWrite():
+            return op.kv.name
+        case Collective():
+            return op.format.name
+        case Sample():
+            return "fp32"
+        case _:
+            return op.activations.name
+
+
+def flops_per_token(op: Operator) -> int | None:
+    """FLOPs of one row; None where they depend on the context or nothing is computed."""
+    if isinstance(op, (Attention, LatentAttention, Collective)):
+        return None
+    return op.flops(1)
+
+
+def emit_ir(program: Program) -> str:
+    """The unsharded program: every site with how ranks cut it."""
+    lines = [
+        f"model {program.model}",
+        f"parameters {program.parameters:,}",
+        f"context {program.context_tokens:,} tokens",
+        f"layers {program.num_layers}",
+        f"KV bytes per token {program.kv_bytes_per_token:,}",
+    ]
+    for run in program.runs:
+        lines += ["", f"{run.name} x {run.count}"]
+        rows = [
+            (
+                site.name,
+                kind_text(site.op),
+                shape_text(site.op),
+                format_text(site.op),
+                site.split.value,
+            )
+            for site in run.sites
+        ]
+        lines += _table(("operator", "kind", "shape", "format", "split"), rows, "lllll")
+    return "\n".join(lines) + "\n"
+
+
+def emit_plan(program: Program, sharded: ShardedProgram, plan: MemoryPlan | None = None) -> str:
+    """What one rank of each stage runs, with weights, FLOPs per token and collectives."""
+    parallelism = sharded.parallelism
+    lines = [
+        f"model {sharded.model}   parameters {program.parameters:,}   "
+        f"context {sharded.context_tokens:,} tokens",
+        f"tp {parallelism.tp}  pp {parallelism.pp}  ep {parallelism.ep}  dp {parallelism.dp}   "
+        f"{parallelism.gpus} GPUs",
+        *(f"note: {note}" for note in sharded.notes),
+    ]
+    for stage in sharded.stages:
+        lines += ["", *_stage_lines(stage)]
+    if plan is not None:
+        lines += ["", *memory_lines(plan)]
+    return "\n".join(lines) + "\n"
+
+
+def _stage_lines(stage: Stage) -> list[str]:
+    layers = sum(run.count for run in stage.runs if run.name.startswith("layer"))
+    head = (
+        f"stage {stage.index}   {layers} layers   weights per GPU {stage.weight_bytes:,} B   "
+        f"KV per token {stage.kv_bytes_per_token:,} B"
+    )
+    lines = [head]
+    rows = [
+        _call_row(run.name if i == 0 else "", run.count if i == 0 else None, call)
+        for run in stage.runs
+        for i, call in enumerate(run.calls)
+    ]
+    header = ("run", "x", "operator", "kind", "shape per GPU", "format", "weights B", "FLOP/token")
+    return lines + _table(header, rows, "lrllllrr")
+
+
+def _call_row(run: str, count: int | None, call: Call) -> tuple[str, ...]:
+    weight_bytes, flops = call.op.weight_bytes, flops_per_token(call.op)
+    name = call.name + (" *" if call.rows is Rows.LAST_TOKENS else "")
+    return (
+        run,
+        "" if count is None else str(count),
+        name,
+        kind_text(call.op),
+        shape_text(call.op),
+        format_text(call.op),
+        f"{weight_bytes:,}" if weight_bytes else "",
+        f"{flops:,}" if flops else "",
+    )
+
+
+def kind_text(op: Operator) -> str:
+    match op:
+        case Norm() | Collective():
+            return op.kind.value
+        case Activation():
+            return "activation"
+        case KvWrite():
+            return "kv_write"
+        case LatentAttention():
+            return "latent attention"
+        case _:
+            return type(op).__name__.lower()
+
+
+def memory_lines(plan: MemoryPlan) -> list[str]:
+    """The memory plan, every term on its line."""
+    rows = [(name, f"{num_bytes:,}") for name, num_bytes in plan.terms]
+    rows += [
+        ("KV cache", f"{plan.kv_blocks * plan.kv_bytes_per_block:,}"),
+        ("GPU memory", f"{plan.total_bytes:,}"),
+    ]
+    end = (
+        f"{plan.kv_blocks:,} KV blocks of {plan.block_tokens} tokens "
+        f"({plan.kv_blocks * plan.block_tokens:,} tokens) at utilisation {plan.utilisation:g}"
+    )
+    if plan.missing_bytes:
+        end = f"does not fit: {plan.missing_bytes:,} B short of a single KV block"
+    return [f"memory of a GPU of stage {plan.stage}", *_table(("term", "bytes"), rows, "lr"), end]
+
+
+def distinct_kernels(sharded: Iterable[ShardedProgram]) -> list[KernelShape]:
+    """What there is to profile, each shape once, over degrees and models, sorted."""
+    shapes = {
+        shape
+        for program in sharded
+        for stage in program.stages
+        for run in stage.runs
+        for call in run.calls
+        for shape in kernel_shapes(call.op)
+    }
+    return sorted(shapes)
+
+
+def emit_kernels(shapes: Sequence[KernelShape]) -> str:
+    rows = [
+        (shape.kernel, shape.dtype, shape.kv_dtype, " ".join(f"{k}={v}" for k, v in shape.dims))
+        for shape in shapes
+    ]
+    table = _table(("kernel", "format", "kv", "sizes"), rows, "llll")
+    return "\n".join([f"{len(shapes)} kernels", *table]) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Columns two blanks apart, ``l`` or ``r`` aligned."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return [
+        "  ".join(
+            cell.rjust(width) if side == "r" else cell.ljust(width)
+            for cell, width, side in zip(row, widths, align, strict=True)
+        ).rstrip()
+        for row in [header, *rows]
+    ]

@@ -1,0 +1,32 @@
+"""Specs read from disk: the compiler's one door to the file system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from servecast.compiler.catalog import Spec, compile_text
+from servecast.compiler.errors import UserError
+
+
+def load_spec(path: Path) -> Spec:
+    """A `.llm` file, compiled.
+
+    Raises:
+        UserError: the file cannot be read.
+        SpecError: the text is wrong somewhere.
+    """
+    return compile_text(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a spec.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None

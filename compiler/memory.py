@@ -1,0 +1,168 @@
+"""What one rank holds, term by term, and the KV blocks that fit beside it as vLLM would report them.
+
+vLLM fills ``utilisation`` of the GPU: weights, the peak of a profiling step and what libraries
+allocate while it runs come off, the rest is cache (vllm/v1/worker/gpu_worker.py,
+``determine_available_memory``). The CUDA context, NCCL's buffers and captured graphs are not counted
+there and live in the headroom above it; where they do not fit in it, they eat into the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from servecast.compiler.ir import (
+    BF16,
+    Attention,
+    Call,
+    Collective,
+    Experts,
+    KvWrite,
+    LatentAttention,
+    Linear,
+    Norm,
+    Sample,
+    ShardedProgram,
+    Stage,
+)
+
+# Bytes per logit at the peak of a sampling step: the bf16 logits, their fp32 copy, and a sort's
+# values and int64 indices twice, as result and as workspace (vllm/v1/sample/ops/topk_topp_sampler.py).
+SAMPLER_BYTES_PER_LOGIT = 2 + 4 + 2 * (4 + 8)
+# cuBLAS and attention workspaces and lazily loaded kernels: what appears during profiling.
+LIBRARY_BYTES = 150 * 10**6
+# A CUDA context with PyTorch's kernels, outside every allocator.
+CUDA_CONTEXT_BYTES = 500 * 10**6
+# One captured batch size of one layer: kernel nodes and arguments, about 13 kernels of 8 KiB.
+GRAPH_BYTES_PER_LAYER = 100 * 1024
+# NCCL channels plus the custom all-reduce's buffers, per group a rank is in.
+COLLECTIVE_BUFFER_BYTES = 300 * 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """One rank of the fullest stage. ``kv_blocks`` is 0 where nothing is left for the cache."""
+
+    stage: int
+    total_bytes: int
+    utilisation: float
+    weight_bytes: int
+    activation_bytes: int
+    sampler_bytes: int
+    library_bytes: int
+    cuda_context_bytes: int
+    graph_bytes: int
+    collective_bytes: int
+    kv_bytes_per_block: int
+    block_tokens: int
+
+    @property
+    def terms(self) -> tuple[tuple[str, int], ...]:
+        """Everything but the cache, by name."""
+        return (
+            ("weights", self.weight_bytes),
+            ("activations", self.activation_bytes),
+            ("sampler", self.sampler_bytes),
+            ("libraries", self.library_bytes),
+            ("CUDA context", self.cuda_context_bytes),
+            ("graphs", self.graph_bytes),
+            ("collective buffers", self.collective_bytes),
+        )
+
+    @property
+    def kv_budget_bytes(self) -> int:
+        """Left for the cache; negative where the model does not fit."""
+        inside = self.weight_bytes + self._peak_bytes + self.library_bytes
+        outside = self.cuda_context_bytes + self.graph_bytes + self.collective_bytes
+        budget = int(self.total_bytes * self.utilisation)
+        return min(budget, self.total_bytes - outside) - inside
+
+    @property
+    def _peak_bytes(self) -> int:
+        """Layers and sampler run one after the other."""
+        return max(self.activation_bytes, self.sampler_bytes)
+
+    @property
+    def kv_blocks(self) -> int:
+        return max(0, self.kv_budget_bytes // self.kv_bytes_per_block)
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much too small the GPU is for a single KV block; 0 where one fits."""
+        return max(0, self.kv_bytes_per_block - self.kv_budget_bytes)
+
+
+def plan_memory(
+    sharded: ShardedProgram,
+    sku_memory_bytes: int,
+    utilisation: float,
+    max_batched_tokens: int,
+    max_num_seqs: int,
+    block_tokens: int = 16,
+) -> MemoryPlan:
+    """The memory of the stage that leaves the fewest KV blocks; every stage gets as many."""
+    plans = [
+        MemoryPlan(
+            stage=stage.index,
+            total_bytes=sku_memory_bytes,
+            utilisation=utilisation,
+            weight_bytes=stage.weight_bytes,
+            activation_bytes=_activation_bytes(stage, max_batched_tokens),
+            sampler_bytes=_sampler_bytes(stage, max_num_seqs),
+            library_bytes=LIBRARY_BYTES,
+            cuda_context_bytes=CUDA_CONTEXT_BYTES,
+            graph_bytes=_graph_bytes(stage, max_num_seqs),
+            collective_bytes=_collective_bytes(sharded),
+            kv_bytes_per_block=stage.kv_bytes_per_token * block_tokens,
+            block_tokens=block_tokens,
+        )
+        for stage in sharded.stages
+    ]
+    return min(plans, key=lambda plan: (plan.kv_budget_bytes / plan.kv_bytes_per_block, plan.stage))
+
+
+def _calls(stage: Stage) -> list[Call]:
+    return [call for run in stage.runs for call in run.calls]
+
+
+def _activation_bytes(stage: Stage, tokens: int) -> int:
+    """The widest operator's input and output, with the residual stream and one copy of it."""
+    rows = max(_row_bytes(call) for call in _calls(stage))
+    hidden = max((c.op.width for c in _calls(stage) if isinstance(c.op, Norm)), default=0)
+    return tokens * (rows + BF16.num_bytes(2 * hidden))
+
+
+def _row_bytes(call: Call) -> int:
+    """Numbers that an operator reads and writes for one token, in bytes."""
+    op = call.op
+    match op:
+        case Collective() | Attention() | LatentAttention() | Sample() | KvWrite():
+            return 0
+        case Linear() if call.rows != "tokens":
+            return 0  # the head: few rows, counted with the sampler
+        case Experts():
+            up = op.intermediate * (2 if op.activation.gated else 1)
+            width = op.hidden + up + op.intermediate + op.hidden
+            return BF16.num_bytes(op.top_k * width)
+        case Linear():
+            return BF16.num_bytes(op.in_features + op.out_features)
+        case _:
+            return op.moved_bytes(1) - (0 if op.parameters == 0 else op.weight_bytes)
+
+
+def _sampler_bytes(stage: Stage, max_num_seqs: int) -> int:
+    vocabs = [call.op.vocab for call in _calls(stage) if isinstance(call.op, Sample)]
+    return sum(vocabs) * max_num_seqs * SAMPLER_BYTES_PER_LOGIT
+
+
+def _graph_bytes(stage: Stage, max_num_seqs: int) -> int:
+    """vLLM captures batch sizes 1, 2, 4 and every 8 up to 256, every 16 up to 512."""
+    largest = min(2 * max_num_seqs, 512)
+    sizes = 3 + min(largest, 256) // 8 + max(0, largest - 256) // 16
+    layers = sum(run.count for run in stage.runs)
+    return sizes * layers * GRAPH_BYTES_PER_LAYER
+
+
+def _collective_bytes(sharded: ShardedProgram) -> int:
+    parallelism = sharded.parallelism
+    groups = sum(degree > 1 for degree in (parallelism.tp, parallelism.pp, parallelism.ep))
+    return groups * COLLECTIVE_BUFFER_BYTES

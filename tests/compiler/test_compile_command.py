@@ -1,0 +1,44 @@
+"""`servecast compile`: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from servecast.compiler.cli import compile_command
+from servecast.compiler.errors import UserError
+
+SPEC = str(Path(__file__).parents[2] / "spec" / "llama.llm")
+GOLDEN = Path(__file__).parents[1] / "golden" / "compiler"
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(compile_command, [SPEC, *args], catch_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("llama-3.1-8b.ir.txt", ("--emit", "ir")),
+        ("llama-3.1-8b.tp2-pp2.plan.txt", ("--tp", "2", "--pp", "2", "--sku", "h100-sxm")),
+        ("llama-3.1-8b.tp4.kernels.txt", ("--emit", "kernels", "--tp", "4")),
+    ],
+)
+def test_the_printed_text_is_the_reviewed_one(name: str, args: tuple[str, ...]) -> None:
+    assert run(*args).output == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_json_has_the_parameters_and_the_memory() -> None:
+    result = json.loads(run("--emit", "json", "--tp", "2", "--sku", "a30").output)
+    assert result["parameters"] == 8_030_261_248
+    assert result["parallelism"]["gpus"] == 2
+    assert result["memory"]["kv_blocks"] > 0
+
+
+def test_an_unknown_gpu_is_a_user_error() -> None:
+    error = run("--sku", "h10").exception
+    assert isinstance(error, UserError)
+    assert "unknown GPU 'h10'" in str(error)

@@ -1,0 +1,54 @@
+"""Memory plans: a case by hand, the block count a real engine logged, and laws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servecast.compiler.catalog import compile_text, shipped_skus
+from servecast.compiler.ir import Parallelism
+from servecast.compiler.load import read_text
+from servecast.compiler.memory import plan_memory
+from servecast.compiler.shard import shard
+
+SPEC = Path(__file__).parents[2] / "spec"
+GIB = 1 << 30
+LLAMA = compile_text(read_text(SPEC / "llama.llm"), "llama.llm")
+LLAMA_8B = shard(LLAMA.model(), Parallelism())
+
+
+def test_llama_8b_on_an_rtx_4090_gets_the_blocks_that_vllm_logged() -> None:
+    # vLLM 0.19, bf16, max_num_batched_tokens 2048, max_num_seqs 256: num_gpu_blocks 2588.
+    plan = plan_memory(LLAMA_8B, shipped_skus()["rtx-4090"].memory_bytes, 0.9, 2048, 256)
+    assert plan.kv_blocks == pytest.approx(2588, rel=0.03)
+
+
+def test_weights_and_kv_bytes_by_hand() -> None:
+    plan = plan_memory(LLAMA_8B, 80 * GIB, 0.9, 2048, 256)
+    assert plan.weight_bytes == 2 * 8_030_261_248
+    assert plan.kv_bytes_per_block == 16 * 32 * 2 * 8 * 128 * 2
+    assert plan.kv_blocks == plan.kv_budget_bytes // plan.kv_bytes_per_block
+
+
+def test_a_model_that_does_not_fit_says_by_how_many_bytes() -> None:
+    plan = plan_memory(LLAMA_8B, 16 * GIB, 0.9, 2048, 256)
+    assert plan.kv_blocks == 0
+    enough = plan_memory(LLAMA_8B, 16 * GIB + round(plan.missing_bytes / 0.9) + 2, 0.9, 2048, 256)
+    assert enough.kv_blocks == 1
+
+
+@given(gib=st.integers(17, 90), tokens=st.sampled_from([256, 2048, 8192]))
+def test_more_memory_never_gives_fewer_blocks(gib: int, tokens: int) -> None:
+    less = plan_memory(LLAMA_8B, gib * GIB, 0.9, tokens, 128)
+    more = plan_memory(LLAMA_8B, (gib + 1) * GIB, 0.9, tokens, 128)
+    assert more.kv_blocks >= less.kv_blocks
+
+
+def test_the_fullest_stage_limits_every_stage() -> None:
+    sharded = shard(LLAMA.model("llama-3.1-70b"), Parallelism(tp=4, pp=3))
+    plan = plan_memory(sharded, 79 * GIB, 0.9, 2048, 256)
+    assert plan.weight_bytes == sharded.stages[plan.stage].weight_bytes
+    assert plan.stage in (0, 2)  # the embedding and one layer more, or the head
