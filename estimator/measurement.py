@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from servecast.compiler.kernels import KernelCase
 
 Floats = NDArray[np.float64]

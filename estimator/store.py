@@ -16,6 +16,7 @@ from typing import Any, Self
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
+
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.measurement import (

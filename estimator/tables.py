@@ -42,7 +42,8 @@ class RuntimeTables:
     Shapes: token_s, send_s [stages, max_batched_tokens + 1]; sequence_s [stages, max_num_seqs + 1];
     prefill_s [stages, context points, chunk points], point i at i * context_step_tokens (or
     chunk_step_tokens); decode_s [stages, max_num_seqs + 1, cache points], point i at
-    i * kv_step_tokens. Index 0 of a swept axis is no work and takes no time.
+    i * kv_step_tokens. No tokens, no sequences, no chunk and no decodes take no time; decodes over an
+    empty cache take a launch's.
     """
 
     token_s: Floats
@@ -55,11 +56,11 @@ class RuntimeTables:
     context_step_tokens: int
     chunk_step_tokens: int
     kv_step_tokens: int
-    # Share of each table's time by SOURCES, mean over its cells weighted by time: [tables, sources].
-    token_shares: Floats  # [max_batched_tokens + 1, sources], over all stages
-    sequence_shares: Floats  # [sources]
-    prefill_shares: Floats  # [sources]
-    decode_shares: Floats  # [sources]
+    # Share of time by SOURCES, over all stages; context point i is at i * context_step_tokens.
+    token_shares: Floats  # [max_batched_tokens + 1, sources], sends included
+    sequence_shares: Floats  # [max_num_seqs + 1, sources]
+    prefill_shares: Floats  # [context points, sources], of a whole prompt of that length
+    decode_shares: Floats  # [context points, sources], of decodes at that context
 
     @property
     def num_stages(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from servecast.compiler.errors import DataMissingError
 from servecast.estimator.measurement import Ints, MeasurementBatch, Origin
 from servecast.estimator.store import parquet_columns, read_parquet

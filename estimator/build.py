@@ -1,0 +1,184 @@
+"""Builds the runtime tables of one (model, GPU, parallelism) from predictions of its kernels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from servecast.compiler.hardware import Sku
+from servecast.compiler.ir import ShardedProgram
+from servecast.estimator.attention_times import decode_surface, floor_s, prefill_curve
+from servecast.estimator.engine_profile import EngineProfile
+from servecast.estimator.measurement import Floats
+from servecast.estimator.predictor import Predictor
+from servecast.estimator.tables import RuntimeTables
+from servecast.estimator.token_times import (
+    Launch,
+    Sum,
+    launches_of,
+    send_times,
+    sequence_times,
+    token_times,
+)
+
+CONTEXT_CELLS = 256
+CHUNK_CELLS = 128
+CACHE_CELLS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TableBounds:
+    """The largest step, sequence count, context and cache that a simulation may ask for."""
+
+    max_batched_tokens: int
+    max_num_seqs: int
+    max_context_tokens: int
+    kv_capacity_tokens: int
+
+    @property
+    def context_step(self) -> int:
+        return max(1, -(-self.max_context_tokens // CONTEXT_CELLS))
+
+    @property
+    def chunk_step(self) -> int:
+        return max(1, -(-self.max_batched_tokens // CHUNK_CELLS))
+
+    @property
+    def kv_step(self) -> int:
+        return max(1, -(-self.kv_capacity_tokens // CACHE_CELLS))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _StageTimes:
+    token: Sum
+    sequence: Sum
+    prefill: Sum
+    prefill_base_s: float
+    decode: Sum
+    send: Sum
+
+
+def build_tables(
+    sharded: ShardedProgram,
+    sku: Sku,
+    bounds: TableBounds,
+    predictor: Predictor,
+    engine: EngineProfile,
+) -> RuntimeTables:
+    """Every time that a simulation within ``bounds`` can ask for."""
+    sends = predictor
+    if sharded.parallelism.gpus > sku.gpus_per_node:
+        sends = replace(predictor, sku=replace(sku, link_bytes_per_s=sku.network_bytes_per_s))
+    launches = [launches_of(stage, predictor) for stage in sharded.stages]
+    stages = [_stage_times(counts, bounds, (predictor, sends), engine) for counts in launches]
+    prefill_shares, decode_shares = _attention_shares(launches, predictor, bounds)
+    steps = np.add.reduce([s.token.by_source + s.send.by_source for s in stages])
+    return RuntimeTables(
+        token_s=np.stack([s.token.seconds for s in stages]),
+        sequence_s=np.stack([s.sequence.seconds for s in stages]),
+        prefill_s=np.stack([s.prefill.seconds for s in stages]),
+        prefill_base_s=np.array([s.prefill_base_s for s in stages]),
+        decode_s=np.stack([s.decode.seconds for s in stages]),
+        send_s=np.stack([s.send.seconds for s in stages]),
+        host_step_s=engine.host_step_s,
+        context_step_tokens=bounds.context_step,
+        chunk_step_tokens=bounds.chunk_step,
+        kv_step_tokens=bounds.kv_step,
+        token_shares=_shares(steps).T,
+        sequence_shares=_shares(np.add.reduce([s.sequence.by_source for s in stages])).T,
+        prefill_shares=prefill_shares,
+        decode_shares=decode_shares,
+    )
+
+
+def _stage_times(
+    launches: Counter[Launch],
+    bounds: TableBounds,
+    predictors: tuple[Predictor, Predictor],
+    engine: EngineProfile,
+) -> _StageTimes:
+    """``predictors``: of everything, and of sends between stages."""
+    predictor, sends = predictors
+    prefill, base_s = _prefill_times(launches, predictor, bounds)
+    return _StageTimes(
+        token=token_times(launches, predictor, bounds.max_batched_tokens, engine),
+        sequence=sequence_times(launches, predictor, bounds.max_num_seqs, engine),
+        prefill=prefill,
+        prefill_base_s=base_s,
+        decode=_decode_times(launches, predictor, bounds),
+        send=send_times(launches, sends, bounds.max_batched_tokens),
+    )
+
+
+def _axis(step: int, bound: int) -> Floats:
+    """Points from 0 by ``step`` that cover ``bound``, at least two."""
+    return np.arange(max(2, -(-bound // step) + 1), dtype=np.float64) * step
+
+
+def _prefill_times(
+    launches: Counter[Launch], predictor: Predictor, bounds: TableBounds
+) -> tuple[Sum, float]:
+    """[context points, chunk points], and what a step with any chunk takes besides."""
+    context, chunk = np.meshgrid(
+        _axis(bounds.context_step, bounds.max_context_tokens),
+        _axis(bounds.chunk_step, bounds.max_batched_tokens),
+        indexing="ij",
+    )
+    total, base_s = Sum.over(*chunk.shape), 0.0
+    for launch, count in launches.items():
+        if launch.shape.kernel.endswith("_prefill"):
+            curve = prefill_curve(predictor, launch.shape)
+            seconds, source = curve.chunk_s(context, chunk)
+            one = np.ones_like(chunk)
+            floor = floor_s(predictor, launch.shape, batch=one, context=context, chunk=chunk)
+            seconds = np.where(chunk > 0, np.maximum(seconds, floor), 0.0)
+            total.add(count * seconds, source)
+            base_s += count * curve.base_s
+    return total, base_s
+
+
+def _decode_times(launches: Counter[Launch], predictor: Predictor, bounds: TableBounds) -> Sum:
+    """[decodes, cache points]"""
+    batch, cached = np.meshgrid(
+        np.arange(bounds.max_num_seqs + 1, dtype=np.float64),
+        _axis(bounds.kv_step, bounds.kv_capacity_tokens),
+        indexing="ij",
+    )
+    context = np.minimum(cached / np.maximum(batch, 1), bounds.max_context_tokens)
+    total = Sum.over(*batch.shape)
+    for launch, count in launches.items():
+        if launch.shape.kernel.endswith("_decode"):
+            seconds, source = decode_surface(predictor, launch.shape).at(batch, context)
+            floor = floor_s(predictor, launch.shape, batch=batch, context=context)
+            seconds = np.where(batch > 0, np.maximum(seconds, floor), 0.0)
+            total.add(count * seconds, source)
+    return total
+
+
+def _attention_shares(
+    launches: Sequence[Counter[Launch]], predictor: Predictor, bounds: TableBounds
+) -> tuple[Floats, Floats]:
+    """Of prefill and of decode, [context points, sources]: a whole prompt of that length, and decodes at
+    that context, over powers of two of the batch.
+    """
+    context = _axis(bounds.context_step, bounds.max_context_tokens)
+    batch = 2.0 ** np.arange(bounds.max_num_seqs.bit_length())[:, None] + 0 * context
+    prefill, decode = Sum.over(len(context)), Sum.over(*batch.shape)
+    for launch, count in [pair for stage in launches for pair in stage.items()]:
+        if launch.shape.kernel.endswith("_prefill"):
+            curve = prefill_curve(predictor, launch.shape)
+            seconds, source = curve.chunk_s(0 * context, context)
+            prefill.add(count * (seconds + curve.base_s), source)
+        elif launch.shape.kernel.endswith("_decode"):
+            seconds, source = decode_surface(predictor, launch.shape).at(batch, context + 0 * batch)
+            decode.add(count * seconds, source)
+    return _shares(prefill.by_source).T, _shares(decode.by_source.sum(axis=1)).T
+
+
+def _shares(by_source: Floats) -> Floats:
+    """Shares of time [sources, …]; zero where there is no time."""
+    total = by_source.sum(axis=0)
+    return np.asarray(by_source / np.where(total > 0, total, 1.0), dtype=np.float64)

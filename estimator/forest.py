@@ -1,0 +1,78 @@
+"""Regression trees as flat arrays: predicts with numpy alone and saves without pickle."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.estimator.measurement import Floats
+from servecast.estimator.physics import Work
+from servecast.estimator.roofline import FittedRoofline
+
+LEAF = -1
+CASES_AT_ONCE = 2048  # bounds the [cases, trees] index matrices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatForest:
+    """Nodes of all trees in one row of arrays [nodes]; ``roots`` [trees] index into them.
+
+    A leaf has feature ``LEAF`` and its value; a case goes left when its feature is at most the threshold,
+    compared in single precision as scikit-learn does.
+    """
+
+    roots: NDArray[np.int32]
+    feature: NDArray[np.int16]
+    threshold: NDArray[np.float32]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    value: NDArray[np.float32]
+
+    def predict(self, features: Floats) -> Floats:
+        """Mean over trees [cases] for features [cases, features]."""
+        parts = [
+            self._predict(features[i : i + CASES_AT_ONCE].astype(np.float32))
+            for i in range(0, len(features), CASES_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _predict(self, features: NDArray[np.float32]) -> Floats:
+        node = np.tile(self.roots, (len(features), 1))
+        cases = np.arange(len(features))[:, None]
+        while True:
+            feature = self.feature[node]
+            inner = feature != LEAF
+            if not inner.any():
+                return np.asarray(np.mean(self.value[node], axis=1), dtype=np.float64)
+            goes_left = features[cases, np.maximum(feature, 0)] <= self.threshold[node]
+            child = np.where(goes_left, self.left[node], self.right[node])
+            node = np.where(inner, child, node)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelModel:
+    """Time of a kernel: a fitted roofline times the exponential of what a forest adds."""
+
+    roofline: FittedRoofline
+    forest: FlatForest
+
+    def predict(self, features: Floats) -> Floats:
+        """Seconds [cases] for features whose first column is FLOPs and last is bytes."""
+        base = self.roofline.predict(Work(features[:, 0], features[:, -1]))
+        return np.asarray(base * np.exp(self.forest.predict(features)), dtype=np.float64)
+
+    def to_bytes(self) -> bytes:
+        body = io.BytesIO()
+        arrays = {f.name: getattr(self.forest, f.name) for f in fields(FlatForest)}
+        roofline = [getattr(self.roofline, f.name) for f in fields(FittedRoofline)]
+        np.savez(body, allow_pickle=False, roofline=np.array(roofline), **arrays)
+        return body.getvalue()
+
+    @staticmethod
+    def from_bytes(body: bytes) -> KernelModel:
+        with np.load(io.BytesIO(body), allow_pickle=False) as saved:
+            forest = FlatForest(**{f.name: saved[f.name] for f in fields(FlatForest)})
+            return KernelModel(FittedRoofline(*(float(x) for x in saved["roofline"])), forest)

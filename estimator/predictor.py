@@ -1,0 +1,151 @@
+"""Times of kernel cases on one GPU, with where each comes from.
+
+A case that was measured is answered with its measurement, one among measurements by a fitted model, one
+that nothing covers by the datasheet. No answer is shorter than physics allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.compiler.hardware import Sku
+from servecast.estimator.features import feature_matrix
+from servecast.estimator.forest import KernelModel
+from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_s
+from servecast.estimator.roofline import analytical_s
+from servecast.estimator.tables import SOURCES, Source
+
+SOURCE_CODE = {source: i for i, source in enumerate(SOURCES)}
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """Seconds [cases] and, as indices into SOURCES [cases], where they come from.
+
+    ``raised`` counts the cases that physics made longer than the data said.
+    """
+
+    seconds: Floats
+    source: Codes
+    raised: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Soundly measured cases of one kernel, sorted by their key; ``local`` marks our own agents' ones."""
+
+    dims: dict[str, Ints]
+    seconds: Floats
+    local: NDArray[np.bool_]
+    keys: NDArray[np.void]
+
+    def find(self, dims: Dims) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """For each case a row, and whether that row is the very case."""
+        wanted = case_keys({name: dims[name] for name in self.dims})
+        row = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return row, self.keys[row] == wanted
+
+    def axis_of(self, fixed: Mapping[str, int], axis: str) -> Ints:
+        """Increasing values of ``axis`` at which a shape was measured; empty where it never was."""
+        same = np.logical_and.reduce([self.dims[name] == value for name, value in fixed.items()])
+        return np.unique(self.dims[axis][same])
+
+    def inside(self, dims: Dims) -> NDArray[np.bool_]:
+        """Whether each case lies in the box that the samples span."""
+        within = [(dims[n] >= d.min()) & (dims[n] <= d.max()) for n, d in self.dims.items()]
+        return np.asarray(np.logical_and.reduce(within), dtype=np.bool_)
+
+
+def case_keys(dims: Dims) -> NDArray[np.void]:
+    """One sortable value [cases] per case, equal where all dimensions are."""
+    rows = np.stack([dims[name].astype(">u8") for name in sorted(dims)], axis=1)
+    return np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1] * 8))).reshape(-1)
+
+
+def samples_of(dims: dict[str, Ints], seconds: Floats, local: NDArray[np.bool_]) -> Samples:
+    """Repeats of a case become their median; our own measurements displace imported ones."""
+    keys = case_keys(dims)
+    displaced = ~local & np.isin(keys, keys[local])
+    rows = np.flatnonzero(~displaced)
+    unique, case = np.unique(keys[rows], return_inverse=True)
+    order = np.lexsort((seconds[rows], case.reshape(-1)))
+    counts = np.bincount(case.reshape(-1))
+    middle = np.cumsum(counts) - counts + (counts - 1) // 2
+    pick = rows[order[middle]]
+    return Samples({n: d[pick] for n, d in dims.items()}, seconds[pick], local[pick], unique)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictor:
+    """Times on one SKU. Holds arrays only, so that it travels between processes.
+
+    ``attention_writes_kv``: the attention samples include storing the step's keys and values.
+    """
+
+    sku: Sku
+    num_sms: int
+    samples: Mapping[KernelKind, Samples] = field(default_factory=dict)
+    models: Mapping[KernelKind, KernelModel] = field(default_factory=dict)
+    attention_writes_kv: bool = False
+    notes: tuple[str, ...] = ()
+    fingerprint: str = "analytical"
+
+    def predict(self, kind: KernelKind, dims: Dims) -> Predicted:
+        """Times of cases given as columns [cases] per dimension, floored by physics."""
+        seconds, source = self._unguarded(kind, dims)
+        floor = shortest_s(self.sku, kind, dims)
+        raised = int(np.count_nonzero(seconds < floor))
+        return Predicted(np.maximum(seconds, floor), source, raised)
+
+    def _unguarded(self, kind: KernelKind, dims: Dims) -> tuple[Floats, Codes]:
+        samples = self.samples.get(kind)
+        if samples is None:
+            return self._analytical(kind, dims)
+        if kind.kernel in COLLECTIVES:
+            return self._collective(kind, dims, samples)
+        seconds, source = self._modelled(kind, dims, samples)
+        row, exact = samples.find(dims)
+        known = np.where(
+            samples.local[row], SOURCE_CODE[Source.MEASURED], SOURCE_CODE[Source.IMPORTED]
+        )
+        answer = np.where(exact, samples.seconds[row], seconds)
+        return answer, np.where(exact, known, source).astype(np.int8)
+
+    def _modelled(self, kind: KernelKind, dims: Dims, samples: Samples) -> tuple[Floats, Codes]:
+        model = self.models.get(kind)
+        if model is None:
+            return self._analytical(kind, dims)
+        seconds = model.predict(feature_matrix(kind, dims, self.num_sms))
+        inside = SOURCE_CODE[Source.INTERPOLATED]
+        outside = SOURCE_CODE[Source.EXTRAPOLATED]
+        return seconds, np.where(samples.inside(dims), inside, outside).astype(np.int8)
+
+    def _analytical(self, kind: KernelKind, dims: Dims) -> tuple[Floats, Codes]:
+        seconds = analytical_s(self.sku, kind, dims)
+        return seconds, np.full(len(seconds), SOURCE_CODE[Source.ANALYTICAL], dtype=np.int8)
+
+    def _collective(self, kind: KernelKind, dims: Dims, samples: Samples) -> tuple[Floats, Codes]:
+        """Log-log interpolation along the message size at a measured degree: algorithms switch with size,
+        which a table keeps and a fit smears. Beyond the largest message time grows in proportion.
+        """
+        seconds, source = self._analytical(kind, dims)
+        for degree in np.unique(dims["degree"]):
+            cases = np.flatnonzero(dims["degree"] == degree)
+            rows = np.flatnonzero(samples.dims["degree"] == degree)
+            if len(rows) < 2:
+                continue
+            order = rows[np.argsort(samples.dims["payload_bytes"][rows])]
+            sizes = samples.dims["payload_bytes"][order]
+            wanted = np.maximum(dims["payload_bytes"][cases], 1)
+            logs = np.interp(np.log(wanted), np.log(sizes), np.log(samples.seconds[order]))
+            seconds[cases] = np.exp(logs) * np.maximum(wanted / sizes[-1], 1)
+            known = SOURCE_CODE[Source.MEASURED if samples.local[order[0]] else Source.IMPORTED]
+            code = np.where(np.isin(wanted, sizes), known, SOURCE_CODE[Source.INTERPOLATED])
+            source[cases] = np.where(wanted > sizes[-1], SOURCE_CODE[Source.EXTRAPOLATED], code)
+        return seconds, source

@@ -1,0 +1,97 @@
+"""Times from FLOPs and bytes: from the datasheet alone, and fitted to measurements as the base of learning.
+
+Both are a launch floor plus the larger of compute and memory time (Williams et al. 2009). The
+datasheet's one is what stands in for a kernel that nothing has measured; it is always labelled
+analytical.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from servecast.compiler.hardware import Sku
+from servecast.estimator.measurement import Floats
+from servecast.estimator.physics import (
+    COLLECTIVES,
+    Dims,
+    KernelKind,
+    Work,
+    bandwidth,
+    compute_peak,
+    shortest_s,
+    work_of,
+)
+
+# Share of the datasheet's rates that a large kernel reaches. Compute: the median of bf16 GEMMs with
+# more than 1e12 FLOPs in the silicon tables of A100, H100, H200 and B200 is 0.62 to 0.81. Memory: the
+# factor NVIDIA's aiconfigurator applies to every one of its systems (mem_bw_empirical_scaling_factor).
+COMPUTE_EFFICIENCY = 0.7
+MEMORY_EFFICIENCY = 0.8
+LINK_EFFICIENCY = (
+    0.75  # bus bandwidth of large NCCL all-reduces over the link's: 0.70 to 0.80 there
+)
+# The shortest kernels of a replayed CUDA graph: 1 to 4 us in Vidur's H100 profile at one token.
+LAUNCH_S = 2e-6
+# A collective waits for its slowest rank: 4 us for two GPUs, 7 us for eight in the silicon tables.
+COLLECTIVE_LAUNCH_S = 5e-6
+SEND_LAUNCH_S = 10e-6  # p2p_latency of every aiconfigurator system
+
+
+def analytical_s(sku: Sku, kind: KernelKind, dims: Dims) -> Floats:
+    """Datasheet times [cases], never below what physics allows."""
+    work = work_of(kind, dims)
+    rate = LINK_EFFICIENCY if kind.kernel in COLLECTIVES else MEMORY_EFFICIENCY
+    compute = work.flops / (COMPUTE_EFFICIENCY * compute_peak(sku, kind.dtype))
+    memory = work.num_bytes / (rate * bandwidth(sku, kind.kernel))
+    return np.maximum(_launch_s(kind) + np.maximum(compute, memory), shortest_s(sku, kind, dims))
+
+
+def _launch_s(kind: KernelKind) -> float:
+    if kind.kernel == "send":
+        return SEND_LAUNCH_S
+    return COLLECTIVE_LAUNCH_S if kind.kernel in COLLECTIVES else LAUNCH_S
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRoofline:
+    """``launch_s + max(flops * s_per_flop, bytes * s_per_byte)``."""
+
+    launch_s: float
+    s_per_flop: float
+    s_per_byte: float
+
+    def predict(self, work: Work) -> Floats:
+        bound = np.maximum(work.flops * self.s_per_flop, work.num_bytes * self.s_per_byte)
+        return np.asarray(self.launch_s + bound, dtype=np.float64)
+
+
+MAX_FIT_ROWS = 2000  # three parameters need no more; a strided choice keeps every region
+
+
+def fit_roofline(work: Work, seconds: Floats) -> FittedRoofline:
+    """Least absolute log error, by Nelder-Mead from a start read off the data.
+
+    ``seconds`` [cases] are positive.
+    """
+    step = max(1, len(seconds) // MAX_FIT_ROWS)
+    part = Work(work.flops[::step], work.num_bytes[::step])
+    target = np.log(seconds[::step])
+
+    def loss(parameters: Floats) -> float:
+        guess = FittedRoofline(*(float(p) for p in np.exp(parameters)))
+        return float(np.mean(np.abs(np.log(guess.predict(part)) - target)))
+
+    start = np.log([seconds.min(), _rate(seconds, work.flops), _rate(seconds, work.num_bytes)])
+    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 1e-3})
+    return FittedRoofline(*(float(p) for p in np.exp(found.x)))
+
+
+def _rate(seconds: Floats, amount: Floats) -> float:
+    """Seconds per unit at the best-used end of the data; tiny where there is no such work."""
+    used = amount > 0
+    if not used.any():
+        return float(np.finfo(np.float64).tiny)
+    return float(np.quantile(seconds[used] / amount[used], 0.05))

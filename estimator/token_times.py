@@ -1,0 +1,135 @@
+"""Times of what a step does once per token or once per sequence: everything but attention."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.compiler.ir import Collective, KvWrite, Rows, Stage
+from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.estimator.attention_times import columns_of, kind_of
+from servecast.estimator.engine_profile import EngineProfile
+from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.predictor import SOURCE_CODE, Predictor
+from servecast.estimator.tables import SOURCES, Source
+
+# Token counts to predict beyond the capture sizes: up to each limit by this step, one GEMM tile or more.
+TOKEN_STEPS = ((2048, 64), (8192, 128), (1 << 62, 512))
+SEQUENCE_POINTS = (*range(1, 9), *range(16, 65, 8), *range(96, 257, 32))
+
+
+@dataclass(slots=True, eq=False)
+class Sum:
+    """Seconds by source [sources, *points], summed over launches."""
+
+    by_source: Floats
+
+    @classmethod
+    def over(cls, *shape: int) -> Sum:
+        return cls(np.zeros((len(SOURCES), *shape)))
+
+    @property
+    def seconds(self) -> Floats:
+        return np.asarray(self.by_source.sum(axis=0), dtype=np.float64)
+
+    def add(self, seconds: Floats, source: NDArray[np.int8]) -> None:
+        for code in np.unique(source):
+            self.by_source[code] += np.where(source == code, seconds, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel of a stage's step; ``bytes_per_row`` is a collective's message."""
+
+    shape: KernelShape
+    rows: Rows
+    bytes_per_row: int = 0
+
+    @property
+    def is_attention(self) -> bool:
+        return self.shape.kernel.startswith(("attention", "latent"))
+
+
+def launches_of(stage: Stage, predictor: Predictor) -> Counter[Launch]:
+    """How often a step of the stage launches each kernel."""
+    launches = Counter[Launch]()
+    for run in stage.runs:
+        for call in run.calls:
+            if isinstance(call.op, KvWrite) and predictor.attention_writes_kv:
+                continue  # inside the attention samples
+            per_row = call.op.payload_bytes(1) if isinstance(call.op, Collective) else 0
+            for shape in kernel_shapes(call.op):
+                launches[Launch(shape, call.rows, per_row)] += run.count
+    return launches
+
+
+def token_times(
+    launches: Counter[Launch], predictor: Predictor, max_tokens: int, engine: EngineProfile
+) -> Sum:
+    """[max_tokens + 1]: a step of no more tokens than the largest captured graph runs the next graph."""
+    points = token_points(max_tokens, engine.capture_sizes)
+    at = Sum.over(len(points))
+    for launch, count in launches.items():
+        wanted = launch.rows is Rows.TOKENS and launch.shape.kernel != "send"
+        if wanted and not launch.is_attention:
+            _add(at, launch, count, predictor, points)
+    tokens = np.arange(max_tokens + 1)
+    captured = np.array(engine.capture_sizes or (0,))
+    graph = captured[np.minimum(np.searchsorted(captured, tokens), len(captured) - 1)]
+    return _dense(at, points, np.where(tokens <= captured[-1], graph, tokens))
+
+
+def token_points(max_tokens: int, capture_sizes: tuple[int, ...]) -> Ints:
+    """Where to predict, increasing, the last at or beyond ``max_tokens``."""
+    points = list(capture_sizes) or [*range(1, 9), *range(16, 513, 8)]
+    for limit, step in TOKEN_STEPS:
+        start = (points[-1] // step + 1) * step
+        points.extend(range(start, min(limit, max_tokens + step) + 1, step))
+    return np.array(points, dtype=np.int64)
+
+
+def sequence_times(
+    launches: Counter[Launch], predictor: Predictor, max_sequences: int, engine: EngineProfile
+) -> Sum:
+    """[max_sequences + 1]: the head and sampling, and the host's time for each sequence."""
+    step = SEQUENCE_POINTS[-1] - SEQUENCE_POINTS[-2]
+    beyond = range(SEQUENCE_POINTS[-1] + step, max_sequences + step, step)
+    points = np.array([*SEQUENCE_POINTS, *beyond], dtype=np.int64)
+    at = Sum.over(len(points))
+    heads = [(launch, n) for launch, n in launches.items() if launch.rows is Rows.LAST_TOKENS]
+    for launch, count in heads:
+        _add(at, launch, count, predictor, points)
+    if heads:
+        at.by_source[SOURCE_CODE[Source.ANALYTICAL]] += engine.host_per_sequence_s * points
+    return _dense(at, points, np.arange(max_sequences + 1))
+
+
+def send_times(launches: Counter[Launch], predictor: Predictor, max_tokens: int) -> Sum:
+    """[max_tokens + 1]: activations on their way to the next stage."""
+    tokens = np.arange(max_tokens + 1)
+    points = np.arange(1, max_tokens + 1, dtype=np.int64)
+    at = Sum.over(len(points))
+    for launch, count in launches.items():
+        if launch.shape.kernel == "send":
+            _add(at, launch, count, predictor, points)
+    return _dense(at, points, tokens)
+
+
+def _add(at: Sum, launch: Launch, count: int, predictor: Predictor, points: Ints) -> None:
+    if launch.bytes_per_row:
+        dims = columns_of(launch.shape, len(points), payload_bytes=points * launch.bytes_per_row)
+    else:
+        dims = columns_of(launch.shape, len(points), rows=points)
+    answer = predictor.predict(kind_of(launch.shape), dims)
+    at.add(count * answer.seconds, answer.source)
+
+
+def _dense(at: Sum, points: Ints, wanted: Ints) -> Sum:
+    """Linear between points; nothing at zero."""
+    rows = [np.interp(wanted, points, row) for row in at.by_source]
+    dense = Sum(np.stack(rows))
+    dense.by_source[:, wanted == 0] = 0.0
+    return dense
