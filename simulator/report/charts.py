@@ -1,0 +1,154 @@
+"""Scatter plots laid out for SVG: numbers in, coordinates and tick labels out. Draws nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, isfinite, log10
+
+WIDTH, HEIGHT = 440, 300
+LEFT, RIGHT, TOP, BOTTOM = 74, 12, 12, 44
+"""Margins of the plot's frame, in units of the drawing, which scales to its column."""
+
+LOG_FROM_RATIO = 15.0
+"""Values that span more than this share no linear axis: most would lie on one line."""
+
+NUM_SHAPES = 8
+"""Marker shapes (and colours) that the style sheet knows; further series start over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One configuration: ``row`` is its place in the ranking, from 0; ``series`` its GPU."""
+
+    x: float
+    y: float
+    row: int
+    series: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What an axis shows, how its ticks are written, and a limit to draw across it."""
+
+    title: str
+    write: Callable[[float], str]
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point placed in the drawing, with the number of its series."""
+
+    x: float
+    y: float
+    series: int
+    row: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Everything a template needs to draw a scatter plot with its Pareto frontier."""
+
+    key: str
+    title: str
+    x: Axis
+    y: Axis
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    x_limit: float | None
+    y_limit: float | None
+    marks: tuple[Mark, ...]
+    frontier: tuple[tuple[float, float], ...]
+    log_axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    low: float
+    high: float
+    log: bool
+    pixel_low: float
+    pixel_high: float
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            value, low, high = log10(value), log10(low), log10(high)
+        share = (value - low) / (high - low)
+        return round(self.pixel_low + share * (self.pixel_high - self.pixel_low), 1)
+
+
+def scatter(
+    key: str, title: str, points: Sequence[Point], x: Axis, y: Axis, *, more_x_is_better: bool
+) -> Scatter | None:
+    """The plot of the points whose coordinates exist; None where none does. Less y is better."""
+    drawn = [p for p in points if isfinite(p.x) and isfinite(p.y) and p.x > 0 and p.y > 0]
+    if not drawn:
+        return None
+    x_scale = _scale([p.x for p in drawn], x.limit, LEFT, WIDTH - RIGHT)
+    y_scale = _scale([p.y for p in drawn], y.limit, HEIGHT - BOTTOM, TOP)
+    series = {name: i for i, name in enumerate(sorted({p.series for p in points}))}
+    marks = (
+        Mark(x_scale(p.x), y_scale(p.y), series[p.series] % NUM_SHAPES, p.row, p.label)
+        for p in drawn
+    )
+    return Scatter(
+        key=key,
+        title=title,
+        x=x,
+        y=y,
+        x_ticks=_ticks(x_scale, x.write),
+        y_ticks=_ticks(y_scale, y.write),
+        x_limit=None if x.limit is None else x_scale(x.limit),
+        y_limit=None if y.limit is None else y_scale(y.limit),
+        # The best is drawn last, on top of its neighbours.
+        marks=tuple(sorted(marks, key=lambda mark: -mark.row)),
+        frontier=tuple((x_scale(a), y_scale(b)) for a, b in frontier(drawn, more_x_is_better)),
+        log_axes=tuple(a.title for a, s in ((x, x_scale), (y, y_scale)) if s.log),
+    )
+
+
+def frontier(points: Sequence[Point], more_x_is_better: bool) -> list[tuple[float, float]]:
+    """The points that no other beats in both coordinates, by x from the best end."""
+    sign = -1 if more_x_is_better else 1
+    kept: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda p: (sign * p.x, p.y)):
+        if not kept or point.y < kept[-1][1]:
+            kept.append((point.x, point.y))
+    return kept
+
+
+def _scale(values: Sequence[float], limit: float | None, start: float, end: float) -> _Scale:
+    inside = [*values, limit] if limit is not None else list(values)
+    low, high = min(inside), max(inside)
+    if high > LOG_FROM_RATIO * low:
+        return _Scale(low / 1.3, high * 1.3, True, start, end)
+    return _Scale(0.0, high * 1.08, False, start, end)
+
+
+def _ticks(scale: _Scale, write: Callable[[float], str]) -> tuple[Tick, ...]:
+    values = _log_ticks(scale) if scale.log else _linear_ticks(scale)
+    return tuple(Tick(scale(value), write(value)) for value in values)
+
+
+def _linear_ticks(scale: _Scale) -> list[float]:
+    rough = scale.high / 4
+    magnitude = 10.0 ** floor(log10(rough))
+    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
+    return [i * step for i in range(floor(scale.high / step) + 1)]
+
+
+def _log_ticks(scale: _Scale) -> list[float]:
+    decades = range(floor(log10(scale.low)), ceil(log10(scale.high)) + 1)
+    per_decade = (1, 3) if len(decades) > 3 else (1, 2, 5)
+    values = (m * 10.0**decade for decade in decades for m in per_decade)
+    return [value for value in values if scale.low <= value <= scale.high]

@@ -1,0 +1,313 @@
+"""What the report shows, computed from a search result: sentences, tiles, tables, charts. No markup."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from servecast.compiler.catalog import parse_slo
+from servecast.compiler.service import Slo
+from servecast.simulator.report.charts import Axis, Point, Scatter, scatter
+from servecast.simulator.report.text import (
+    number,
+    percent,
+    plural,
+    seconds,
+    size,
+    tick_number,
+    tick_seconds,
+    usd,
+)
+
+Row = dict[str, Any]
+
+TIE_SHARE = 0.03
+"""Configurations this close in requests per dollar are not told apart: it is the spread of a capacity
+found on 10,000 requests over seeds; the search itself stops at 0.01."""
+
+MAX_ROWS = 1_000
+"""Rows of the ranking in the page, which keeps it below 3 MB; the result file has all of them."""
+
+MEASURED = ("measured", "imported")
+METRIC_NAMES = {
+    "ttft": "Time to first token (TTFT)",
+    "tbt": "Time between tokens (TBT)",
+    "tpot": "Time per output token (TPOT)",
+    "e2e": "Request latency (E2E)",
+    "queue_delay": "Queue delay",
+}
+STATISTICS = ("p50", "p90", "p99", "mean")
+VALUE_AXIS = Axis("requests per second per $/hour (more is better)", tick_number)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    value: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One latency target and what the best configuration makes of it; shares of the limit for bars."""
+
+    target: str
+    limit: str
+    at_capacity: str
+    at_capacity_share: float | None
+    at_trace_rate: str
+    at_trace_rate_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a stacked bar."""
+
+    name: str
+    share: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Configurations that cannot serve for one reason."""
+
+    where: str
+    settings: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Requests per dollar of one placement by batch limit (rows) and token budget (columns)."""
+
+    title: str
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    cells: Mapping[tuple[int, int], Row]
+    best: float
+
+
+def headline(result: Row) -> str:
+    """The recommendation in one sentence, or that there is none and the first reason."""
+    question, best = result["question"], result["best"]
+    if best is None:
+        reasons = result["infeasible"]
+        why = reasons[0]["reason"] if reasons else "nothing was searched"
+        targets = " and ".join(question["slos"]) or "its targets"
+        return f"No configuration serves {question['model']} within {targets}: {why}."
+    rate = result["workload"].get("rate_per_s")
+    load = f" at {number(rate)} requests per second" if rate else ""
+    return (
+        f"Serve {question['model']}{load} on {best['gpus']} × {best['sku']} "
+        f"for {usd(best['usd_per_hour'])} an hour."
+    )
+
+
+def shape(row: Row) -> str:
+    """How a configuration is deployed, in words."""
+    return (
+        f"{plural(row['replicas'], 'replica')} of {plural(row['tp'] * row['pp'], 'GPU')} "
+        f"(TP {row['tp']}, PP {row['pp']}), at most {row['max_num_seqs']} sequences and "
+        f"{row['max_batched_tokens']:,} tokens a step"
+    )
+
+
+def num_tied(ranked: list[Row]) -> int:
+    """How many configurations besides the first are as good within ``TIE_SHARE``."""
+    return sum(is_tied(row, ranked[0]) for row in ranked[1:])
+
+
+def is_tied(row: Row, first: Row) -> bool:
+    return bool(row["qps_per_usd_hour"] >= (1 - TIE_SHARE) * first["qps_per_usd_hour"])
+
+
+def confidence(result: Row) -> list[str]:
+    """What the recommendation rests on, one sentence each."""
+    best, ranked = result["best"], result["ranked"]
+    sources = best["time_by_source"]
+    known = sum(sources.get(name, 0.0) for name in MEASURED)
+    said = [f"{percent(known)} of the predicted time rests on measured kernels"]
+    rest = {name: sources.get(name, 0.0) for name in ("interpolated", "extrapolated", "analytical")}
+    said += [f"{percent(share)} is {name}" for name, share in rest.items() if share > 0]
+    sentences = [", ".join(said) + "."]
+    tied = num_tied(ranked)
+    if tied:
+        verb = "is" if tied == 1 else "are"
+        sentences.append(
+            f"{plural(tied, 'other configuration')} {verb} within {percent(TIE_SHARE)} of it in requests "
+            "per dollar, closer than this search tells apart."
+        )
+    return sentences
+
+
+def binding(row: Row) -> str:
+    """What gives way first above capacity."""
+    binds = row["binds"]
+    target = f"{binds['slo']} breaks first" if binds.get("slo") else "no target breaks"
+    return f"Above capacity {target}; {binds.get('detail', 'what is short is not known')}."
+
+
+def tiles(best: Row) -> list[Tile]:
+    """The six numbers of the first screen."""
+    metrics = best["metrics"]
+    return [
+        Tile(usd(best["usd_per_hour"]), "per hour"),
+        Tile(usd(best["usd_per_million_output_tokens"]), "per million output tokens"),
+        Tile(number(best["qps"]), "requests per second at capacity"),
+        Tile(seconds(metrics["ttft_s"]["p90"]), "TTFT p90 at capacity"),
+        Tile(seconds(metrics["tbt_s"]["p99"]), "TBT p99 at capacity"),
+        Tile(percent(best.get("mfu")), "model FLOPs utilisation"),
+    ]
+
+
+def statistic(slo: Slo) -> str:
+    """The name of a target's statistic in the result's distributions."""
+    return "mean" if slo.percentile is None else f"p{slo.percentile:g}"
+
+
+def targets(result: Row) -> list[TargetRow]:
+    """Each target beside what the best configuration does at capacity and at the trace's rate."""
+    best = result["best"]
+    at_rate = best.get("at_trace_rate", {}).get("metrics", {})
+    rows = []
+    for slo in map(parse_slo, result["question"]["slos"]):
+        name, key = f"{slo.metric}_s", statistic(slo)
+        capacity_s = best["metrics"][name].get(key)
+        trace_s = at_rate.get(name, {}).get(key)
+        rows.append(
+            TargetRow(
+                target=f"{METRIC_NAMES[slo.metric]} {key}",
+                limit=seconds(slo.limit_s),
+                at_capacity=seconds(capacity_s),
+                at_capacity_share=None if capacity_s is None else capacity_s / slo.limit_s,
+                at_trace_rate=seconds(trace_s),
+                at_trace_rate_share=None if trace_s is None else trace_s / slo.limit_s,
+            )
+        )
+    return rows
+
+
+def pareto_charts(result: Row) -> list[Scatter]:
+    """TTFT and TBT against requests per dollar, and against each other."""
+    ranked = result["ranked"][:MAX_ROWS]
+    slos = [parse_slo(text) for text in result["question"]["slos"]]
+    ttft, tbt = (_latency_axis(metric, slos) for metric in ("ttft", "tbt"))
+    charts = [
+        _scatter("ttft", f"{ttft[1].title} against value for money", ranked, None, ttft),
+        _scatter("tbt", f"{tbt[1].title} against value for money", ranked, None, tbt),
+        _scatter("latency", f"{ttft[1].title} against {tbt[1].title}", ranked, ttft, tbt),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+LatencyAxis = tuple[tuple[str, str], Axis]
+
+
+def _latency_axis(metric: str, slos: list[Slo]) -> LatencyAxis:
+    """The statistic that a target names, else p90, and the axis that shows it."""
+    asked = next(
+        (slo for slo in slos if slo.metric == metric and statistic(slo) in STATISTICS), None
+    )
+    key = "p90" if asked is None else statistic(asked)
+    limit = None if asked is None else asked.limit_s
+    return (f"{metric}_s", key), Axis(f"{metric.upper()} {key}", tick_seconds, limit)
+
+
+def _scatter(
+    key: str,
+    title: str,
+    ranked: list[Row],
+    across: LatencyAxis | None,
+    up: LatencyAxis,
+) -> Scatter | None:
+    points = []
+    for index, row in enumerate(ranked):
+        y = row["metrics"][up[0][0]].get(up[0][1])
+        x = row["qps_per_usd_hour"]
+        if across is not None:
+            x = row["metrics"][across[0][0]].get(across[0][1])
+        if x is not None and y is not None:
+            points.append(Point(x, y, index, row["sku"], _label(index, row)))
+    x_axis = across[1] if across else VALUE_AXIS
+    return scatter(key, title, points, x_axis, up[1], more_x_is_better=across is None)
+
+
+def _label(index: int, row: Row) -> str:
+    return (
+        f"#{index + 1} {row['sku']} TP {row['tp']} PP {row['pp']}, {row['max_num_seqs']} seqs, "
+        f"{row['max_batched_tokens']} tokens: {number(row['qps_per_usd_hour'])} per $/h, "
+        f"TTFT p90 {seconds(row['metrics']['ttft_s']['p90'])}, "
+        f"TBT p99 {seconds(row['metrics']['tbt_s']['p99'])}"
+    )
+
+
+def heat_map(result: Row) -> HeatMap | None:
+    """The best placement's batch settings; None where only one was tried."""
+    best = result["best"]
+    place = ("sku", "tp", "pp")
+    rows = [r for r in result["ranked"] if all(r[key] == best[key] for key in place)]
+    if len(rows) < 2:
+        return None
+    cells = {(row["max_num_seqs"], row["max_batched_tokens"]): row for row in rows}
+    return HeatMap(
+        title=f"{best['sku']}, TP {best['tp']}, PP {best['pp']}",
+        rows=tuple(sorted({seqs for seqs, _ in cells})),
+        columns=tuple(sorted({tokens for _, tokens in cells})),
+        cells=cells,
+        best=best["qps_per_usd_hour"],
+    )
+
+
+def memory_parts(memory: Row) -> list[Part]:
+    """The terms of the memory plan that are bytes, largest first."""
+    terms = {
+        key.removesuffix("_bytes").replace("_", " "): value
+        for key, value in memory.items()
+        if key.endswith("_bytes") and isinstance(value, int | float) and value > 0
+    }
+    total = sum(terms.values())
+    return [
+        Part("KV cache" if name == "kv" else name, value / total, size(value))
+        for name, value in sorted(terms.items(), key=lambda item: -item[1])
+    ]
+
+
+def source_parts(sources: Mapping[str, float]) -> list[Part]:
+    """Where the predicted time comes from, most first."""
+    shown = sorted(sources.items(), key=lambda item: (-item[1], item[0]))
+    return [Part(name, share, percent(share)) for name, share in shown if share > 0]
+
+
+def refusals(infeasible: list[Row]) -> list[Refusal]:
+    """The configurations that cannot serve, those of one placement and one reason together."""
+
+    def where(row: Row) -> str:
+        degrees = [f"{key.upper()} {row[key]}" for key in ("tp", "pp") if row.get(key) is not None]
+        return ", ".join([str(row.get("sku", "any GPU")), *degrees])
+
+    counted = Counter((where(row), row["reason"]) for row in infeasible)
+    return [Refusal(place, times, reason) for (place, reason), times in counted.items()]
+
+
+def reproduce(result: Row) -> str | None:
+    """The command that gave this result, as a shell takes it."""
+    command = result["provenance"].get("command")
+    if not command:
+        return None
+    return command if isinstance(command, str) else shlex.join(str(part) for part in command)
+
+
+def deploy(result: Row) -> str:
+    """The engine's command line for one replica of the best configuration."""
+    best = result["best"]
+    return " \\\n    ".join(
+        [
+            f"vllm serve {shlex.quote(result['question']['model'])}",
+            f"--tensor-parallel-size {best['tp']} --pipeline-parallel-size {best['pp']}",
+            f"--max-num-seqs {best['max_num_seqs']}",
+            f"--max-num-batched-tokens {best['max_batched_tokens']}",
+        ]
+    )

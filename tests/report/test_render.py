@@ -1,0 +1,214 @@
+"""The page's structure, parsed: what a reader finds in it, and what can never get into it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.report.render import render
+from servecast.simulator.report.view import MAX_ROWS, TIE_SHARE
+
+MAX_PAGE_BYTES = 3_000_000
+VOID = {"meta", "link", "input", "br", "hr", "img"}
+Result = dict[str, Any]
+
+
+class Page(HTMLParser):
+    """Counts elements, gathers ids and text, and notices tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def count(self, tag: str, css_class: str | None = None) -> int:
+        return sum(
+            name == tag and (css_class is None or css_class in (attrs.get("class") or "").split())
+            for name, attrs in self.elements
+        )
+
+    def ids(self) -> Counter[str | None]:
+        return Counter(attrs["id"] for _, attrs in self.elements if "id" in attrs)
+
+
+def test_the_first_heading_is_the_recommendation_with_its_price(result: Result) -> None:
+    html = render(result)
+    heading = re.search(r"<h1[^>]*>(.*?)</h1>", html, re.DOTALL)
+    assert heading is not None
+    assert heading[1] == (
+        "Serve llama-3.1-8b at 13.0 requests per second on 2 × h100-sxm for $5.98 an hour."
+    )
+
+
+def test_the_page_nests_and_names_each_element_once(result: Result) -> None:
+    page = Page(render(result))
+    assert page.open == []
+    assert max(page.ids().values()) == 1
+
+
+def test_each_configuration_is_a_row_and_a_mark_in_each_chart(result: Result) -> None:
+    page = Page(render(result))
+    assert sum(str(name).startswith("r") and str(name)[1:].isdigit() for name in page.ids()) == 54
+    assert page.count("svg", "chart") == 3
+    assert page.count("g", "point") == 3 * 54
+    assert page.count("g", "best") == 3
+
+
+def test_every_chart_and_every_scrolling_region_has_a_name(result: Result) -> None:
+    for tag, attrs in Page(render(result)).elements:
+        if attrs.get("role") in ("img", "region"):
+            assert attrs.get("aria-label"), tag
+
+
+def test_targets_are_compared_at_capacity_and_at_the_traces_rate(result: Result) -> None:
+    text = Page(render(result)).text
+    assert "Time to first token (TTFT) p90 2.00 s 1.39 s 69% of the limit 1.05 s 52%" in text
+
+
+def test_what_the_prediction_rests_on_is_said_beside_the_price(result: Result) -> None:
+    text = Page(render(result)).text
+    assert "71% of the predicted time rests on measured kernels, 22% is interpolated" in text
+
+
+def test_configurations_that_cannot_be_told_apart_are_marked(result: Result) -> None:
+    ranked = result["ranked"]
+    ranked[1]["qps_per_usd_hour"] = ranked[0]["qps_per_usd_hour"] * (1 - TIE_SHARE / 2)
+    text = Page(render(result)).text
+    assert "1 other configuration is within 3% of it" in text
+    assert " 2 = h100-sxm" in text
+    assert " 3 = " not in text
+
+
+def test_refusals_of_one_reason_are_one_line_with_their_number(result: Result) -> None:
+    text = Page(render(result)).text
+    assert "l40s, TP 8, PP 1 6 even when idle: tbt p99 < 0.1 s comes to 0.14 s" in text
+
+
+def test_the_command_is_ready_for_a_shell(result: Result) -> None:
+    text = Page(render(result)).text
+    assert "--trace spec/traces/chat.csv --slo 'tbt p99 < 0.1 s'" in text
+    assert "--max-num-seqs 256" in text
+
+
+def test_rejected_rows_of_the_trace_are_told(result: Result) -> None:
+    assert "2 rows of the trace are no request: 2 × output_tokens is 0" in Page(render(result)).text
+
+
+def test_without_an_answer_the_page_says_why(result: Result) -> None:
+    result.update(best=None, ranked=[])
+    text = Page(render(result)).text
+    assert "No configuration serves llama-3.1-8b within ttft p90 < 2 s and tbt p99 < 0.1 s:" in text
+    assert "Ranking" not in text
+    assert "Why not the others" in text
+
+
+def test_absent_figures_are_a_dash_and_never_zero(result: Result) -> None:
+    best = result["best"]
+    best["mfu"] = None
+    for row in (best, result["ranked"][0]):
+        row["metrics"]["ttft_s"] = dict.fromkeys(("p50", "p90", "p99", "mean"))
+    page = Page(render(result))
+    assert page.count("g", "point") == 53 + 54 + 53
+    assert "– TTFT p90 at capacity" in page.text
+    assert "– model FLOPs utilisation" in page.text
+
+
+def test_nothing_is_loaded_from_anywhere(result: Result) -> None:
+    html = render(result)
+    assert "default-src 'none'" in html
+    for _, attrs in Page(html).elements:
+        for name in ("src", "href", "srcset", "action"):
+            assert (attrs.get(name) or "data:,").startswith("data:")
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttpRequest", html)
+
+
+def test_text_from_files_stays_text(result: Result) -> None:
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    clean = Counter(tag for tag, _ in Page(render(result)).elements)
+    result["question"]["model"] = attack
+    result["workload"]["name"] = attack
+    result["provenance"]["notes"] = [attack]
+    result["provenance"][attack] = attack
+    result["infeasible"][0]["reason"] = attack
+    for row in (result["best"], *result["ranked"]):
+        row["sku"] = attack
+        row["binds"]["slo"] = attack
+    dirty = Counter(tag for tag, _ in Page(render(result)).elements)
+    assert (dirty["script"], dirty["img"]) == (clean["script"], 0)
+
+
+def test_a_large_search_stays_within_three_megabytes_and_says_what_it_leaves_out(
+    result: Result,
+) -> None:
+    result["ranked"] = [copy.deepcopy(row) for row in result["ranked"] for _ in range(100)]
+    html = render(result)
+    assert len(html.encode()) < MAX_PAGE_BYTES
+    text = Page(html).text
+    assert "5,400 configurations keep every target" in text
+    assert f"The first {MAX_ROWS:,} are shown; the result file has all of them." in text
+
+
+def test_equal_results_give_equal_bytes(result: Result) -> None:
+    assert render(result) == render(copy.deepcopy(result))
+
+
+def without(result: Result, *path: str | int) -> Result:
+    inner: Any = result
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return result
+
+
+BAD = [
+    (("schema_version",), "r.json: schema_version is None; this Servecast reads 1"),
+    (("ranked",), "r.json: ranked is missing; see docs/results.md"),
+    (("ranked", 3, "qps"), r"r.json: ranked\[3\]: qps is None, not a number"),
+    (("ranked", 0, "metrics", "tbt_s"), r"r.json: ranked\[0\]: metrics: tbt_s is missing"),
+    (("best", "sku"), "r.json: best: sku is missing"),
+    (("workload", "span_s"), "r.json: workload: span_s is None, not a number"),
+    (("infeasible", 1, "reason"), "r.json: reason is missing"),
+    (("question", "slos"), "r.json: question: slos is missing"),
+]
+
+
+@pytest.mark.parametrize(("path", "message"), BAD)
+def test_a_result_without_what_is_needed_is_refused_by_name(
+    result: Result, path: tuple[str | int, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        render(without(result, *path), "r.json")
+
+
+@pytest.mark.parametrize("other", [[], "x", None, {}, {"schema_version": 2}])
+def test_what_is_no_result_is_refused(other: Any) -> None:
+    with pytest.raises(UserError, match=r"r.json: (is not a search result|schema_version)"):
+        render(other, "r.json")
