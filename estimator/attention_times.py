@@ -13,8 +13,8 @@ import numpy as np
 from servecast.compiler.kernels import KernelShape
 from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import KernelKind, shortest_s
-from servecast.estimator.predictor import SOURCE_CODE, Codes, Predictor
-from servecast.estimator.tables import Source
+from servecast.estimator.predictor import Codes, Predictor
+from servecast.estimator.tables import SOURCE_CODE, Source
 
 # Where the samples of a shape name no points of their own.
 BATCH_POINTS = tuple(2**i for i in range(12))

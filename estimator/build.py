@@ -14,7 +14,7 @@ from servecast.estimator.attention_times import decode_surface, floor_s, prefill
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats
 from servecast.estimator.predictor import Predictor
-from servecast.estimator.tables import RuntimeTables
+from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.estimator.token_times import (
     Launch,
     Sum,
@@ -23,32 +23,6 @@ from servecast.estimator.token_times import (
     sequence_times,
     token_times,
 )
-
-CONTEXT_CELLS = 256
-CHUNK_CELLS = 128
-CACHE_CELLS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class TableBounds:
-    """The largest step, sequence count, context and cache that a simulation may ask for."""
-
-    max_batched_tokens: int
-    max_num_seqs: int
-    max_context_tokens: int
-    kv_capacity_tokens: int
-
-    @property
-    def context_step(self) -> int:
-        return max(1, -(-self.max_context_tokens // CONTEXT_CELLS))
-
-    @property
-    def chunk_step(self) -> int:
-        return max(1, -(-self.max_batched_tokens // CHUNK_CELLS))
-
-    @property
-    def kv_step(self) -> int:
-        return max(1, -(-self.kv_capacity_tokens // CACHE_CELLS))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

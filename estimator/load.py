@@ -1,17 +1,19 @@
-"""From a store to a predictor: which data, imported on first use, and fitted once."""
+"""From a store to predictions: which data, imported on first use, fitted once, tables built once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
 
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import ShardedProgram
 from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.estimator import saved_tables
+from servecast.estimator.build import build_tables
+from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
 from servecast.estimator.forest import KernelModel
 from servecast.estimator.importers.silicon import (
     SYSTEMS,
@@ -20,14 +22,90 @@ from servecast.estimator.importers.silicon import (
     import_silicon,
     package_version,
 )
-from servecast.estimator.physics import COLLECTIVES, KernelKind
+from servecast.estimator.models import code_version, fitted, needs_model, num_sms
+from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
-from servecast.estimator.store import KernelData, Store
+from servecast.estimator.store import Store
+from servecast.estimator.stored import KernelData
+from servecast.estimator.tables import RuntimeTables, TableBounds
 
 DEFAULT_SOURCES = ("agent", "silicon", "vidur")
 # Which kernel answers where a table has several, best first: the engine's own, then the library's.
 VARIANTS = ("", "custom", "balanced", "nccl", "power_law_1.01", "power_law_1.2")
-MIN_SAMPLES = 20  # below, a forest knows nothing that the datasheet does not
+
+
+class TableLoader:
+    """Runtime tables by program and SKU. Nothing is imported, fitted or predicted that the store has."""
+
+    def __init__(
+        self,
+        store_path: Path | None,
+        sources: Sequence[str] = DEFAULT_SOURCES,
+        engine: EngineProfile = ENGINE_PROFILES[DEFAULT_ENGINE],
+    ) -> None:
+        """``store_path`` None keeps everything in memory, for this loader alone."""
+        self._path = store_path
+        self._sources = tuple(sources)
+        self._engine = engine
+        self._memory: Store | None = None
+        self._programs: dict[Sku, list[ShardedProgram]] = {}
+        self._predictors: dict[Sku, Predictor] = {}
+
+    def expect(self, sku: Sku, programs: Sequence[ShardedProgram]) -> None:
+        """Says what will be asked for, so that one fit serves all of it."""
+        known = self._programs.setdefault(sku, [])
+        known.extend(p for p in programs if p not in known)
+
+    def tables(self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds) -> RuntimeTables:
+        """
+        Raises:
+            DataMissingError: the store cannot be opened.
+        """
+        with self._store() as store:
+            import_once(store, sku, self._sources)
+            data = store.fingerprint(sku.name, self._sources)
+            query = repr((sharded, sku, bounds, self._engine, self._sources, data, code_version()))
+            key = hashlib.sha256(query.encode()).hexdigest()
+            body = store.cached(key)
+            if body is None:
+                predictor = self._predictor(store, sharded, sku)
+                built = build_tables(sharded, sku, bounds, predictor, self._engine)
+                body = saved_tables.to_bytes(built)
+                store.put_cached(key, "tables", body)
+        return saved_tables.from_bytes(body)
+
+    def notes(self, sku: Sku) -> tuple[str, ...]:
+        """What a reader of the answer should know of the data."""
+        with self._store() as store:
+            return _notes(store, sku, self._sources)
+
+    def provenance(self, sku: Sku) -> dict[str, object]:
+        """JSON: the data's origins with their rows, and the engine profile with its host terms."""
+        with self._store() as store:
+            origins = store.origins(sku.name, self._sources)
+        return {"data": [asdict(line) for line in origins], "engine": asdict(self._engine)}
+
+    def _predictor(self, store: Store, sharded: ShardedProgram, sku: Sku) -> Predictor:
+        self.expect(sku, [sharded])
+        found = self._predictors.get(sku)
+        if found is None or not _covers(found, self._programs[sku]):
+            found = predictor_from(store, sku, self._programs[sku], self._sources)
+            self._predictors[sku] = found
+        return found
+
+    @contextmanager
+    def _store(self) -> Iterator[Store]:
+        if self._path is not None:
+            with Store.open(self._path) as store:
+                yield store
+            return
+        if self._memory is None:
+            self._memory = Store.open(":memory:")
+        yield self._memory
+
+
+def _covers(predictor: Predictor, programs: Sequence[ShardedProgram]) -> bool:
+    return set(shapes_by_kind(programs)) <= set(predictor.kinds)
 
 
 def load_predictor(
@@ -42,46 +120,56 @@ def load_predictor(
         DataMissingError: the store cannot be opened.
     """
     with Store.open(store_path or Path(":memory:")) as store:
-        notes = list(_import_once(store, sku, sources))
-        samples: dict[KernelKind, Samples] = {}
-        models: dict[KernelKind, KernelModel] = {}
-        writes_kv = False
-        for kind, shapes in _shapes_by_kind(programs).items():
-            data = store.kernel_data(sku.name, kind.kernel, (kind.dtype, kind.kv_dtype), sources)
-            if data.num_rows == 0:
-                continue
-            samples[kind] = _samples(data)
-            writes_kv |= kind.kernel.startswith("attention") and "silicon" in data.source
-            if _needs_model(kind, shapes, samples[kind]):
-                models[kind] = fitted(store, kind, samples[kind], num_sms(sku))
-        if not samples:
-            notes.append(f"{sku.name}: nothing measured; every time is from the datasheet")
-        return Predictor(
-            sku=sku,
-            num_sms=num_sms(sku),
-            samples=samples,
-            models=models,
-            attention_writes_kv=writes_kv,
-            notes=tuple(notes),
-            fingerprint=f"{store.fingerprint(sku.name, sources)} {code_version()}",
-        )
+        import_once(store, sku, sources)
+        return predictor_from(store, sku, programs, sources)
 
 
-def _import_once(store: Store, sku: Sku, sources: Sequence[str]) -> Iterable[str]:
-    if "silicon" not in sources or sku.name not in SYSTEMS:
+def predictor_from(
+    store: Store, sku: Sku, programs: Sequence[ShardedProgram], sources: Sequence[str]
+) -> Predictor:
+    """From what the store has, fitting what it does not."""
+    samples: dict[KernelKind, Samples] = {}
+    models: dict[KernelKind, KernelModel] = {}
+    writes_kv = False
+    wanted = shapes_by_kind(programs)
+    for kind, shapes in wanted.items():
+        data = store.kernel_data(sku.name, kind.kernel, (kind.dtype, kind.kv_dtype), sources)
+        if data.num_rows == 0:
+            continue
+        samples[kind] = chosen_samples(data)
+        writes_kv |= kind.kernel.startswith("attention") and "silicon" in data.source
+        if needs_model(kind, shapes, samples[kind]):
+            models[kind] = fitted(store, kind, samples[kind], num_sms(sku))
+    return Predictor(
+        sku=sku,
+        num_sms=num_sms(sku),
+        kinds=tuple(wanted),
+        samples=samples,
+        models=models,
+        attention_writes_kv=writes_kv,
+        notes=_notes(store, sku, sources),
+    )
+
+
+def import_once(store: Store, sku: Sku, sources: Sequence[str]) -> None:
+    """Public timings of the SKU, where their package is installed and the store lacks them."""
+    if "silicon" not in sources or sku.name not in SYSTEMS or data_root() is None:
         return
-    if data_root() is None:
-        yield (
-            f"{sku.name}: public kernel timings are not installed (pip install 'servecast[silicon]')"
-        )
-        return
-    version = package_version()
-    if not store.has_rows(sku.name, "silicon", version):
+    if not store.has_rows(sku.name, "silicon", package_version()):
         store.add_batches(import_silicon(SiliconQuery(sku.name)))
-    yield f"{sku.name}: kernel timings of aiconfigurator-core {version}, © NVIDIA, Apache-2.0"
 
 
-def _shapes_by_kind(programs: Sequence[ShardedProgram]) -> dict[KernelKind, set[KernelShape]]:
+def _notes(store: Store, sku: Sku, sources: Sequence[str]) -> tuple[str, ...]:
+    lines = store.origins(sku.name, sources)
+    if lines:
+        packages = sorted({f"{o.package} {o.version} ({o.licence})" for o in lines if o.licence})
+        return tuple(f"{sku.name}: kernel timings from {package}" for package in packages)
+    missing = "silicon" in sources and sku.name in SYSTEMS and data_root() is None
+    remedy = "; pip install 'servecast[silicon]' brings measured ones" if missing else ""
+    return (f"{sku.name}: nothing measured, every time is from the datasheet{remedy}",)
+
+
+def shapes_by_kind(programs: Sequence[ShardedProgram]) -> dict[KernelKind, set[KernelShape]]:
     found: dict[KernelKind, set[KernelShape]] = {}
     calls = (c for p in programs for s in p.stages for r in s.runs for c in r.calls)
     for call in calls:
@@ -91,7 +179,7 @@ def _shapes_by_kind(programs: Sequence[ShardedProgram]) -> dict[KernelKind, set[
     return found
 
 
-def _samples(data: KernelData) -> Samples:
+def chosen_samples(data: KernelData) -> Samples:
     """One variant's rows; of later variants only cases larger than all before (NCCL beyond custom)."""
     names = [v for v in VARIANTS if v in data.variant]
     rows = data.variant == (names[0] if names else data.variant[0])
@@ -104,59 +192,3 @@ def _samples(data: KernelData) -> Samples:
         data.seconds[rows],
         data.source[rows] == "agent",
     )
-
-
-def _needs_model(kind: KernelKind, shapes: set[KernelShape], samples: Samples) -> bool:
-    """Collectives are looked up; attention is too, at head counts that were measured."""
-    if kind.kernel in COLLECTIVES or len(samples.seconds) < MIN_SAMPLES:
-        return False
-    if kind.kernel.startswith(("attention", "latent")):
-        axis = "context" if kind.kernel.endswith("_decode") else "chunk"
-        return any(len(samples.axis_of(dict(s.dims), axis)) < 2 for s in shapes)
-    return True
-
-
-def fitted(store: Store, kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
-    """The kernel's model, from the store where the same code fitted the same data before."""
-    digest = hashlib.sha256(f"{kind} {sms} {code_version()}".encode())
-    for array in (samples.keys, samples.seconds):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    body = store.cached(digest.hexdigest())
-    if body is not None:
-        return KernelModel.from_bytes(body)
-    from servecast.estimator.fit import fit_model  # scikit-learn costs a second to import
-
-    model = fit_model(kind, samples, sms)
-    store.put_cached(digest.hexdigest(), "model", model.to_bytes())
-    return model
-
-
-def code_version() -> str:
-    """Changes with any module of the estimator."""
-    digest = hashlib.sha256()
-    for path in sorted(files("servecast.estimator").iterdir(), key=lambda p: p.name):
-        if path.name.endswith(".py"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-SM_COUNTS = {
-    "a100": 108,
-    "a30": 56,
-    "a40": 84,
-    "b200": 148,
-    "b300": 148,
-    "gb200": 148,
-    "gb300": 148,
-    "h100": 132,
-    "h200": 132,
-    "l40s": 142,
-    "rtx-4090": 128,
-    "rtx-pro-6000": 188,
-}
-
-
-def num_sms(sku: Sku) -> int:
-    """Streaming multiprocessors; an unknown GPU counts as an H100, which only shapes features."""
-    matching = [count for name, count in SM_COUNTS.items() if sku.name.startswith(name)]
-    return max(matching, default=SM_COUNTS["h100"])

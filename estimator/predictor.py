@@ -18,9 +18,8 @@ from servecast.estimator.forest import KernelModel
 from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_s
 from servecast.estimator.roofline import analytical_s
-from servecast.estimator.tables import SOURCES, Source
+from servecast.estimator.tables import SOURCE_CODE, Source
 
-SOURCE_CODE = {source: i for i, source in enumerate(SOURCES)}
 Codes = NDArray[np.int8]
 
 
@@ -85,16 +84,17 @@ def samples_of(dims: dict[str, Ints], seconds: Floats, local: NDArray[np.bool_])
 class Predictor:
     """Times on one SKU. Holds arrays only, so that it travels between processes.
 
-    ``attention_writes_kv``: the attention samples include storing the step's keys and values.
+    ``kinds`` are those it was made for. ``attention_writes_kv``: attention samples include storing the
+    step's keys and values.
     """
 
     sku: Sku
     num_sms: int
+    kinds: tuple[KernelKind, ...] = ()
     samples: Mapping[KernelKind, Samples] = field(default_factory=dict)
     models: Mapping[KernelKind, KernelModel] = field(default_factory=dict)
     attention_writes_kv: bool = False
     notes: tuple[str, ...] = ()
-    fingerprint: str = "analytical"
 
     def predict(self, kind: KernelKind, dims: Dims) -> Predicted:
         """Times of cases given as columns [cases] per dimension, floored by physics."""

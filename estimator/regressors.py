@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -14,7 +15,35 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from servecast.estimator.forest import FlatForest, KernelModel
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import Work
-from servecast.estimator.roofline import fit_roofline
+from servecast.estimator.roofline import FittedRoofline
+
+MAX_FIT_ROWS = 2000  # three parameters need no more; a strided choice keeps every region
+
+
+def fit_roofline(work: Work, seconds: Floats) -> FittedRoofline:
+    """Least absolute log error, by Nelder-Mead from a start read off the data.
+
+    ``seconds`` [cases] are positive.
+    """
+    step = max(1, len(seconds) // MAX_FIT_ROWS)
+    part = Work(work.flops[::step], work.num_bytes[::step])
+    target = np.log(seconds[::step])
+
+    def loss(parameters: Floats) -> float:
+        guess = FittedRoofline(*(float(p) for p in np.exp(parameters)))
+        return float(np.mean(np.abs(np.log(guess.predict(part)) - target)))
+
+    start = np.log([seconds.min(), _rate(seconds, work.flops), _rate(seconds, work.num_bytes)])
+    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 1e-3})
+    return FittedRoofline(*(float(p) for p in np.exp(found.x)))
+
+
+def _rate(seconds: Floats, amount: Floats) -> float:
+    """Seconds per unit at the best-used end of the data; tiny where there is no such work."""
+    used = amount > 0
+    if not used.any():
+        return float(np.finfo(np.float64).tiny)
+    return float(np.quantile(seconds[used] / amount[used], 0.05))
 
 
 class RooflineForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from servecast.compiler.hardware import Sku
 from servecast.estimator.measurement import Floats
@@ -66,32 +65,3 @@ class FittedRoofline:
     def predict(self, work: Work) -> Floats:
         bound = np.maximum(work.flops * self.s_per_flop, work.num_bytes * self.s_per_byte)
         return np.asarray(self.launch_s + bound, dtype=np.float64)
-
-
-MAX_FIT_ROWS = 2000  # three parameters need no more; a strided choice keeps every region
-
-
-def fit_roofline(work: Work, seconds: Floats) -> FittedRoofline:
-    """Least absolute log error, by Nelder-Mead from a start read off the data.
-
-    ``seconds`` [cases] are positive.
-    """
-    step = max(1, len(seconds) // MAX_FIT_ROWS)
-    part = Work(work.flops[::step], work.num_bytes[::step])
-    target = np.log(seconds[::step])
-
-    def loss(parameters: Floats) -> float:
-        guess = FittedRoofline(*(float(p) for p in np.exp(parameters)))
-        return float(np.mean(np.abs(np.log(guess.predict(part)) - target)))
-
-    start = np.log([seconds.min(), _rate(seconds, work.flops), _rate(seconds, work.num_bytes)])
-    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 1e-3})
-    return FittedRoofline(*(float(p) for p in np.exp(found.x)))
-
-
-def _rate(seconds: Floats, amount: Floats) -> float:
-    """Seconds per unit at the best-used end of the data; tiny where there is no such work."""
-    used = amount > 0
-    if not used.any():
-        return float(np.finfo(np.float64).tiny)
-    return float(np.quantile(seconds[used] / amount[used], 0.05))

@@ -7,7 +7,7 @@ transaction, so a process killed in mid-import leaves the store as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +21,13 @@ from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.measurement import (
     STATISTICS,
-    Floats,
-    Ints,
     Measurement,
     MeasurementBatch,
     Origin,
     batches_of,
     measurement_from,
 )
+from servecast.estimator.stored import KernelData, OriginLine, StoreLine
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}  # SQL from this version to the next one
@@ -39,35 +38,6 @@ _NOT_DIMENSIONS = frozenset(
         *("num_samples", *STATISTICS, "measured_at_ns", "quarantine"),
     }
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelData:
-    """Usable rows of one kernel on one SKU, as columns [rows]."""
-
-    dims: dict[str, Ints]
-    seconds: Floats  # the median where known, else the mean
-    std_s: Floats  # NaN where not known
-    source: NDArray[np.str_]
-    variant: NDArray[np.str_]
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class StoreLine:
-    """One line of what a store holds; ``quarantine`` is the reason why no estimator reads these rows."""
-
-    sku: str
-    kernel: str
-    dtype: str
-    kv_dtype: str
-    source: str
-    version: str
-    quarantine: str
-    rows: int
 
 
 class Store:
@@ -225,6 +195,16 @@ class Store:
                 (sku, source, version),
             ).fetchall()
         )
+
+    def origins(self, sku: str, sources: Sequence[str]) -> tuple[OriginLine, ...]:
+        """Whose rows of a SKU are in, sorted."""
+        rows = self._sql.execute(
+            "SELECT source, package, version, file, licence, count(*), count(quarantine)"
+            " FROM measurement m JOIN origin o ON o.id = m.origin_id"
+            " WHERE sku = ? AND list_contains(?, source) GROUP BY ALL ORDER BY ALL",
+            (sku, list(sources)),
+        ).fetchall()
+        return tuple(OriginLine(*row) for row in rows)
 
     def fingerprint(self, sku: str, sources: Sequence[str]) -> str:
         """Changes when usable rows of a SKU do; 32 hexadecimal digits."""

@@ -13,8 +13,8 @@ from servecast.compiler.kernels import KernelShape, kernel_shapes
 from servecast.estimator.attention_times import columns_of, kind_of
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats, Ints
-from servecast.estimator.predictor import SOURCE_CODE, Predictor
-from servecast.estimator.tables import SOURCES, Source
+from servecast.estimator.predictor import Predictor
+from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
 
 # Token counts to predict beyond the capture sizes: up to each limit by this step, one GEMM tile or more.
 TOKEN_STEPS = ((2048, 64), (8192, 128), (1 << 62, 512))

@@ -1,0 +1,96 @@
+"""Fitted models of kernels, kept in the store by the hash of their data and of the code."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from servecast.compiler.hardware import Sku
+from servecast.compiler.kernels import KernelShape
+from servecast.estimator.features import feature_matrix
+from servecast.estimator.forest import KernelModel
+from servecast.estimator.physics import COLLECTIVES, KernelKind
+from servecast.estimator.predictor import Samples
+from servecast.estimator.store import Store
+
+MIN_SAMPLES = 20  # below, a forest knows nothing that the datasheet does not
+
+SM_COUNTS = {
+    "a100": 108,
+    "a30": 56,
+    "a40": 84,
+    "b200": 148,
+    "b300": 148,
+    "gb200": 148,
+    "gb300": 148,
+    "h100": 132,
+    "h200": 132,
+    "l40s": 142,
+    "rtx-4090": 128,
+    "rtx-pro-6000": 188,
+}
+
+
+def num_sms(sku: Sku) -> int:
+    """Streaming multiprocessors; an unknown GPU counts as an H100, which only shapes features."""
+    matching = [count for name, count in SM_COUNTS.items() if sku.name.startswith(name)]
+    return max(matching, default=SM_COUNTS["h100"])
+
+
+# What a prediction depends on besides data.
+PREDICTING = (
+    "attention_times",
+    "build",
+    "features",
+    "forest",
+    "load",
+    "models",
+    "physics",
+    "predictor",
+    "regressors",
+    "roofline",
+    "saved_tables",
+    "tables",
+    "token_times",
+)
+
+
+@cache
+def code_version() -> str:
+    """Changes with any module that a prediction depends on."""
+    digest = hashlib.sha256()
+    for name in PREDICTING:
+        digest.update(files("servecast.estimator").joinpath(f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def needs_model(kind: KernelKind, shapes: set[KernelShape], samples: Samples) -> bool:
+    """Collectives are looked up; attention is too, at head counts that were measured."""
+    if kind.kernel in COLLECTIVES or len(samples.seconds) < MIN_SAMPLES:
+        return False
+    if kind.kernel.startswith(("attention", "latent")):
+        axis = "context" if kind.kernel.endswith("_decode") else "chunk"
+        return any(len(samples.axis_of(dict(s.dims), axis)) < 2 for s in shapes)
+    return True
+
+
+def fitted(store: Store, kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
+    """The kernel's model, from the store where the same code fitted the same data before."""
+    digest = hashlib.sha256(f"{kind} {sms} {code_version()}".encode())
+    for array in (samples.keys, samples.seconds):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    body = store.cached(digest.hexdigest())
+    if body is None:
+        body = _fit(kind, samples, sms).to_bytes()
+        store.put_cached(digest.hexdigest(), "model", body)
+    return KernelModel.from_bytes(body)
+
+
+def _fit(kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
+    # Importing scikit-learn takes a second, which a run that finds its models in the store saves.
+    from servecast.estimator.regressors import RooflineForest
+
+    return RooflineForest().fit(feature_matrix(kind, samples.dims, sms), samples.seconds).model_
