@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib.util import find_spec
+from typing import Any
 
 import click
 
@@ -14,12 +14,13 @@ from servecast.compiler.errors import AgentError, UserError
 class AgentGroup(click.Group):
     """Turns a UserError into one line and its exit code."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
+            failure = click.ClickException(str(error))
+            failure.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
+            raise failure from error
 
 
 @click.group(cls=AgentGroup)

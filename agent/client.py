@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
@@ -42,6 +42,7 @@ class Agent:
     def __init__(self, address: str) -> None:
         self.address = address
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._calls: set[Any] = set()  # gRPC's types of a call have no generic form
         self._stub = agent_pb2_grpc.AgentStub(self._channel)  # type: ignore[no-untyped-call]  # generated
 
     def __enter__(self) -> Self:
@@ -58,6 +59,11 @@ class Agent:
     def close(self) -> None:
         """Cancels what runs."""
         self._channel.close()
+
+    def cancel(self) -> None:
+        """Ends the calls that run, from another thread: their iterators raise AgentError."""
+        for call in list(self._calls):
+            call.cancel()
 
     def describe(self, timeout_s: float = CALL_TIMEOUT_S) -> Node:
         """Raises: AgentError."""
@@ -87,6 +93,7 @@ class Agent:
             group=wire.group_to_wire(group) if group else None,
         )
         call = self._stub.Profile(request, timeout=timeout_s or CASE_TIMEOUT_S * max(1, len(cases)))
+        self._calls.add(call)
         try:
             for message in call:
                 yield cases[message.case_index], wire.event_from_wire(message)
@@ -94,6 +101,7 @@ class Agent:
             raise _agent_error(self.address, error) from error
         finally:
             call.cancel()
+            self._calls.discard(call)
 
 
 def _agent_error(address: str, error: grpc.RpcError) -> AgentError:
@@ -108,6 +116,8 @@ def _agent_error(address: str, error: grpc.RpcError) -> AgentError:
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return AgentUnavailableError(f"agent {address} did not answer in time")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return AgentUnavailableError(f"agent {address}: {details}")
         case grpc.StatusCode.UNIMPLEMENTED if "Method not found" in details:
             return AgentError(f"{address} is a gRPC server, but no Servecast agent")
         case _:

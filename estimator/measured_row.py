@@ -1,0 +1,68 @@
+"""An agent's outcome as a row of the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from servecast.agent.messages import Node, Outcome, Status
+from servecast.agent.stopping import Statistics
+from servecast.compiler.kernels import KernelCase
+from servecast.estimator.measurement import Measurement, Origin, Timing
+
+US_PER_S = 1e6
+
+
+def row_of(
+    case: KernelCase, node: Node, device: int, outcome: Outcome, measured_at_ns: int
+) -> Measurement:
+    """A measured or out-of-memory outcome with the whole of what the node told about itself."""
+    statistics = outcome.statistics
+    return Measurement(
+        case=case,
+        sku=node.sku,
+        origin=Origin("agent", package="servecast", version=node.agent_version),
+        timing=_timing(statistics) if statistics is not None else None,
+        outcome=outcome.status.value,
+        method=outcome.method,
+        flags=tuple(flag.value for flag in outcome.flags),
+        node=_json(_fingerprint(node, device)),
+        conditions=_json(_conditions(outcome)),
+        measured_at_ns=measured_at_ns,
+    )
+
+
+def _timing(statistics: Statistics) -> Timing:
+    return Timing(
+        mean_s=statistics.mean_us / US_PER_S,
+        num_samples=statistics.n,
+        std_s=statistics.std_us / US_PER_S,
+        min_s=statistics.min_us / US_PER_S,
+        median_s=statistics.median_us / US_PER_S,
+        p90_s=statistics.p90_us / US_PER_S,
+    )
+
+
+def _fingerprint(node: Node, device: int) -> dict[str, object]:
+    """What makes two measurements comparable: the very device, its limits, and every library's version."""
+    return {
+        "hostname": node.hostname,
+        "backend": node.backend,
+        "device": asdict(node.devices[device]),
+        "links": [asdict(link) for link in node.links],
+        "versions": dict(node.versions),
+        "threads": node.threads,
+    }
+
+
+def _conditions(outcome: Outcome) -> dict[str, object]:
+    told = asdict(outcome)
+    if outcome.status is not Status.MEASURED:
+        return {"message": outcome.message}
+    names = ("stop_reason", "launches_per_sample", "rotated_buffers", "host_launch_us", "energy_j")
+    return {name: told[name] for name in (*names, "before", "after")}
+
+
+def _json(value: object) -> str:
+    """Canonical, so that equal values are equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

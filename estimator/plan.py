@@ -1,0 +1,89 @@
+"""Which kernel cases to measure for a model: every shape of its shards, at points even in log space. Pure.
+
+Points come in levels, coarse first, so that a plan cut short at any place still covers every shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from servecast.compiler.ir import ShardedProgram
+from servecast.compiler.kernels import KernelCase, KernelShape, kernel_shapes
+
+PREFILLS = ("attention_prefill", "latent_prefill")
+DECODES = ("attention_decode", "latent_decode")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
+SMALLEST_PAYLOAD_BYTES = 4096  # one token of the narrowest models
+PREFILL_BATCHES = (
+    1,
+    4,
+)  # engines launch the prefills of a step together; four show what that gains
+
+LINE = (16.0, 4.0, 2.0, 2.0**0.5)  # of an axis alone
+SQUARE = LINE[:3]  # of axes that multiply with each other
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """The largest step that an engine will make: beyond it nothing is measured."""
+
+    max_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    max_context_tokens: int = 32768
+
+
+def plan_cases(programs: Iterable[ShardedProgram], limits: PlanLimits) -> list[KernelCase]:
+    """Distinct cases of all programs, coarse levels first; equal input gives equal order."""
+    shapes = dict.fromkeys(shape for program in programs for shape in _shapes(program))
+    levels: dict[int, list[KernelCase]] = {}
+    for shape in sorted(shapes):
+        for level, case in _points(shape, limits):
+            levels.setdefault(level, []).append(case)
+    ordered = (case for level in sorted(levels) for case in levels[level])
+    return list(dict.fromkeys(ordered))
+
+
+def _shapes(program: ShardedProgram) -> Iterator[KernelShape]:
+    for stage in program.stages:
+        for run in stage.runs:
+            for call in run.calls:
+                yield from kernel_shapes(call.op)
+
+
+def _points(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, KernelCase]]:
+    """Cases of one shape with their levels."""
+    if shape.kernel in PREFILLS:
+        chunks = log_points(1, limits.max_batched_tokens, SQUARE)
+        contexts = [(0, 0), *log_points(256, limits.max_context_tokens, SQUARE)]
+        for (a, batch), (b, chunk), (c, context) in product(
+            enumerate(PREFILL_BATCHES), chunks, contexts
+        ):
+            fits = batch * chunk <= limits.max_batched_tokens
+            if fits and context + chunk <= limits.max_context_tokens:
+                yield a + max(b, c), shape.case(batch=batch, chunk=chunk, context=context)
+    elif shape.kernel in DECODES:
+        batches = log_points(1, limits.max_num_seqs, SQUARE)
+        contexts = log_points(16, limits.max_context_tokens, SQUARE)
+        for (a, batch), (b, context) in product(batches, contexts):
+            yield max(a, b), shape.case(batch=batch, context=context)
+    elif shape.kernel in COLLECTIVES:
+        if dict(shape.dims)["degree"] > 1:
+            most = SMALLEST_PAYLOAD_BYTES * limits.max_batched_tokens
+            for level, payload in log_points(SMALLEST_PAYLOAD_BYTES, most):
+                yield level, shape.case(payload_bytes=payload)
+    else:
+        for level, rows in log_points(1, limits.max_batched_tokens):
+            yield level, shape.case(rows=rows)
+
+
+def log_points(low: int, high: int, factors: tuple[float, ...] = LINE) -> list[tuple[int, int]]:
+    """(level, value): both ends and powers of the first factor at level 0, of the next at 1, and so on."""
+    levels = {low: 0, high: 0}
+    for level, factor in enumerate(factors):
+        value = float(low)
+        while value < high:
+            levels.setdefault(round(value), level)
+            value *= factor
+    return sorted((level, value) for value, level in levels.items())

@@ -1,0 +1,129 @@
+"""The threads that pull cases: one per GPU, each the only one that talks to its agent about that GPU."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from servecast.agent.client import Agent, AgentUnavailableError
+from servecast.agent.messages import Node, Outcome, Settings, Status
+from servecast.agent.stopping import Flag
+from servecast.compiler.errors import AgentError
+from servecast.compiler.kernels import KernelCase
+from servecast.estimator.case_queue import CaseQueue
+
+POLL_S = 0.05  # between two looks of an idle worker
+RECONNECT_S = 0.5  # between two tries to reach a lost agent
+CASE_TIMEOUT_S = 180.0  # of one case: waiting for another caller's, preparing, sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """An agent answered, for the first time or again."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One case, measured by one GPU of an agent."""
+
+    case: KernelCase
+    node: Node
+    device: int
+    outcome: Outcome
+    measured_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to collect. ``cases`` in the order wanted; a budget of None is no limit."""
+
+    addresses: tuple[str, ...]
+    cases: tuple[KernelCase, ...]
+    settings: Settings = field(default_factory=Settings)
+    budget_s: float | None = None
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the workers and the caller's thread share. Workers write ``agents``; the caller ``queues``."""
+
+    job: Job
+    events: SimpleQueue[Hello | Result] = field(default_factory=SimpleQueue)
+    queues: dict[str, CaseQueue] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    agents: dict[threading.Thread, Agent] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def runnable(self, sku: str, case: KernelCase) -> bool:
+        return any(node.sku == sku and node.runs(case) for node in self.nodes)
+
+    def unfinished(self) -> bool:
+        """Whether anything is being measured, or waits and can be."""
+        return any(
+            queue.taken or any(self.runnable(sku, case) for case in queue.left())
+            for sku, queue in self.queues.items()
+        )
+
+
+def start_worker(shared: Shared, address: str, device: int) -> threading.Thread:
+    name = f"{address}/{device}"
+    worker = threading.Thread(target=_work, args=(shared, address, device), name=name, daemon=True)
+    worker.start()
+    return worker
+
+
+def _work(shared: Shared, address: str, device: int) -> None:
+    """One GPU's thread: reaches its agent, pulls its cases, and reaches it again when it is lost.
+
+    The thread of device 0 starts and joins those of the agent's other devices.
+    """
+    others: list[threading.Thread] = []
+    while not shared.stop.is_set():
+        with Agent(address) as agent:
+            try:
+                node = agent.describe()
+            except AgentError:
+                shared.stop.wait(RECONNECT_S)
+                continue
+            shared.events.put(Hello(node))
+            shared.agents[threading.current_thread()] = agent
+            if device == 0 and not others:
+                others = [start_worker(shared, address, d.index) for d in node.devices[1:]]
+            _pull(shared, agent, node, device)
+            del shared.agents[threading.current_thread()]
+    for other in others:
+        other.join()
+
+
+def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
+    """Measures waiting cases one by one; returns when told to stop, or when the agent is lost."""
+    while not shared.stop.is_set():
+        queue = shared.queues.get(node.sku)
+        case = queue.take(node.runs) if queue else None
+        if queue is None or case is None:
+            shared.stop.wait(POLL_S)
+            continue
+        try:
+            outcome = _measure(agent, case, shared.job.settings, device)
+        except AgentUnavailableError as error:
+            if queue.give_back(case):
+                return
+            outcome = Outcome(Status.FAILED, message=f"agents were lost on it; the last: {error}")
+        except AgentError as error:
+            outcome = Outcome(Status.FAILED, message=str(error))
+        shared.events.put(Result(case, node, device, outcome, time.time_ns()))
+        queue.finish(case, throttled=Flag.THROTTLED in outcome.flags)
+
+
+def _measure(agent: Agent, case: KernelCase, settings: Settings, device: int) -> Outcome:
+    """The case's outcome. Raises: AgentError."""
+    last = None
+    for _, event in agent.profile([case], settings, device, timeout_s=CASE_TIMEOUT_S):
+        last = event
+    if not isinstance(last, Outcome):
+        raise AgentUnavailableError(f"agent {agent.address} ended a case without an outcome")
+    return last

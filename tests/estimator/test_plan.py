@@ -1,0 +1,78 @@
+"""Which cases are measured: laws of the plan, and one plan worked by hand."""
+
+from __future__ import annotations
+
+from servecast.compiler.ir import (
+    Attention,
+    Call,
+    Collective,
+    CollectiveKind,
+    Linear,
+    Parallelism,
+    Run,
+    ShardedProgram,
+    Stage,
+)
+from servecast.estimator.plan import PlanLimits, log_points, plan_cases
+
+LIMITS = PlanLimits(max_batched_tokens=64, max_num_seqs=8, max_context_tokens=512)
+
+
+def program(*calls: Call, tp: int = 1) -> ShardedProgram:
+    return ShardedProgram("tiny", 512, Parallelism(tp=tp), (Stage(0, (Run("layer", calls, 2),)),))
+
+
+LINEAR = Call("q_proj", Linear(32, 16))
+ATTENTION = Call("attention", Attention(heads=4, kv_heads=2, head_dim=8))
+
+
+def test_points_of_an_axis_worked_by_hand() -> None:
+    assert log_points(1, 20) == [
+        *((0, 1), (0, 16), (0, 20)),
+        (1, 4),
+        *((2, 2), (2, 8)),
+        *((3, 3), (3, 6), (3, 11)),
+    ]
+
+
+def test_the_smallest_and_the_largest_step_come_first() -> None:
+    rows = [dict(case.dims)["rows"] for case in plan_cases([program(LINEAR)], LIMITS)]
+    assert {1, 64} <= set(rows[:3])
+    assert min(rows) == 1
+    assert max(rows) == 64
+
+
+def test_a_shape_that_two_layers_share_is_measured_once() -> None:
+    once = plan_cases([program(LINEAR)], LIMITS)
+    assert plan_cases([program(LINEAR, Call("k_proj", Linear(32, 16)))] * 2, LIMITS) == once
+
+
+def test_no_case_exceeds_the_largest_step() -> None:
+    for case in plan_cases([program(ATTENTION)], LIMITS):
+        dims = dict(case.dims)
+        if case.kernel == "attention_prefill":
+            assert dims["batch"] * dims["chunk"] <= 64
+            assert dims["context"] + dims["chunk"] <= 512
+        else:
+            assert dims["batch"] <= 8
+            assert dims["context"] <= 512
+
+
+def test_prefill_has_cases_with_and_without_history() -> None:
+    cases = plan_cases([program(ATTENTION)], LIMITS)
+    contexts = {dict(c.dims)["context"] for c in cases if c.kernel == "attention_prefill"}
+    assert 0 in contexts
+    assert max(contexts) > 0
+
+
+def test_a_collective_of_one_rank_is_not_measured() -> None:
+    alone = Call("all_reduce", Collective(CollectiveKind.ALL_REDUCE, 32, degree=1))
+    pair = Call("all_reduce", Collective(CollectiveKind.ALL_REDUCE, 32, degree=2))
+    assert plan_cases([program(alone)], LIMITS) == []
+    assert plan_cases([program(pair)], LIMITS) != []
+
+
+def test_every_shape_is_covered_before_any_is_refined() -> None:
+    cases = plan_cases([program(LINEAR, Call("o_proj", Linear(16, 32)))], LIMITS)
+    first = cases[: len(cases) // 4]
+    assert {dict(case.dims)["in_features"] for case in first} == {16, 32}

@@ -1,0 +1,157 @@
+"""`servecast profile` from a spec to rows of a store, with agents that are processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from servecast.estimator.store import Store
+
+SPEC = """\
+model "tiny" {
+    source   "made for tests"
+    context  256
+    weights  bf16
+    kv_cache bf16
+    let hidden = 64, ffn = 96, vocab = 128, heads = 4, kv_heads = 2, head = 16
+    embedding vocab -> hidden
+    repeat 2 {
+        residual {
+            rms_norm  hidden
+            linear    hidden -> (heads + 2*kv_heads) * head  split columns by kv_heads
+            rope      (heads + kv_heads) x head
+            attention heads/kv_heads x head
+            linear    heads*head -> hidden  split rows
+        }
+    }
+    rms_norm hidden
+    linear   hidden -> vocab  split columns  at last_token
+}
+"""
+LIMITS = ["--max-num-batched-tokens", "8", "--max-num-seqs", "2", "--max-case-s", "0.02"]
+StartAgent = Callable[..., str]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.llm"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.fixture
+def start_agent() -> Iterator[StartAgent]:
+    """Starts an `agent serve` process on the CPU and returns its address."""
+    with ExitStack() as stack:
+
+        def start(sku: str = "cpu") -> str:
+            command = [sys.executable, "-m", "servecast.agent.cli", "serve", "--port", "0"]
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*command, "--backend", "cpu", "--threads", "1", "--sku", sku],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            return process.stdout.readline().split()[-1]
+
+        yield start
+
+
+def profile(spec: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    servecast = [sys.executable, "-c", "from servecast.simulator.cli import main; main()"]
+    command = [*servecast, "profile", str(spec), *LIMITS, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_store_is_filled_and_a_second_run_has_nothing_to_do(
+    spec: Path, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    options = [
+        "--agent",
+        start_agent(),
+        "--store",
+        str(tmp_path / "s.duckdb"),
+        "--tp",
+        "1",
+        "--json",
+    ]
+    first, second = (json.loads(profile(spec, *options).stdout) for _ in range(2))
+    with Store.open(tmp_path / "s.duckdb", read_only=True) as store:
+        rows = store.measurements("cpu")
+    assert first["measured"] == len(rows) == len({row.case for row in rows}) > 0
+    assert (second["measured"], second["present"]) == (0, first["measured"])
+    assert first["left"] == second["left"] == 0
+
+
+def test_a_row_tells_what_was_measured_and_on_what(
+    spec: Path, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    profile(spec, "--agent", start_agent(), "--store", str(tmp_path / "s.duckdb"), "--tp", "1")
+    with Store.open(tmp_path / "s.duckdb", read_only=True) as store:
+        row = store.measurements("cpu")[0]
+    assert row.timing is not None
+    assert row.timing.num_samples is not None
+    assert row.timing.num_samples >= 10
+    assert json.loads(row.node)["threads"] == 1
+    assert json.loads(row.conditions)["stop_reason"] in ("converged", "max_time", "max_samples")
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    spec: Path, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.duckdb"
+    done = profile(
+        spec, "--agent", start_agent(), "--store", str(store), "--tp", "1,2", "--dry-run"
+    )
+    assert done.returncode == 0
+    assert "linear" in done.stdout
+    assert not store.exists()
+
+
+def test_two_skus_are_measured_side_by_side(
+    spec: Path, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    agents = [part for sku in ("cpu-a", "cpu-b") for part in ("--agent", start_agent(sku))]
+    profile(spec, *agents, "--store", str(tmp_path / "s.duckdb"), "--tp", "1")
+    with Store.open(tmp_path / "s.duckdb", read_only=True) as store:
+        cases = [{row.case for row in store.measurements(sku)} for sku in ("cpu-a", "cpu-b")]
+    assert cases[0] == cases[1] != set()
+
+
+def test_an_agent_that_does_not_answer_is_exit_code_5_and_one_sentence(
+    spec: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.duckdb"
+    done = profile(spec, "--agent", "127.0.0.1:1", "--store", str(store))
+    message = "Error: agent 127.0.0.1:1 does not answer; is `agent serve` running there?\n"
+    assert (done.returncode, done.stderr) == (5, message)
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--budget", "10", "'10' is not a duration like 90s, 10m or 1h"),
+        ("--tp", "1,x", "'1,x' is not a list of degrees like 1,2,4"),
+        ("--tp", "3", "tp degrees that work: 1, 2"),
+    ],
+)
+def test_bad_options_are_exit_code_2_and_one_sentence(
+    spec: Path, tmp_path: Path, option: str, value: str, message: str
+) -> None:
+    store = tmp_path / "s.duckdb"
+    done = profile(spec, "--agent", "127.0.0.1:1", "--store", str(store), option, value)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not store.exists()
