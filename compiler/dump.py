@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from servecast.compiler.ir import (
     Activation,
@@ -20,13 +21,14 @@ from servecast.compiler.ir import (
     Rope,
     Router,
     Rows,
+    Run,
     Sample,
     ShardedProgram,
     Stage,
 )
 from servecast.compiler.kernels import KernelShape, kernel_shapes
 from servecast.compiler.memory import MemoryPlan
-from servecast.compiler.program import Program
+from servecast.compiler.program import LayerRun, Program
 
 
 def shape_text(op: Operator) -> str:  # noqa: C901  # one case an operator
@@ -95,8 +97,13 @@ def emit_ir(program: Program) -> str:
         f"layers {program.num_layers}",
         f"KV bytes per token {program.kv_bytes_per_token:,}",
     ]
+    if len(program.layers) > 1:
+        lines.append(f"in order: {_order_text(program.layers)}")
+    counts = {run.name: 0 for run in program.runs}
     for run in program.runs:
-        lines += ["", f"{run.name} x {run.count}"]
+        counts[run.name] += run.count
+    for run in {run.name: run for run in program.runs}.values():
+        lines += ["", f"{run.name} x {counts[run.name]}"]
         rows = [
             (
                 site.name,
@@ -129,19 +136,59 @@ def emit_plan(program: Program, sharded: ShardedProgram, plan: MemoryPlan | None
 
 
 def _stage_lines(stage: Stage) -> list[str]:
-    layers = sum(run.count for run in stage.runs if run.name.startswith("layer"))
+    layers = sum(run.count for run in stage.runs if _is_layer(run))
     head = (
         f"stage {stage.index}   {layers} layers   weights per GPU {stage.weight_bytes:,} B   "
         f"KV per token {stage.kv_bytes_per_token:,} B"
     )
     lines = [head]
+    distinct = _merged(stage.runs)
+    if len(distinct) < len(stage.runs):
+        lines.append(f"in order: {_order_text([r for r in stage.runs if _is_layer(r)])}")
     rows = [
         _call_row(run.name if i == 0 else "", run.count if i == 0 else None, call)
-        for run in stage.runs
+        for run in distinct
         for i, call in enumerate(run.calls)
     ]
     header = ("run", "x", "operator", "kind", "shape per GPU", "format", "weights B", "FLOP/token")
     return lines + _table(header, rows, "lrllllrr")
+
+
+def _is_layer(run: Run) -> bool:
+    return run.name.startswith("layer")
+
+
+def _order_text(runs: Sequence[Run | LayerRun]) -> str:
+    """``18 x (1 layer_a, 1 layer_b)``: runs with their longest repetition at the front folded."""
+    names = [f"{run.count} {run.name}" for run in runs]
+    folded: list[str] = []
+    while names:
+        length, times = max(
+            ((n, _repetitions(names, n)) for n in range(1, len(names) // 2 + 1)),
+            key=lambda fold: (fold[0] * fold[1] if fold[1] > 1 else 0, -fold[0]),
+            default=(1, 1),
+        )
+        piece = ", ".join(names[:length])
+        folded.append(f"{times} x ({piece})" if times > 1 else piece)
+        names = names[length * times :]
+    return ", ".join(folded)
+
+
+def _repetitions(names: Sequence[str], length: int) -> int:
+    """How often the first ``length`` names stand in a row at the front."""
+    times = 1
+    while names[length * times : length * (times + 1)] == names[:length]:
+        times += 1
+    return times
+
+
+def _merged(runs: Iterable[Run]) -> list[Run]:
+    """Each distinct run once, with its layers counted together, in order of appearance."""
+    merged: dict[str, Run] = {}
+    for run in runs:
+        before = merged.get(run.name)
+        merged[run.name] = replace(run, count=run.count + (before.count if before else 0))
+    return list(merged.values())
 
 
 def _call_row(run: str, count: int | None, call: Call) -> tuple[str, ...]:

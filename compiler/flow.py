@@ -12,12 +12,13 @@ from servecast.compiler.ir import (
     CollectiveKind,
     Format,
     Linear,
-    Norm,
     Operator,
     Rows,
 )
 from servecast.compiler.program import Formats, Site, Split
 from servecast.compiler.suggest import did_you_mean
+
+PART_NORM = "part_norm"  # a norm in place on parts of a row, until attention says of what
 
 
 @dataclass(slots=True)
@@ -138,24 +139,18 @@ def join(flow: Flow, formats: Formats) -> None:
 
 
 def feed(flow: Flow, attention: Attention) -> None:
-    """Marks the sites since the column split as preparing this attention's input."""
+    """Marks the sites since the column split as preparing this attention's input, and names them."""
+    head_norms = iter(("q_norm", "k_norm"))
     for i in range(flow.since_split, len(flow.sites)):
         site = flow.sites[i]
         if site.split is not Split.COLUMNS:
             continue
-        flow.sites[i] = replace(site, feeds=attention, name=_input_name(site, attention))
-
-
-def _input_name(site: Site, attention: Attention) -> str:
-    match site.op:
-        case Linear() if site.name == "linear":
-            return "qkv_proj"
-        case Norm(per_row=heads) if heads == attention.heads and site.name != "k_norm":
-            return "q_norm"
-        case Norm(per_row=heads) if heads == attention.kv_heads:
-            return "k_norm"
-        case _:
-            return site.name
+        name = site.name
+        if isinstance(site.op, Linear) and name == "linear":
+            name = "qkv_proj"
+        elif name == PART_NORM:
+            name = next(head_norms, name)
+        flow.sites[i] = replace(site, feeds=attention, name=name)
 
 
 def site_of(name: str, op: Operator, flow: Flow, at: s.Span, rows: Rows = Rows.TOKENS) -> Site:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from servecast.compiler.catalog import Spec, compile_text
 from servecast.compiler.errors import UserError
+from servecast.compiler.parse import MAX_TEXT_BYTES
 
 
 def load_spec(path: Path) -> Spec:
@@ -25,8 +26,9 @@ def read_text(path: Path) -> str:
         UserError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            return file.read(MAX_TEXT_BYTES + 1).decode("utf-8-sig")  # parse refuses the longer
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
+        raise UserError(f"{path}: no text in UTF-8, byte {error.start} is wrong") from None

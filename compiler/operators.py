@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from servecast.compiler import syntax as s
 from servecast.compiler.flow import (
+    PART_NORM,
     Context,
     Flow,
     Options,
@@ -109,24 +110,20 @@ def _sample(context: Context, flow: Flow, vocab: int, at: s.Span) -> None:
 
 def lower_norm(context: Context, flow: Flow, op: s.Operation) -> None:
     """``rms_norm w`` over whole rows, ``rms_norm n x w`` in place over ``n`` parts of each."""
-    read_options(context, op.keyword, op.options, ())
+    options = read_options(context, op.keyword, op.options, ("as",))
     kind, wide = NormKind(op.keyword), context.formats.wide
+    name = options.word("as")
     if len(op.args) == 1:
         width = context.positive(op.args[0], "width")
         expect_width(context, flow, width, op.at, op.keyword)
         expect_whole(context, flow, op.at, op.keyword)
-        add_site(flow, Site(op.keyword, Norm(kind, width, activations=wide), line=op.at.line))
+        norm = Norm(kind, width, activations=wide)
+        add_site(flow, Site(name or op.keyword, norm, line=op.at.line))
         return
     parts, width = (context.positive(arg, "size") for arg in op.args)
     _expect_part(context, flow, parts * width, op.at, op.keyword)
     norm = Norm(kind, width, per_row=parts, activations=wide)
-    add_site(flow, _part_site(op.keyword, norm, parts, flow, op.at))
-
-
-def _part_site(name: str, op: Norm | Rope, parts: int, flow: Flow, at: s.Span) -> Site:
-    """A single part lies in what every rank keeps whole."""
-    site = site_of(name, op, flow, at)
-    return replace(site, split=Split.WHOLE) if parts == 1 else site
+    add_site(flow, site_of(name or PART_NORM, norm, flow, op.at))
 
 
 def _expect_part(context: Context, flow: Flow, width: int, at: s.Span, keyword: str) -> None:
