@@ -67,6 +67,8 @@ def _check_row(row: object, where: str) -> None:
     _numbers(fields, ROW_NUMBERS, where)
     for name in ("metrics", "memory", "binds", "time_by_source"):
         _expect(fields, name, dict, where)
+    _numbers(fields["memory"], ("kv_blocks", "block_tokens", "kv_bytes", "total_bytes"), where)
+    _expect(fields["memory"], "terms", dict, f"{where}: memory")
     for metric in METRICS:
         _expect(fields["metrics"], metric, dict, f"{where}: metrics")
         for statistic in STATISTICS:

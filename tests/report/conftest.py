@@ -55,8 +55,12 @@ def configuration(sku: str, tp: int, max_num_seqs: int, max_batched_tokens: int)
             "kv_blocks": 21_000 * tp,
             "block_tokens": 16,
             "kv_bytes": 44_040_192_000,
-            "activation_bytes": 2_147_483_648,
-            "runtime_bytes": 3_221_225_472,
+            "total_bytes": 85_899_345_920,
+            "terms": {
+                "weights_bytes": 16_060_522_496 // tp,
+                "activations_bytes": 2_147_483_648,
+                "cuda_context_bytes": 500_000_000,
+            },
         },
         "binds": {
             "slo": "tbt p99 < 0.1 s",

@@ -118,6 +118,12 @@ def test_the_command_is_ready_for_a_shell(result: Result) -> None:
     assert "--max-num-seqs 256" in text
 
 
+def test_the_memory_of_a_gpu_is_shown_whole(result: Result) -> None:
+    text = Page(render(result)).text
+    assert "KV cache 41.0 GiB weights 15.0 GiB activations 2.00 GiB cuda context 477 MiB" in text
+    assert "not used 21.6 GiB" in text
+
+
 def test_rejected_rows_of_the_trace_are_told(result: Result) -> None:
     assert "2 rows of the trace are no request: 2 × output_tokens is 0" in Page(render(result)).text
 
