@@ -1,0 +1,234 @@
+"""What a run was like: exact percentiles of its latencies, and how its replicas were used.
+
+Each metric is defined once, in `samples` (requests, gaps) and `ReplicaMetrics` (replicas). A percentile is
+the nearest rank: the smallest value that at least that share of the values does not exceed. So "p99 <= limit"
+says exactly that at most `allowed_late` values are above it. What is absent is NaN: an empty
+distribution has no percentile. Requests that were rejected or did not finish are in no distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.simulator.records import Floats, Records
+
+# A replica that cannot keep up at a load of 1.05 delays its requests by 5 % of the time that passes.
+_STABLE_DELAY_GROWTH = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Requests that arrive, and steps that end, from ``start_s`` to before ``end_s``."""
+
+    start_s: float = -math.inf
+    end_s: float = math.inf
+
+    def holds(self, time_s: Floats) -> NDArray[np.bool_]:
+        return np.asarray((time_s >= self.start_s) & (time_s < self.end_s))
+
+
+WHOLE_RUN = Window()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Values and how often each occurs, of one metric."""
+
+    values: Floats
+    weights: NDArray[np.int64]
+
+    def percentile(self, percentile: float) -> float:
+        """The nearest-rank percentile, in (0, 100]; NaN without values."""
+        total = int(self.weights.sum())
+        if total == 0:
+            return math.nan
+        rank = max(total - allowed_late(total, percentile), 1)
+        order = np.argsort(self.values, kind="stable")
+        return float(self.values[order[np.searchsorted(self.weights[order].cumsum(), rank)]])
+
+    def mean(self) -> float:
+        total = int(self.weights.sum())
+        return float(self.values @ self.weights) / total if total else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaMetrics:
+    """A run in numbers; seconds, tokens, shares of 1.
+
+    ``duration_s``: first arrival to last finish. ``output_tokens_per_s``, ``requests_per_s``: of the
+    finished, over it. ``mean_batch``: sequences per step; ``mean_tokens``: tokens per step.
+    ``kv_use_mean``: used blocks over all blocks, weighted by step time; ``kv_use_peak``: its highest.
+    ``busy``: share of ``duration_s`` with a batch in flight, mean over the replicas. ``stable``: the
+    queue delay does not grow by more than 5 % of the time that passes (least squares over the arrivals).
+    """
+
+    ttft_s: Distribution
+    tbt_s: Distribution
+    tpot_s: Distribution
+    e2e_s: Distribution
+    queue_delay_s: Distribution
+    num_finished: int
+    num_rejected: int
+    num_unfinished: int
+    duration_s: float
+    requests_per_s: float
+    output_tokens_per_s: float
+    mean_batch: float
+    mean_tokens: float
+    kv_use_mean: float
+    kv_use_peak: float
+    busy: float
+    preemptions: int
+    stable: bool
+
+
+def allowed_late(count: int, percentile: float) -> int:
+    """How many of ``count`` values may exceed a limit that their percentile keeps."""
+    return count - math.ceil(count * Fraction(str(percentile)) / 100)
+
+
+def samples(records: Records, metric: str, window: Window = WHOLE_RUN) -> Samples:
+    """The values of a metric of `compiler.service.METRICS`.
+
+    queue_delay: first put into a batch - arrival. ttft: first token - arrival. e2e: last token - arrival.
+    tpot: (last token - first token) / (output tokens - 1), of requests with two tokens or more.
+    tbt: every gap between two tokens of a request, each gap once.
+    """
+    if metric == "tbt":
+        return _gaps(records, window)
+    arrival_s, finish_s = records.arrival_s, records.finish_s
+    served = records.finished & window.holds(arrival_s)
+    if metric == "tpot":
+        served &= records.output_tokens > 1
+    match metric:
+        case "queue_delay":
+            values = records.scheduled_s[served] - arrival_s[served]
+        case "ttft":
+            values = records.first_token_s[served] - arrival_s[served]
+        case "e2e":
+            values = finish_s[served] - arrival_s[served]
+        case "tpot":
+            decoding_s = finish_s[served] - records.first_token_s[served]
+            values = decoding_s / (records.output_tokens[served] - 1)
+        case _:
+            raise ValueError(f"no metric {metric!r}")
+    return Samples(values, np.ones(len(values), np.int64))
+
+
+def _gaps(records: Records, window: Window) -> Samples:
+    """A step with B decodes is B equal gaps since the cohort's last step; a preemption makes one more."""
+    values, weights, ends = [], [], []
+    for steps in records.lane_steps():
+        decoding = np.flatnonzero(steps["decodes"] > 0)
+        end_s = steps["end_s"]
+        inside = decoding[window.holds(end_s[decoding])]
+        values.append(end_s[inside] - end_s[inside - 1])
+        weights.append(steps["decodes"][inside].astype(np.int64))
+        ends.append(end_s)
+    before_s, after_s = _resumptions(records, ends)
+    resumed = window.holds(after_s)
+    values.append((after_s - before_s)[resumed])
+    weights.append(np.ones(int(resumed.sum()), np.int64))
+    return Samples(np.concatenate(values), np.concatenate(weights))
+
+
+def _resumptions(records: Records, ends: list[Floats]) -> tuple[Floats, Floats]:
+    """The last token before each preemption that cost a gap, and the first after it."""
+    before_s, after_s = [], []
+    earlier: dict[int, float] = {}
+    resumed = [(s["request"], s["lane"], s["first"], s["last"]) for s in records.segments]
+    for i in np.flatnonzero((records.preemptions > 0) & records.finished):
+        row = records.requests[i]
+        resumed.append((i, row["lane"], row["prompt"] - row["base"] - 1, row["last"]))
+    for request, lane, first, last in resumed:
+        if request in earlier:
+            before_s.append(earlier[request])
+            after_s.append(ends[lane][first])
+        earlier[request] = ends[lane][last]
+    return np.array(before_s), np.array(after_s)
+
+
+def value(
+    records: Records, metric: str, percentile: float | None, window: Window = WHOLE_RUN
+) -> float:
+    """One percentile of a metric, or its mean where the percentile is None; NaN without values."""
+    found = samples(records, metric, window)
+    return found.mean() if percentile is None else found.percentile(percentile)
+
+
+def distribution(records: Records, metric: str, window: Window = WHOLE_RUN) -> Distribution:
+    found = samples(records, metric, window)
+    p50, p90, p95, p99, highest = (found.percentile(p) for p in (50, 90, 95, 99, 100))
+    return Distribution(p50, p90, p95, p99, found.mean(), highest)
+
+
+def summarise(records: Records, window: Window = WHOLE_RUN) -> ReplicaMetrics:
+    """All metrics of a run or of a window of it."""
+    finished = records.finished & window.holds(records.arrival_s)
+    arrived = window.holds(records.arrival_s)
+    steps = records.steps[window.holds(records.steps["end_s"])]
+    duration_s = math.nan
+    if finished.any():
+        duration_s = float(records.finish_s[finished].max() - records.arrival_s[arrived][0])
+    took_s = steps["end_s"] - steps["start_s"]
+    use = steps["used_blocks"] / records.kv_blocks
+    some = len(steps) > 0
+    return ReplicaMetrics(
+        ttft_s=distribution(records, "ttft", window),
+        tbt_s=distribution(records, "tbt", window),
+        tpot_s=distribution(records, "tpot", window),
+        e2e_s=distribution(records, "e2e", window),
+        queue_delay_s=distribution(records, "queue_delay", window),
+        num_finished=int(finished.sum()),
+        num_rejected=int((records.rejected & arrived).sum()),
+        num_unfinished=int((arrived & ~finished & ~records.rejected).sum()),
+        duration_s=duration_s,
+        requests_per_s=float(finished.sum()) / duration_s,
+        output_tokens_per_s=float(records.output_tokens[finished].sum()) / duration_s,
+        mean_batch=float(steps["sequences"].mean()) if some else math.nan,
+        mean_tokens=float(steps["tokens"].mean()) if some else math.nan,
+        kv_use_mean=float(use @ took_s / took_s.sum()) if some else math.nan,
+        kv_use_peak=float(use.max()) if some else math.nan,
+        busy=_busy_s(records, steps) / duration_s,
+        preemptions=int(records.preemptions[arrived].sum()),
+        stable=_stable(records, finished),
+    )
+
+
+def _busy_s(records: Records, steps: NDArray[np.void]) -> float:
+    """Seconds with a batch in flight, mean over the replicas; a replica's steps are logged in order."""
+    total_s = 0.0
+    for replica in range(records.replicas):
+        mine = steps[steps["lane"] // records.stages == replica]
+        if len(mine):
+            before_s = np.maximum.accumulate(mine["end_s"])[:-1]
+            start_s = np.maximum(mine["start_s"], np.concatenate(([-math.inf], before_s)))
+            total_s += float((mine["end_s"] - start_s).sum())
+    return total_s / records.replicas
+
+
+def _stable(records: Records, finished: NDArray[np.bool_]) -> bool:
+    if records.given_up:
+        return False
+    at_s = records.arrival_s[finished]
+    if len(at_s) < 2 or at_s[0] == at_s[-1]:
+        return True
+    delay_s = records.scheduled_s[finished] - at_s
+    centred_s = at_s - at_s.mean()
+    growth = float(centred_s @ delay_s) / float(centred_s @ centred_s)
+    return growth <= _STABLE_DELAY_GROWTH

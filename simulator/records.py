@@ -1,0 +1,161 @@
+"""What a simulation leaves behind: one row per request, one per step, and every token's time in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class LateTargets:
+    """Limits, and how many requests (gaps between tokens, for tbt) may exceed each. A run is given up
+    once more do: exactly then, since what is late stays late. `metrics.allowed_late` gives the counts."""
+
+    queue_delay_s: float = math.inf
+    ttft_s: float = math.inf
+    e2e_s: float = math.inf
+    tbt_s: float = math.inf
+    max_late_queue_delay: int = 0
+    max_late_ttft: int = 0
+    max_late_e2e: int = 0
+    max_late_gaps: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """Views into the engine's buffers, valid until its next run; ``copy`` keeps them.
+
+    ``requests``, ``steps`` and ``segments`` are structured arrays with the fields of `state.Request`,
+    `state.Step` (in the order of launching) and `state.Segment`. Times are seconds; NaN: never came.
+    """
+
+    requests: NDArray[np.void]
+    steps: NDArray[np.void]
+    segments: NDArray[np.void]
+    prompt_tokens: Ints
+    output_tokens: Ints
+    rejected: NDArray[np.bool_]  # [requests] can never fit the KV cache
+    replicas: int
+    stages: int
+    kv_blocks: int
+    given_up: bool  # more was late than may be: the rest was not simulated
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def copy(self) -> Records:
+        return replace(
+            self,
+            requests=self.requests.copy(),
+            steps=self.steps.copy(),
+            segments=self.segments.copy(),
+        )
+
+    @property
+    def arrival_s(self) -> Floats:
+        return self.requests["arrival_s"]
+
+    @property
+    def scheduled_s(self) -> Floats:
+        """When the request was first put into a batch."""
+        return self.requests["scheduled_s"]
+
+    @property
+    def first_token_s(self) -> Floats:
+        return self.requests["first_token_s"]
+
+    @property
+    def finish_s(self) -> Floats:
+        return self.requests["finish_s"]
+
+    @property
+    def preemptions(self) -> NDArray[np.int32]:
+        return self.requests["preemptions"]
+
+    @property
+    def replica(self) -> NDArray[np.int32]:
+        return self.requests["replica"]
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self.finish_s)
+
+    @property
+    def start_s(self) -> Floats:
+        """When each step entered stage 0."""
+        return self.steps["start_s"]
+
+    @property
+    def end_s(self) -> Floats:
+        """When its tokens came out."""
+        return self.steps["end_s"]
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        return self.steps["tokens"]
+
+    @property
+    def sequences(self) -> NDArray[np.int32]:
+        return self.steps["sequences"]
+
+    @property
+    def decodes(self) -> NDArray[np.int32]:
+        return self.steps["decodes"]
+
+    @property
+    def cached_tokens(self) -> NDArray[np.int32]:
+        """KV tokens that the step's decodes found in the cache."""
+        return self.steps["cached"]
+
+    @property
+    def prefill_s(self) -> Floats:
+        """Attention of the step's prefill chunks, over all stages."""
+        return self.steps["prefill_s"]
+
+    @property
+    def used_blocks(self) -> NDArray[np.int32]:
+        return self.steps["used_blocks"]
+
+    @property
+    def lane(self) -> NDArray[np.int32]:
+        """Replica * stages + batch slot."""
+        return self.steps["lane"]
+
+    def lane_steps(self) -> Iterator[NDArray[np.void]]:
+        """The steps of each lane (batch slot of a replica's pipeline) in order."""
+        if self.replicas * self.stages == 1:
+            yield self.steps
+            return
+        order = np.argsort(self.steps["lane"], kind="stable")
+        lanes = np.arange(self.replicas * self.stages + 1)
+        bounds = np.searchsorted(self.steps["lane"][order], lanes)
+        for lane in range(self.replicas * self.stages):
+            yield self.steps[order[bounds[lane] : bounds[lane + 1]]]
+
+    def token_times(self) -> list[Floats]:
+        """The time of every token, [requests] of [tokens]; empty where a request did not finish.
+
+        O(tokens): for tests, timelines and small runs. The metrics never build it.
+        """
+        ends = [steps["end_s"] for steps in self.lane_steps()]
+        parts: list[list[Floats]] = [[] for _ in range(len(self))]
+        for segment in self.segments:
+            parts[segment["request"]].append(
+                ends[segment["lane"]][segment["first"] : segment["last"] + 1]
+            )
+        for i in np.flatnonzero(self.finished):
+            row = self.requests[i]
+            first = row["prompt"] - row["base"] - 1
+            parts[i].append(ends[row["lane"]][first : row["last"] + 1])
+        none = np.empty(0)
+        return [
+            np.concatenate(p) if done else none
+            for p, done in zip(parts, self.finished, strict=True)
+        ]

@@ -1,0 +1,236 @@
+"""The engine's semantics as plain objects: the executable specification, and the oracle of its tests.
+
+Slow and obvious on purpose. Every rule is stated in `engine.py`; nothing is shared with it but the inputs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from servecast.estimator.tables import Floats, RuntimeTables
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.policy import POLICIES, ranks
+from servecast.simulator.routing import Fleet
+from servecast.simulator.workload import Workload
+
+
+@dataclass(slots=True, eq=False)
+class ReferenceRequest:
+    arrival_s: float
+    known: int  # tokens: prompt and emitted
+    total: int  # tokens when it is finished
+    key: int
+    computed: int = 0  # tokens whose KV is cached, or will be by the batches in flight
+    in_flight: int = 0  # batches
+    decoding: bool = False
+    scheduled_s: float = float("nan")
+    preemptions: int = 0
+    replica: int = 0
+    token_s: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ReferenceStep:
+    start_s: float
+    end_s: float
+    tokens: int
+    sequences: int
+    decodes: int
+    cached: int
+    used_blocks: int
+    replica: int
+    requests: list[tuple[ReferenceRequest, bool]]  # and whether a token comes out of this batch
+
+
+@dataclass(slots=True)
+class ReferenceRun:
+    requests: list[ReferenceRequest | None]  # None: rejected
+    steps: list[ReferenceStep] = field(default_factory=list)
+
+
+def linear(row: Floats, at: float) -> float:
+    i = min(int(at), len(row) - 2)
+    return float(row[i] + (row[i + 1] - row[i]) * (at - i))
+
+
+def bilinear(table: Floats, x: float, y: float) -> float:
+    i = min(int(x), len(table) - 2)
+    below, above = linear(table[i], y), linear(table[i + 1], y)
+    return below + (above - below) * (x - i)
+
+
+class ReferenceReplica:
+    def __init__(self, number: int, tables: RuntimeTables, limits: EngineLimits) -> None:
+        self.number, self.tables, self.limits = number, tables, limits
+        self.waiting: list[ReferenceRequest] = []
+        self.running: list[ReferenceRequest] = []  # in the order of admission
+        self.flights: deque[ReferenceStep] = deque()
+        self.stage_free_s = [0.0] * tables.num_stages
+        self.free = limits.kv_blocks
+        self.outstanding = 0
+
+    def blocks(self, tokens: int) -> int:
+        return -(-tokens // self.limits.block_tokens)
+
+    def next_end_s(self) -> float:
+        return self.flights[0].end_s + self.tables.host_step_s if self.flights else float("inf")
+
+    def complete(self) -> None:
+        step = self.flights.popleft()
+        for request, emits in step.requests:
+            request.in_flight -= 1
+            if not emits:
+                continue
+            request.token_s.append(step.end_s)
+            request.known += 1
+            request.decoding = True
+            if request.known == request.total:
+                self.running.remove(request)
+                self.free += self.blocks(request.computed)
+                self.outstanding -= 1
+
+    def preempt(self) -> ReferenceRequest | None:
+        candidates = [r for r in self.running if not r.in_flight]
+        if not candidates:
+            return None
+        victim = max(candidates, key=lambda r: r.key)
+        self.running.remove(victim)
+        self.waiting.append(victim)
+        self.free += self.blocks(victim.computed)
+        victim.computed, victim.decoding = 0, False
+        victim.preemptions += 1
+        return victim
+
+    def schedule(self, now_s: float) -> bool:
+        """Form a batch of (request, tokens) and launch it; False if nothing can be scheduled."""
+        batch: dict[ReferenceRequest, int] = {}
+        short = False  # of memory
+        for request in list(self.running):
+            tokens = min(request.known - request.computed, self.left(batch))
+            if request not in self.running or tokens == 0:
+                continue
+            while not self.fits(request, tokens):
+                short = True
+                victim = self.preempt()
+                if victim is not None and victim in batch:
+                    del batch[victim]
+                if victim is None or victim is request:
+                    break
+            else:
+                self.take(request, tokens, batch)
+        if not short:
+            self.admit(now_s, batch)
+        if batch:
+            self.launch(now_s, batch)
+        return bool(batch)
+
+    def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
+        while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
+            request = min(self.waiting, key=lambda r: r.key)
+            tokens = min(request.known, self.left(batch))
+            reserved = request.known if self.limits.reserve_prompt else tokens
+            watermark = self.limits.watermark_blocks if self.running else 0
+            if self.blocks(reserved) > self.free - watermark:
+                break
+            self.waiting.remove(request)
+            self.running.append(request)
+            if not request.preemptions:
+                request.scheduled_s = now_s
+            self.take(request, tokens, batch)
+
+    def left(self, batch: dict[ReferenceRequest, int]) -> int:
+        """Of the token budget."""
+        return self.limits.max_batched_tokens - sum(batch.values())
+
+    def fits(self, request: ReferenceRequest, tokens: int) -> bool:
+        held = self.blocks(request.computed)
+        return self.blocks(request.computed + tokens) - held <= self.free
+
+    def take(
+        self, request: ReferenceRequest, tokens: int, batch: dict[ReferenceRequest, int]
+    ) -> None:
+        self.free -= self.blocks(request.computed + tokens) - self.blocks(request.computed)
+        request.computed += tokens
+        batch[request] = tokens
+
+    def launch(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
+        decodes = [r for r in batch if r.decoding]
+        step = ReferenceStep(
+            start_s=max(now_s, self.stage_free_s[0]),
+            end_s=0.0,
+            tokens=sum(batch.values()),
+            sequences=len(batch),
+            decodes=len(decodes),
+            cached=sum(r.computed - 1 for r in decodes),
+            used_blocks=self.limits.kv_blocks - self.free,
+            replica=self.number,
+            requests=[(r, r.computed == r.known) for r in batch],
+        )
+        chunks = [(r.computed - n, n) for r, n in batch.items() if not r.decoding]
+        at_s = now_s
+        for stage in range(self.tables.num_stages):
+            step.end_s = max(at_s, self.stage_free_s[stage]) + self.stage_s(stage, step, chunks)
+            self.stage_free_s[stage] = step.end_s
+            at_s = step.end_s + float(self.tables.send_s[stage, step.tokens])
+        for request in batch:
+            request.in_flight += 1
+        self.flights.append(step)
+
+    def stage_s(self, stage: int, step: ReferenceStep, chunks: list[tuple[int, int]]) -> float:
+        """`RuntimeTables`' formula, added up in the order in which it is written there."""
+        t = self.tables
+        time_s = float(t.token_s[stage, step.tokens]) + float(t.sequence_s[stage, step.sequences])
+        if chunks:
+            x, y = 1.0 / t.context_step_tokens, 1.0 / t.chunk_step_tokens
+            attention_s = 0.0
+            for context, chunk in chunks:
+                attention_s += bilinear(t.prefill_s[stage], context * x, chunk * y)
+            time_s += float(t.prefill_base_s[stage]) + attention_s
+        if step.decodes:
+            per_kv = 1.0 / t.kv_step_tokens
+            time_s += linear(t.decode_s[stage, step.decodes], step.cached * per_kv)
+        return time_s
+
+
+def simulate_reference(workload: Workload, fleet: Fleet) -> ReferenceRun:
+    """Event by event: at each instant step ends, then arrivals, then batches are formed."""
+    replicas = [ReferenceReplica(n, fleet.tables, fleet.limits) for n in range(fleet.replicas)]
+    run = ReferenceRun(_requests(workload, fleet))
+    arrivals = deque(r for r in run.requests if r is not None)
+    num_routed = 0
+    while True:
+        now_s = min(r.next_end_s() for r in replicas)
+        if arrivals:
+            now_s = min(now_s, arrivals[0].arrival_s)
+        if now_s == float("inf"):
+            return run
+        woken = [r for r in replicas if r.next_end_s() == now_s]
+        for replica in woken:
+            replica.complete()
+        while arrivals and arrivals[0].arrival_s == now_s:
+            target = replicas[num_routed % len(replicas)]
+            if fleet.router == "least_outstanding":
+                target = min(replicas, key=lambda r: r.outstanding)
+            woken.append(target)
+            arrivals[0].replica = target.number
+            target.waiting.append(arrivals.popleft())
+            target.outstanding += 1
+            num_routed += 1
+        for replica in dict.fromkeys(woken):
+            while len(replica.flights) < fleet.tables.num_stages and replica.schedule(now_s):
+                run.steps.append(replica.flights[-1])
+
+
+def _requests(workload: Workload, fleet: Fleet) -> list[ReferenceRequest | None]:
+    keys = ranks(POLICIES[fleet.policy](workload))
+    capacity = fleet.limits.kv_blocks * fleet.limits.block_tokens
+    columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys)
+    return [
+        ReferenceRequest(float(arrival), int(prompt), int(prompt + output), int(key))
+        if prompt + output - 1 <= capacity
+        else None
+        for arrival, prompt, output, key in np.column_stack(columns)
+    ]
