@@ -74,7 +74,6 @@
     const row = one(`#r${point.dataset.row}`), title = point.querySelector("title");
     const label = title.textContent;
     title.remove(); // the browser's own tip would come on top of ours
-    point.setAttribute("aria-label", label);
     point.addEventListener("mouseenter", (event) => {
       light(row, true);
       tip.textContent = label;
