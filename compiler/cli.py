@@ -14,6 +14,13 @@ EMITS = ("plan", "ir", "kernels", "json")
 @click.option("--model", help="Model of the file; its first where not given.")
 @click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel degree.")
 @click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages.")
+@click.option(
+    "--ep", type=int, default=1, show_default=True, help="Groups that experts are dealt to."
+)
+@click.option("--dp", type=int, default=1, show_default=True, help="Data-parallel attention ranks.")
+@click.option(
+    "--sequence-parallel", is_flag=True, help="Norms run on each rank's share of the rows."
+)
 @click.option("--emit", type=click.Choice(EMITS), default="plan", show_default=True)
 @click.option("--sku", help="GPU whose memory is planned, as h100-sxm.")
 @click.option(
@@ -30,6 +37,9 @@ def compile_command(  # noqa: PLR0913  # one option each
     model: str | None,
     tp: int,
     pp: int,
+    ep: int,
+    dp: int,
+    sequence_parallel: bool,
     emit: str,
     sku: str | None,
     utilisation: float,
@@ -49,7 +59,7 @@ def compile_command(  # noqa: PLR0913  # one option each
 
     compiled = load_spec(spec)
     program = compiled.model(model)
-    sharded = shard(program, Parallelism(tp=tp, pp=pp))
+    sharded = shard(program, Parallelism(tp, pp, ep, dp, sequence_parallel))
     plan = None
     if sku is not None:
         memory_bytes = find_sku(compiled, sku).memory_bytes

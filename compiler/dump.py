@@ -194,6 +194,8 @@ def _merged(runs: Iterable[Run]) -> list[Run]:
 def _call_row(run: str, count: int | None, call: Call) -> tuple[str, ...]:
     weight_bytes, flops = call.op.weight_bytes, flops_per_token(call.op)
     name = call.name + (" *" if call.rows is Rows.LAST_TOKENS else "")
+    if call.row_factor != 1:
+        name += f" (rows x {call.row_factor:g})"
     return (
         run,
         "" if count is None else str(count),

@@ -421,11 +421,16 @@ class Rows(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One launch site: what the model calls it, the operator, and its rows."""
+    """One launch site: what the model calls it, the operator, and its rows.
+
+    A launch has ``row_factor`` rows for each of the step's: dp for experts that every data-parallel
+    rank's rows reach, 1/tp between a reduce-scatter and the all-gather after it, 1 anywhere else.
+    """
 
     name: str
     op: Operator
     rows: Rows = Rows.TOKENS
+    row_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,12 +444,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Parallelism:
-    """Degrees of one replica: tensor, pipeline, expert, and data-parallel attention."""
+    """Degrees of one replica: tensor, pipeline, expert, and data-parallel attention.
+
+    A stage has tp x dp ranks. Its experts are dealt to ``ep`` groups of them and cut within a group
+    (ep 1: cut over all). ``sequence``: norms run on each rank's share of the rows.
+    """
 
     tp: int = 1
     pp: int = 1
     ep: int = 1
     dp: int = 1
+    sequence: bool = False
 
     @property
     def gpus(self) -> int:

@@ -126,7 +126,7 @@ def _calls(stage: Stage) -> list[Call]:
 
 def _activation_bytes(stage: Stage, tokens: int) -> int:
     """The widest operator's input and output, with the residual stream and one copy of it."""
-    rows = max(_row_bytes(call) for call in _calls(stage))
+    rows = max(round(_row_bytes(call) * call.row_factor) for call in _calls(stage))
     hidden = max((c.op.width for c in _calls(stage) if isinstance(c.op, Norm)), default=0)
     return tokens * (rows + BF16.num_bytes(2 * hidden))
 

@@ -1,0 +1,63 @@
+"""A rank's experts, and how the rows of other data-parallel ranks reach them.
+
+A stage's tp x dp ranks hold every expert once: ``ep`` groups of ranks get whole experts, and the
+ranks of a group cut each of its experts. With one data-parallel rank all ranks have all rows, and the
+all-reduce that follows adds what each contributes. With more, rows travel to their experts and back:
+all-to-all between groups of whole experts, as DeepEP does; all-gather and reduce-scatter where experts
+are only cut, as vLLM does (vllm/model_executor/layers/fused_moe). Each tensor-parallel rank sends its
+share of the rows, and the all-reduce after the layer joins them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from servecast.compiler.ir import BF16, Call, Collective, CollectiveKind, Experts, Parallelism
+from servecast.compiler.program import Site, Split
+from servecast.compiler.tensor_parallel import Indivisible, divided
+
+
+def expert_calls(site: Site, op: Experts, parallelism: Parallelism) -> list[Call]:
+    """One rank's experts, between what brings rows to them and takes them back."""
+    tp, dp, ep = parallelism.tp, parallelism.dp, parallelism.ep
+    where = f"{site.name} (line {site.line})"
+    if site.split is Split.WHOLE:
+        if ep > 1 or dp > 1:
+            raise Indivisible(f"{where} does not split its linears, so it cannot be dealt out")
+        return [Call(site.name, op, site.rows)]
+    if op.experts % ep:
+        raise Indivisible(f"{where} has {op.experts} experts, which ep {ep} does not divide")
+    cuts = tp * dp // ep
+    share = replace(
+        op,
+        experts=op.experts // ep,
+        intermediate=divided(op.intermediate, cuts, "intermediate numbers", where),
+    )
+    experts = Call(site.name, share, site.rows, row_factor=float(dp))
+    if dp == 1:
+        return [experts]
+    there, back = _dispatch(op, parallelism), _combine(op, parallelism)
+    return [Call(f"{site.name}_dispatch", there), experts, Call(f"{site.name}_combine", back)]
+
+
+def _dispatch(op: Experts, parallelism: Parallelism) -> Collective:
+    if parallelism.ep == 1:
+        return Collective(
+            CollectiveKind.ALL_GATHER, op.hidden, parallelism.dp, "dp", op.activations
+        )
+    return _all_to_all(op, parallelism)
+
+
+def _combine(op: Experts, parallelism: Parallelism) -> Collective:
+    if parallelism.ep == 1:
+        elements = op.hidden * parallelism.dp
+        return Collective(CollectiveKind.REDUCE_SCATTER, elements, parallelism.dp, "dp")
+    return replace(_all_to_all(op, parallelism), format=BF16)
+
+
+def _all_to_all(op: Experts, parallelism: Parallelism) -> Collective:
+    """Each row goes to ``top_k`` experts, and to every rank that holds a cut of one."""
+    ranks = parallelism.tp * parallelism.dp
+    copies = op.top_k * ranks // parallelism.ep
+    elements = -(-op.hidden * copies // parallelism.tp)
+    return Collective(CollectiveKind.ALL_TO_ALL, elements, ranks, "ep", op.activations)

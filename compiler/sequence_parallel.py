@@ -1,0 +1,48 @@
+"""Sequence parallelism: reduce-scatter and all-gather in place of an all-reduce.
+
+Between the two every rank has its share of the rows, so norms and residual additions are not done
+tp times over (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2; vLLM's sequence-parallel pass).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from servecast.compiler.ir import Add, Call, Collective, CollectiveKind, Norm, Run
+from servecast.compiler.tensor_parallel import Indivisible
+
+
+def scatter_rows(runs: Sequence[Run], hidden: int, tp: int) -> list[Run]:
+    """The same runs with every tensor-parallel all-reduce taken apart.
+
+    Raises:
+        Indivisible: two norms read one row, so it would have to be gathered before them.
+    """
+    scattered, result = False, []
+    for run in runs:
+        calls: list[Call] = []
+        for call in run.calls:
+            scattered = _append(calls, call, scattered, hidden, tp)
+        result.append(replace(run, calls=tuple(calls)))
+    return result
+
+
+def _append(calls: list[Call], call: Call, scattered: bool, hidden: int, tp: int) -> bool:
+    """Adds a call to a rank's; whether the rows are scattered after it."""
+    op = call.op
+    if isinstance(op, Collective) and op.kind is CollectiveKind.ALL_REDUCE and op.group == "tp":
+        name = call.name.replace("all_reduce", "reduce_scatter")
+        scatter = replace(op, kind=CollectiveKind.REDUCE_SCATTER)
+        calls.append(replace(call, name=name, op=scatter))
+        return True
+    if scattered and isinstance(op, (Norm, Add)):
+        calls.append(replace(call, row_factor=call.row_factor / tp))
+        return True
+    if scattered:
+        gather = Collective(CollectiveKind.ALL_GATHER, hidden, tp)
+        calls.append(Call("rows_all_gather", gather, row_factor=1 / tp))
+    elif isinstance(op, Norm) and op.width == hidden and op.per_row == 1:
+        raise Indivisible(f"{call.name} reads rows that sequence parallelism has scattered")
+    calls.append(call)
+    return False
