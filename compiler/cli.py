@@ -32,6 +32,10 @@ EMITS = ("plan", "ir", "kernels", "json")
 )
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True)
+@click.option(
+    "--sequence-tokens", type=click.IntRange(1), help="Length at which windows are counted."
+)
+@click.option("--kv-blocks", type=click.IntRange(1), help="KV blocks that an engine logged.")
 def compile_command(  # noqa: PLR0913  # one option each
     spec: Path,
     model: str | None,
@@ -45,9 +49,12 @@ def compile_command(  # noqa: PLR0913  # one option each
     utilisation: float,
     max_num_batched_tokens: int,
     max_num_seqs: int,
+    sequence_tokens: int | None,
+    kv_blocks: int | None,
 ) -> None:
     """Compile SPEC, a .llm file, and print what each GPU of one replica runs."""
     import json
+    from dataclasses import replace
 
     from servecast.compiler.catalog import find_sku
     from servecast.compiler.dump import distinct_kernels, emit_ir, emit_kernels, emit_plan
@@ -64,6 +71,7 @@ def compile_command(  # noqa: PLR0913  # one option each
     if sku is not None:
         memory_bytes = find_sku(compiled, sku).memory_bytes
         plan = plan_memory(sharded, memory_bytes, utilisation, max_num_batched_tokens, max_num_seqs)
+        plan = replace(plan, sequence_tokens=sequence_tokens, pinned_kv_blocks=kv_blocks)
     match emit:
         case "ir":
             text = emit_ir(program)

@@ -233,6 +233,8 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
         f"{plan.kv_blocks:,} KV blocks of {plan.block_tokens} tokens "
         f"({plan.kv_blocks * plan.block_tokens:,} tokens) at utilisation {plan.utilisation:g}"
     )
+    if plan.sequence_tokens is None and any(part.window for part in plan.kv_layers):
+        end += "; windows counted as full layers, --sequence-tokens counts them at a length"
     if plan.missing_bytes:
         end = f"does not fit: {plan.missing_bytes:,} B short of a single KV block"
     return [f"memory of a GPU of stage {plan.stage}", *_table(("term", "bytes"), rows, "lr"), end]

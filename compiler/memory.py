@@ -21,6 +21,7 @@ from servecast.compiler.ir import (
     Linear,
     Norm,
     Sample,
+    SequenceOperator,
     ShardedProgram,
     Stage,
 )
@@ -39,8 +40,21 @@ COLLECTIVE_BUFFER_BYTES = 300 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
+class KvLayers:
+    """Cache of the layers that see the same number of tokens; ``window`` None: all of them."""
+
+    bytes_per_token: int
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """One rank of the fullest stage. ``kv_blocks`` is 0 where nothing is left for the cache."""
+    """One rank of the fullest stage. ``kv_blocks`` is 0 where nothing is left for the cache.
+
+    ``sequence_tokens`` is the length that requests grow to: layers with a window keep no more of it
+    than the window, so a block of a long sequence costs less. None counts windows as full layers,
+    which no length exceeds. ``pinned_kv_blocks`` stands for a count that an engine has logged.
+    """
 
     stage: int
     total_bytes: int
@@ -52,8 +66,26 @@ class MemoryPlan:
     cuda_context_bytes: int
     graph_bytes: int
     collective_bytes: int
-    kv_bytes_per_block: int
+    kv_layers: tuple[KvLayers, ...]
     block_tokens: int
+    sequence_tokens: int | None = None
+    pinned_kv_blocks: int | None = None
+
+    @property
+    def kv_bytes_per_block(self) -> int:
+        """Bytes that a block of ``block_tokens`` takes in all layers, on average over a sequence."""
+        if self.sequence_tokens is None:
+            return self.block_tokens * sum(part.bytes_per_token for part in self.kv_layers)
+        blocks = -(-self.sequence_tokens // self.block_tokens)
+        return -(-self.kv_bytes(blocks * self.block_tokens) // blocks)
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Cache bytes of one sequence of so many tokens; a window is rounded up to whole blocks."""
+        kept = 0
+        for part in self.kv_layers:
+            window = tokens if part.window is None else part.window + self.block_tokens
+            kept += min(tokens, window) * part.bytes_per_token
+        return kept
 
     @property
     def terms(self) -> tuple[tuple[str, int], ...]:
@@ -83,6 +115,8 @@ class MemoryPlan:
 
     @property
     def kv_blocks(self) -> int:
+        if self.pinned_kv_blocks is not None:
+            return self.pinned_kv_blocks
         return max(0, self.kv_budget_bytes // self.kv_bytes_per_block)
 
     @property
@@ -112,12 +146,23 @@ def plan_memory(
             cuda_context_bytes=CUDA_CONTEXT_BYTES,
             graph_bytes=_graph_bytes(stage, max_num_seqs),
             collective_bytes=_collective_bytes(sharded),
-            kv_bytes_per_block=stage.kv_bytes_per_token * block_tokens,
+            kv_layers=_kv_layers(stage),
             block_tokens=block_tokens,
         )
         for stage in sharded.stages
     ]
     return min(plans, key=lambda plan: (plan.kv_budget_bytes / plan.kv_bytes_per_block, plan.stage))
+
+
+def _kv_layers(stage: Stage) -> tuple[KvLayers, ...]:
+    by_window: dict[int | None, int] = {}
+    for run in stage.runs:
+        for call in run.calls:
+            if isinstance(call.op, SequenceOperator):
+                window = call.op.window if isinstance(call.op, Attention) else None
+                size = run.count * call.op.kv_bytes_per_token
+                by_window[window] = by_window.get(window, 0) + size
+    return tuple(KvLayers(size, window) for window, size in by_window.items())
 
 
 def _calls(stage: Stage) -> list[Call]:

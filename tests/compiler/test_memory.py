@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servecast.compiler.catalog import compile_text, shipped_skus
+from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.ir import Parallelism
-from servecast.compiler.load import read_text
+from servecast.compiler.load import load_spec
 from servecast.compiler.memory import plan_memory
 from servecast.compiler.shard import shard
 
 SPEC = Path(__file__).parents[2] / "spec"
 GIB = 1 << 30
-LLAMA = compile_text(read_text(SPEC / "llama.llm"), "llama.llm")
+LLAMA = load_spec(SPEC / "llama.llm")
 LLAMA_8B = shard(LLAMA.model(), Parallelism())
 
 
@@ -45,6 +46,30 @@ def test_more_memory_never_gives_fewer_blocks(gib: int, tokens: int) -> None:
     less = plan_memory(LLAMA_8B, gib * GIB, 0.9, tokens, 128)
     more = plan_memory(LLAMA_8B, (gib + 1) * GIB, 0.9, tokens, 128)
     assert more.kv_blocks >= less.kv_blocks
+
+
+def test_a_window_keeps_no_more_than_its_tokens() -> None:
+    gemma = shard(load_spec(SPEC / "gemma3.llm").model(), Parallelism())
+    plan = plan_memory(gemma, 80 * GIB, 0.9, 2048, 64)
+    per_layer = 2 * 16 * 128 * 2
+    assert plan.kv_bytes(512) == 62 * per_layer * 512
+    # 10 layers see all of 32,768 tokens, 52 keep their window of 1,024 and the block it slides in.
+    assert plan.kv_bytes(32_768) == per_layer * (10 * 32_768 + 52 * (1024 + 16))
+    long = replace(plan, sequence_tokens=32_768)
+    assert long.kv_blocks > 5 * plan.kv_blocks
+    assert replace(plan, sequence_tokens=16).kv_blocks == plan.kv_blocks
+
+
+def test_a_logged_block_count_can_be_pinned() -> None:
+    plan = plan_memory(LLAMA_8B, 80 * GIB, 0.9, 2048, 256)
+    assert replace(plan, pinned_kv_blocks=2588).kv_blocks == 2588
+
+
+def test_latent_attention_keeps_one_latent_a_token() -> None:
+    deepseek = load_spec(SPEC / "deepseek-v3.llm").model()
+    for tp in (1, 8):  # every rank holds all of it
+        plan = plan_memory(shard(deepseek, Parallelism(tp=tp)), 900 * GIB, 0.9, 2048, 64)
+        assert plan.kv_bytes_per_block == 16 * 61 * (512 + 64) * 2
 
 
 def test_the_fullest_stage_limits_every_stage() -> None:
