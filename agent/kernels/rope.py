@@ -1,0 +1,42 @@
+"""Rotary position embedding of q and k heads, in the half-split layout (Su et al. 2021; GPT-NeoX order)."""
+
+from __future__ import annotations
+
+import torch
+
+from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
+from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, floats
+
+BASE = 10_000.0
+POSITIONS = 32_768  # of the table that a launch looks its rows up in
+
+
+def prepare(shape: Shape, buffers: Buffers) -> Prepared:
+    """x [rows, heads, head_dim], of which the first ``rotary_dim`` numbers of each head turn."""
+    dtype = TORCH_DTYPES[shape.dtype]
+    rows, heads, half = shape["rows"], shape["heads"], shape["rotary_dim"] // 2
+    x = buffers.normal(rows, heads, shape["head_dim"], dtype=dtype)
+    positions = buffers.integers(rows, below=POSITIONS)
+    buffers.reserve(POSITIONS * 2 * half * 4 + 4 * rows * heads * half * dtype.itemsize)
+    angles = _angles(half, x.device)
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1).to(dtype)
+    return Prepared(
+        launches=(lambda: _rotate(x, table[positions], half),),
+        reference=lambda: _rotate(x.double(), table.double()[positions], half),
+        tolerance=TOLERANCE[dtype],
+    )
+
+
+def _angles(half: int, device: torch.device) -> torch.Tensor:
+    """Angle of each position and pair, [POSITIONS, half]."""
+    frequencies = BASE ** (-torch.arange(half, device=device) / half)
+    return torch.arange(POSITIONS, device=device)[:, None] * frequencies
+
+
+def _rotate(x: torch.Tensor, turns: torch.Tensor, half: int) -> torch.Tensor:
+    cos, sin = turns[:, None, :half], turns[:, None, half:]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+KERNEL = Kernel(("rows", "heads", "head_dim", "rotary_dim"), prepare, floats)

@@ -1,0 +1,37 @@
+"""One token per row of logits by the exponential race, as vLLM draws it (vllm/v1/sample, ``random_sample``).
+
+The noise is drawn beforehand: the race is what grows with the vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from servecast.agent.kernels.buffers import Buffers
+from servecast.agent.kernels.kernel import Capability, Kernel, Prepared, Shape
+
+
+def prepare(shape: Shape, buffers: Buffers) -> Prepared:
+    """Logits [rows, vocab] in fp32, warm from the head's projection."""
+    rows, vocab = shape["rows"], shape["vocab"]
+    logits = buffers.normal(rows, vocab, dtype=torch.float32)
+    noise = buffers.normal(rows, vocab, dtype=torch.float32).abs_().add_(1e-3)
+    buffers.reserve(2 * logits.nbytes)
+    return Prepared(
+        launches=(lambda: _race(logits, noise),),
+        reference=lambda: _race(logits.double(), noise.double()).double(),
+        tolerance=0.0,
+    )
+
+
+def _race(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(logits, dim=-1).div_(noise).argmax(dim=-1)
+
+
+def formats(capability: Capability) -> tuple[str, ...]:
+    """Engines sample in fp32 whatever the model's format."""
+    del capability
+    return ("fp32",)
+
+
+KERNEL = Kernel(("rows", "vocab"), prepare, formats)

@@ -1,0 +1,184 @@
+"""Every kernel computes what its name says: each against the same formula in float64, on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from servecast.agent.cpu import CPU
+from servecast.agent.kernels.buffers import Buffers, DeviceOutOfMemoryError
+from servecast.agent.kernels.kernel import Prepared, Shape, relative_error
+from servecast.agent.kernels.registry import KERNELS
+from servecast.compiler import ir
+from servecast.compiler.kernels import KernelShape, kernel_shapes
+
+MIB = 1 << 20
+SIZES = {
+    "rows": 5,
+    "batch": 3,
+    "chunk": 7,
+    "context": 11,
+    "heads": 8,
+    "kv_heads": 2,
+    "head_dim": 32,
+    "rotary_dim": 16,
+    "width": 96,
+    "per_row": 3,
+    "residual": 1,
+    "window": 6,
+    "in_features": 256,
+    "out_features": 64,
+    "vocab": 80,
+    "hidden": 64,
+    "intermediate": 48,
+    "experts": 4,
+    "total_experts": 8,
+    "top_k": 2,
+    "rank": 32,
+    "rope_dim": 16,
+    "nope_dim": 24,
+    "value_dim": 24,
+}
+
+
+def buffers(free_bytes: int = 256 * MIB, cache_bytes: int = 4096) -> Buffers:
+    return Buffers(torch.device("cpu"), free_bytes, cache_bytes)
+
+
+def prepared(kernel: str, dtype: str = "bf16", kv_dtype: str = "bf16", **dims: int) -> Prepared:
+    sizes = {name: SIZES[name] for name in KERNELS[kernel].dims} | dims
+    return KERNELS[kernel].prepare(Shape(dtype, kv_dtype, sizes), buffers())
+
+
+def error_of(case: Prepared) -> float:
+    reference = case.reference()  # before the launch, which may work in place
+    with torch.inference_mode():
+        return relative_error(case.launches[0](), reference)
+
+
+CASES = [
+    (kernel, dtype, kv_dtype)
+    for kernel, row in KERNELS.items()
+    for dtype in row.formats(CPU)
+    for kv_dtype in (
+        (row.kv_formats(CPU) if kernel == "kv_write" else (dtype,)) if row.kv_formats else ("",)
+    )
+]
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "kv_dtype"), CASES)
+def test_a_kernel_agrees_with_float64(kernel: str, dtype: str, kv_dtype: str) -> None:
+    case = prepared(kernel, dtype, kv_dtype)
+    assert error_of(case) <= case.tolerance
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "kv_dtype"), CASES)
+def test_the_check_against_float64_sees_a_wrong_result(
+    kernel: str, dtype: str, kv_dtype: str
+) -> None:
+    case = prepared(kernel, dtype, kv_dtype)
+    reference = case.reference()
+    with torch.inference_mode():
+        assert relative_error(case.launches[0]().double() * 1.2 + 1, reference) > case.tolerance
+
+
+@pytest.mark.parametrize("window", [0, 1, 6, 100])
+@pytest.mark.parametrize("context", [0, 11])
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_prefill_attends_with_and_without_history_and_window(
+    chunk: int, context: int, window: int
+) -> None:
+    case = prepared(
+        "attention_prefill", "fp32", "fp32", chunk=chunk, context=context, window=window
+    )
+    assert error_of(case) <= case.tolerance
+
+
+def naive_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    """Query by query, with the definition: position p sees the keys (p - window, p]."""
+    out = torch.zeros_like(q)
+    chunk, keys = q.shape[2], k.shape[2]
+    for i in range(chunk):
+        position = keys - chunk + i
+        first = max(0, position - window + 1) if window else 0
+        for head in range(q.shape[1]):
+            group = head * k.shape[1] // q.shape[1]
+            seen = slice(first, position + 1)
+            scores = q[:, head, i, None] @ k[:, group, seen].transpose(1, 2) * q.shape[-1] ** -0.5
+            out[:, head, i] = (torch.softmax(scores, -1) @ v[:, group, seen])[:, 0]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("chunk", "keys", "window"), [(1, 9, 0), (4, 9, 0), (9, 9, 0), (4, 9, 3), (9, 9, 3)]
+)
+def test_attention_is_causal_grouped_and_windowed_by_definition(
+    chunk: int, keys: int, window: int
+) -> None:
+    from servecast.agent.kernels.attention import attention
+
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, chunk, 8, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, keys, 8, dtype=torch.float64)
+    found = attention(chunk, keys, window, buffers())(q, k, v)
+    torch.testing.assert_close(found, naive_attention(q, k, v, window))
+
+
+def every_operator() -> list[KernelShape]:
+    """Kernels of one operator of each kind in the IR, collectives aside."""
+    operators: list[ir.Operator] = [
+        ir.Linear(256, 64),
+        *(ir.Norm(kind, 96, adds_residual=True) for kind in ir.NormKind),
+        ir.Rope(8, 32, 16),
+        *(ir.Activation(kind, 96) for kind in ir.ActivationKind),
+        ir.Add(96),
+        ir.Embedding(80, 96),
+        ir.Router(64, 8, 2),
+        ir.Experts(64, 48, 4, 8, 2),
+        ir.KvWrite(96),
+        ir.Sample(80),
+        ir.Attention(8, 2, 32),
+        ir.LatentAttention(8, 32, 16, 24, 24),
+    ]
+    return [shape for operator in operators for shape in kernel_shapes(operator)]
+
+
+@pytest.mark.parametrize("shape", every_operator(), ids=lambda shape: shape.kernel)
+def test_every_operator_of_the_ir_has_a_kernel_with_its_axes(shape: KernelShape) -> None:
+    swept = {"rows", "batch", "context", "chunk"} & set(KERNELS[shape.kernel].dims)
+    case = shape.case(**dict.fromkeys(swept, 1))
+    assert {name for name, _ in case.dims} == set(KERNELS[shape.kernel].dims)
+
+
+def test_weights_rotate_over_twice_the_cache_and_are_not_the_same_tensor() -> None:
+    row = KERNELS["linear"]
+    sizes = {"rows": 1, "in_features": 64, "out_features": 64}
+    case = row.prepare(Shape("bf16", "", sizes), buffers(cache_bytes=10 * 64 * 64 * 2))
+    assert len(case.launches) == 20
+
+
+def test_a_case_that_does_not_fit_is_refused_before_it_is_allocated() -> None:
+    row = KERNELS["linear"]
+    sizes = {"rows": 1, "in_features": 1 << 20, "out_features": 1 << 20}
+    with pytest.raises(
+        DeviceOutOfMemoryError, match=r"^needs 2199025\d+ bytes, cpu has 241591910 to spare$"
+    ):
+        row.prepare(Shape("bf16", "", sizes), buffers())
+
+
+def test_inputs_are_random_and_never_zeros() -> None:
+    filled = buffers().normal(1000, dtype=torch.bfloat16)
+    assert filled.double().std().item() == pytest.approx(1.0, abs=0.1)
+    assert int((filled == 0).sum()) < 10
+    assert buffers().normal(1000, dtype=torch.int8).unique().numel() > 50
+
+
+def test_uniform_routing_gives_each_row_distinct_experts_and_this_rank_its_share() -> None:
+    from servecast.agent.kernels.experts import route
+
+    sizes = SIZES | {"rows": 400, "experts": 2, "total_experts": 8, "top_k": 4}
+    routing = route(Shape("bf16", "", sizes), buffers())
+    assert len(routing.rows) == sum(routing.counts)
+    assert len(routing.rows) == pytest.approx(400 * 4 * 2 / 8, rel=0.1)
+    for expert_rows in routing.rows.split(routing.counts):
+        assert len(expert_rows.unique()) == len(expert_rows)
