@@ -141,7 +141,7 @@ def _ticks(scale: _Scale, write: Callable[[float], str]) -> tuple[Tick, ...]:
 
 
 def _linear_ticks(scale: _Scale) -> list[float]:
-    rough = scale.high / 4
+    rough = scale.high / 5
     magnitude = 10.0 ** floor(log10(rough))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
     return [i * step for i in range(floor(scale.high / step) + 1)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from servecast.compiler.errors import UserError
+from servecast.simulator.report.figures import pareto_charts
 from servecast.simulator.report.render import render
 from servecast.simulator.report.view import MAX_ROWS, TIE_SHARE
 
@@ -218,3 +219,9 @@ def test_a_result_without_what_is_needed_is_refused_by_name(
 def test_what_is_no_result_is_refused(other: Any) -> None:
     with pytest.raises(UserError, match=r"r.json: (is not a search result|schema_version)"):
         render(other, "r.json")
+
+
+def test_the_chart_of_two_latencies_prefers_less_of_both(result: Result) -> None:
+    chart = next(chart for chart in pareto_charts(result) if chart.key == "latency")
+    assert min(mark.x for mark in chart.marks) == min(x for x, _ in chart.frontier)
+    assert [x for x, _ in chart.frontier] == sorted(x for x, _ in chart.frontier)
