@@ -133,8 +133,8 @@ def predictor_from(
     writes_kv = False
     wanted = shapes_by_kind(programs)
     for kind, shapes in wanted.items():
-        data = store.kernel_data(sku.name, kind.kernel, (kind.dtype, kind.kv_dtype), sources)
-        if data.num_rows == 0:
+        data = _best_source(store, sku, kind, sources)
+        if data is None:
             continue
         samples[kind] = chosen_samples(data)
         writes_kv |= kind.kernel.startswith("attention") and "silicon" in data.source
@@ -149,6 +149,22 @@ def predictor_from(
         attention_writes_kv=writes_kv,
         notes=_notes(store, sku, sources),
     )
+
+
+def _best_source(
+    store: Store, sku: Sku, kind: KernelKind, sources: Sequence[str]
+) -> KernelData | None:
+    """Our agents' rows, and of imported ones those of the first source that has any: engines differ in
+    their kernels, and a mixture is the time of none.
+    """
+    formats = (kind.dtype, kind.kv_dtype)
+    for source in (s for s in sources if s != "agent"):
+        picked = ["agent", source] if "agent" in sources else [source]
+        data = store.kernel_data(sku.name, kind.kernel, formats, picked)
+        if source in data.source:
+            return data
+    data = store.kernel_data(sku.name, kind.kernel, formats, ["agent"])
+    return data if "agent" in sources and data.num_rows else None
 
 
 def import_once(store: Store, sku: Sku, sources: Sequence[str]) -> None:

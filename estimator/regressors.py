@@ -30,12 +30,17 @@ def fit_roofline(work: Work, seconds: Floats) -> FittedRoofline:
     target = np.log(seconds[::step])
 
     def loss(parameters: Floats) -> float:
-        guess = FittedRoofline(*(float(p) for p in np.exp(parameters)))
+        guess = _roofline(parameters)
         return float(np.mean(np.abs(np.log(guess.predict(part)) - target)))
 
     start = np.log([seconds.min(), _rate(seconds, work.flops), _rate(seconds, work.num_bytes)])
     found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 1e-3})
-    return FittedRoofline(*(float(p) for p in np.exp(found.x)))
+    return _roofline(found.x)
+
+
+def _roofline(logs: Floats) -> FittedRoofline:
+    """Bounded, for the search wanders where a parameter does not matter."""
+    return FittedRoofline(*(float(p) for p in np.exp(np.clip(logs, -100, 100))))
 
 
 def _rate(seconds: Floats, amount: Floats) -> float:
@@ -93,10 +98,13 @@ class RooflineForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # un
         amounts = np.maximum(features, 0)
         roofline = fit_roofline(Work(amounts[:, 0], amounts[:, -1]), seconds)
         base = roofline.predict(Work(amounts[:, 0], amounts[:, -1]))
+        drawn = len(seconds)  # a count, for scikit-learn warns of shares of small data
+        if self.max_samples is not None:
+            drawn = max(1, round(self.max_samples * drawn))
         forest = RandomForestRegressor(
             self.n_estimators,
             max_features=self.max_features,
-            max_samples=self.max_samples,
+            max_samples=drawn,
             random_state=self.random_state,
         ).fit(features, np.log(seconds / base))
         self.model_ = KernelModel(roofline, flatten(forest))

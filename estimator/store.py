@@ -120,10 +120,8 @@ class Store:
             "dims_text": ",".join(batch.dims),
         }
         self._sql.register("incoming", incoming)
-        try:
-            self._sql.execute(_insert_sql(batch, list(incoming), constants), constants | hashed)
-        finally:
-            self._sql.unregister("incoming")
+        self._sql.execute(_insert_sql(batch, list(incoming), constants), constants | hashed)
+        self._sql.unregister("incoming")
 
     def _origin_id(self, origin: Origin) -> int:
         names = "source, package, version, file, licence"

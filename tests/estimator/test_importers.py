@@ -1,0 +1,144 @@
+"""Importers: real files row by row, and bad ones named by row and column with nothing taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servecast.compiler.errors import DataMissingError
+from servecast.estimator.importers.silicon import SiliconQuery, data_root, import_silicon
+from servecast.estimator.importers.vidur import Skipped, import_vidur
+from servecast.estimator.physics import KernelKind, work_of
+from servecast.estimator.store import Store
+
+needs_silicon = pytest.mark.skipif(
+    data_root() is None, reason="aiconfigurator-core is not installed"
+)
+
+HEADER = (
+    "time_stats.all_reduce.min,time_stats.all_reduce.max,time_stats.all_reduce.mean,"
+    "time_stats.all_reduce.median,time_stats.all_reduce.std,num_workers,size,devices_per_node"
+)
+
+
+def network(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    """A folder with one all-reduce profile of an H100 node."""
+    path = folder / "network" / "h100_dgx" / "all_reduce.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+@needs_silicon
+@pytest.mark.slow
+def test_silicon_rows_arrive_in_our_vocabulary_and_units() -> None:
+    with Store.open(":memory:") as store:
+        store.add_batches(import_silicon(SiliconQuery("h100-sxm")))
+        gemm = store.kernel_data("h100-sxm", "linear", ("bf16", ""), ["silicon"])
+        at = {"rows": 1024, "in_features": 4096, "out_features": 4096}
+        row = np.logical_and.reduce([gemm.dims[name] == size for name, size in at.items()])
+        assert gemm.seconds[row] == pytest.approx([43.1e-6], rel=0.01)
+        decode = store.kernel_data("h100-sxm", "attention_decode", ("bf16", "bf16"), ["silicon"])
+        shape = {"heads": 32, "kv_heads": 8, "head_dim": 128, "window": 0}
+        at = {**shape, "batch": 16, "context": 4095}
+        row = np.logical_and.reduce([decode.dims[name] == size for name, size in at.items()])
+        assert decode.seconds[row] == pytest.approx([113e-6], rel=0.01)
+
+
+@needs_silicon
+@pytest.mark.slow
+def test_silicon_rows_known_to_be_wrong_are_kept_back_with_a_reason() -> None:
+    with Store.open(":memory:") as store:
+        store.add_batches(import_silicon(SiliconQuery("h100-sxm")))
+        kept_back = {(c.kernel, c.dtype): c.quarantine for c in store.contents() if c.quarantine}
+    assert "without a CUDA graph" in kept_back["linear", "fp8_block"]
+    assert "modelopt" in kept_back["experts", "fp8"]
+
+
+@needs_silicon
+def test_the_a100_takes_its_gemms_from_the_full_grid() -> None:
+    batches = list(import_silicon(SiliconQuery("a100-sxm-80gb")))
+    (gemm,) = (b for b in batches if b.kernel == "linear")
+    assert "sglang" in gemm.origin.file
+    assert len(np.unique(gemm.dims["rows"])) == 74
+    assert {b.origin.licence for b in batches} == {"Apache-2.0"}
+
+
+@needs_silicon
+def test_importing_silicon_twice_adds_nothing() -> None:
+    query = SiliconQuery("a100-sxm-80gb")
+    with Store.open(":memory:") as store:
+        assert store.add_batches(import_silicon(query)) > 50_000
+        assert store.add_batches(import_silicon(query)) == 0
+
+
+def test_a_sku_without_silicon_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match=r"no data for 'tpu'; it has a100-sxm-80gb, "):
+        list(import_silicon(SiliconQuery("tpu"), root=tmp_path))
+
+
+def test_vidur_reads_milliseconds_and_bytes(tmp_path: Path) -> None:
+    folder = network(tmp_path, "0.3,0.4,0.36,0.35,0.01,8,67108864,8")
+    (row,) = import_vidur(folder, Skipped())
+    assert (row.case.kernel, row.sku) == ("all_reduce", "h100-sxm")
+    assert dict(row.case.dims) == {"degree": 8, "payload_bytes": 67108864}
+    assert row.timing is not None
+    assert row.timing.median_s == pytest.approx(0.35e-3)
+
+
+def test_vidur_rows_between_nodes_are_counted_not_taken(tmp_path: Path) -> None:
+    skipped = Skipped()
+    folder = network(tmp_path, "1,1,1,1,0,8,2048,4", "1,1,1,1,0,8,4096,8")
+    assert len(import_vidur(folder, skipped)) == 1
+    assert skipped.reasons == {"h100_dgx: all_reduce between nodes": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "1,1,1,nan,0,8,2048,8",
+            r"all_reduce.csv:3: column time_stats.all_reduce.median: 'nan' is not",
+        ),
+        ("1,1,-1,1,0,8,2048,8", r":3: column time_stats.all_reduce.mean: '-1' is not a time"),
+        (
+            "1,1,0,1,0,8,2048,8",
+            r":3: column time_stats.all_reduce.mean: 0.0 ms is not a positive time",
+        ),
+        ("1,1,1,1,0,8,many,8", r":3: column size: 'many' is not a whole number"),
+        ("9,9,9,9,0,8,1024,8", r":3: column all_reduce: 9 ms contradicts the 1 ms .* in line 2"),
+    ],
+)
+def test_a_bad_vidur_cell_is_named_and_nothing_is_taken(
+    tmp_path: Path, row: str, message: str
+) -> None:
+    folder = network(tmp_path, "1,1,1,1,0,8,1024,8", row)
+    with pytest.raises(DataMissingError, match=message):
+        import_vidur(folder, Skipped())
+
+
+def test_a_missing_vidur_column_is_named(tmp_path: Path) -> None:
+    folder = network(tmp_path, "1,1,1,1,0,8,1024", header=HEADER.removesuffix(",devices_per_node"))
+    with pytest.raises(
+        DataMissingError, match=r"no column devices_per_node; is it a Vidur profile"
+    ):
+        import_vidur(folder, Skipped())
+
+
+def test_a_folder_without_profiles_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match=r"no compute/<sku>/<model>/mlp.csv"):
+        import_vidur(tmp_path, Skipped())
+
+
+@pytest.mark.slow
+def test_vidurs_own_profiles_obey_physics(shared_data: Path) -> None:
+    """The units are right: no H100 GEMM beats its 989 TFLOP/s, and the largest come near."""
+    rows = import_vidur(shared_data / "profiles" / "vidur", Skipped())
+    gemms = [r for r in rows if r.sku == "h100-sxm" and r.case.kernel == "linear"]
+    names = [name for name, _ in gemms[0].case.dims]
+    dims = {n: np.array([dict(r.case.dims)[n] for r in gemms]) for n in names}
+    seconds = np.array([r.timing.mean_s for r in gemms if r.timing])
+    rates = work_of(KernelKind("linear", "bf16"), dims).flops / seconds
+    assert 0.6 * 989e12 < rates.max() < 989e12

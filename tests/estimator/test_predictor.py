@@ -1,0 +1,148 @@
+"""Predictions: measured cases as measured, the rest labelled, nothing against physics."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from servecast.compiler.hardware import Sku
+from servecast.compiler.kernels import KernelCase
+from servecast.estimator.load import predictor_from
+from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
+from servecast.estimator.physics import KernelKind, shortest_s
+from servecast.estimator.predictor import Predictor, samples_of
+from servecast.estimator.roofline import analytical_s
+from servecast.estimator.store import Store
+from servecast.estimator.tables import SOURCES, Source
+
+LINEAR = KernelKind("linear", "bf16")
+ALL_REDUCE = KernelKind("all_reduce", "bf16")
+
+
+def gemm(rows: int, k: int, n: int) -> dict[str, Ints]:
+    return {
+        "rows": np.array([rows]),
+        "in_features": np.array([k]),
+        "out_features": np.array([n]),
+    }
+
+
+def reduce_of(size: int, degree: int = 2) -> dict[str, Ints]:
+    return {"degree": np.array([degree]), "payload_bytes": np.array([size])}
+
+
+def source_of(predictor: Predictor, kind: KernelKind, dims: dict[str, Ints]) -> Source:
+    return SOURCES[int(predictor.predict(kind, dims).source[0])]
+
+
+def test_a_measured_case_is_answered_with_its_measurement(predictor: Predictor) -> None:
+    answer = predictor.predict(LINEAR, gemm(4096, 1024, 1024))
+    assert answer.seconds[0] == 3e-6 + 1.5 * (2.0 * 4096 * 1024 * 1024) / 100e12
+    assert SOURCES[answer.source[0]] is Source.IMPORTED
+
+
+def test_an_unmeasured_case_is_labelled_by_where_it_lies(predictor: Predictor) -> None:
+    assert source_of(predictor, LINEAR, gemm(4000, 1024, 512)) is Source.INTERPOLATED
+    assert source_of(predictor, LINEAR, gemm(4000, 1024, 4096)) is Source.EXTRAPOLATED
+
+
+def test_a_kernel_nobody_measured_is_analytical(predictor: Predictor, gpu: Sku) -> None:
+    kind, dims = KernelKind("add", "bf16"), {"rows": np.array([64]), "width": np.array([256])}
+    answer = predictor.predict(kind, dims)
+    assert SOURCES[answer.source[0]] is Source.ANALYTICAL
+    assert answer.seconds[0] == analytical_s(gpu, kind, dims)[0]
+
+
+def test_our_own_measurement_displaces_an_imported_one(store: Store, gpu: Sku) -> None:
+    dims = tuple((name, int(value[0])) for name, value in sorted(gemm(64, 512, 512).items()))
+    ours = Measurement(KernelCase("linear", "bf16", "", dims), "gpu", Origin("agent"), Timing(9e-6))
+    store.add_measurements([ours])
+    mixed = predictor_from(store, gpu, [], ["agent", "silicon"])
+    assert mixed.kinds == ()
+    data = store.kernel_data("gpu", "linear", ("bf16", ""), ["agent", "silicon"])
+    samples = samples_of(data.dims, data.seconds, data.source == "agent")
+    row, exact = samples.find(gemm(64, 512, 512))
+    assert exact[0]
+    assert samples.seconds[row[0]] == 9e-6
+    assert samples.local[row[0]]
+
+
+def test_of_repeated_measurements_the_median_counts() -> None:
+    dims = {"rows": np.array([1, 1, 1, 2, 2])}
+    samples = samples_of(dims, np.array([5.0, 1.0, 2.0, 8.0, 7.0]), np.zeros(5, dtype=np.bool_))
+    assert dict(zip(samples.dims["rows"], samples.seconds, strict=True)) == {1: 2.0, 2: 7.0}
+
+
+def test_the_first_source_with_rows_of_a_kernel_is_the_only_imported_one(
+    store: Store, gpu: Sku, model: object
+) -> None:
+    slow = MeasurementBatch(
+        *("linear", "bf16", "", "gpu", Origin("vidur")),
+        dims=gemm(64, 512, 512),
+        times_s={"mean_s": np.array([1.0])},
+    )
+    store.add_batches([slow])
+    assert callable(model)
+    program = model()
+    first = predictor_from(store, gpu, [program], ["silicon", "vidur"])
+    assert first.predict(LINEAR, gemm(64, 512, 512)).seconds[0] < 1e-3
+    alone = predictor_from(store, gpu, [program], ["vidur"])
+    assert alone.predict(LINEAR, gemm(64, 512, 512)).seconds[0] == 1.0
+
+
+def test_collectives_are_looked_up_between_message_sizes(predictor: Predictor) -> None:
+    answer = predictor.predict(ALL_REDUCE, reduce_of(3 * 2**14))
+    low, high = 5e-6 + 2**15 / 50e9, 5e-6 + 2**16 / 50e9
+    assert low < answer.seconds[0] < high
+    assert SOURCES[answer.source[0]] is Source.INTERPOLATED
+
+
+def test_beyond_the_largest_message_time_grows_in_proportion(predictor: Predictor) -> None:
+    largest = 5e-6 + 2**23 / 50e9
+    answer = predictor.predict(ALL_REDUCE, reduce_of(2**25))
+    assert answer.seconds[0] == pytest.approx(4 * largest)
+    assert SOURCES[answer.source[0]] is Source.EXTRAPOLATED
+
+
+def test_a_degree_that_was_not_measured_is_analytical(predictor: Predictor) -> None:
+    assert source_of(predictor, ALL_REDUCE, reduce_of(2**16, degree=4)) is Source.ANALYTICAL
+
+
+def test_a_measurement_against_physics_is_raised_to_the_floor(store: Store, gpu: Sku) -> None:
+    dims = gemm(2**20, 1024, 1024)
+    impossible = MeasurementBatch(
+        *("linear", "bf16", "", "gpu", Origin("silicon")),
+        dims=dims,
+        times_s={"mean_s": np.array([1e-9])},
+    )
+    store.add_batches([impossible])
+    data = store.kernel_data("gpu", "linear", ("bf16", ""), ["silicon"])
+    samples = samples_of(data.dims, data.seconds, data.source == "agent")
+    answer = Predictor(gpu, 132, samples={LINEAR: samples}).predict(LINEAR, dims)
+    assert answer.seconds[0] == shortest_s(gpu, LINEAR, dims)[0]
+    assert answer.raised == 1
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.integers(1, 10**6), st.integers(1, 10**5), st.integers(1, 10**5))
+def test_no_gemm_beats_the_datasheet(predictor: Predictor, rows: int, k: int, n: int) -> None:
+    dims = gemm(rows, k, n)
+    assert predictor.predict(LINEAR, dims).seconds[0] >= shortest_s(predictor.sku, LINEAR, dims)[0]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.integers(1, 10**11), st.integers(2, 16))
+def test_no_collective_beats_its_link(predictor: Predictor, size: int, degree: int) -> None:
+    dims = reduce_of(size, degree)
+    floor = shortest_s(predictor.sku, ALL_REDUCE, dims)[0]
+    assert predictor.predict(ALL_REDUCE, dims).seconds[0] >= floor
+
+
+def test_a_predictor_travels_between_processes(predictor: Predictor) -> None:
+    again = pickle.loads(pickle.dumps(predictor))
+    dims = gemm(33, 700, 300)
+    assert again.predict(LINEAR, dims).seconds[0] == predictor.predict(LINEAR, dims).seconds[0]

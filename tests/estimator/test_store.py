@@ -1,0 +1,225 @@
+"""The store: what goes in comes out once, and a crash loses and tears nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from servecast.compiler.errors import DataMissingError
+from servecast.compiler.kernels import KernelCase
+from servecast.estimator.measurement import Measurement, MeasurementBatch, Origin, Timing
+from servecast.estimator.store import MIGRATIONS, SCHEMA_VERSION, Store
+
+AGENT = Origin("agent", "host:1 v1")
+
+
+def case(rows: int) -> KernelCase:
+    dims = (("in_features", 64), ("out_features", 32), ("rows", rows))
+    return KernelCase("linear", "bf16", "", dims)
+
+
+def measured(rows: int, mean_s: float = 1e-5, **told: object) -> Measurement:
+    return Measurement(case(rows), "gpu", AGENT, Timing(mean_s, 10, 1e-7), **told)  # type: ignore[arg-type]
+
+
+def test_what_is_measured_comes_back_as_it_was() -> None:
+    full = measured(
+        8, method="cpu", flags=("a", "b"), node='{"gpu": "x"}', conditions="{}", measured_at_ns=7
+    )
+    with Store.open(":memory:") as store:
+        store.add_measurements([full, measured(9)])
+        assert set(store.measurements()) == {full, measured(9)}
+        assert store.measurements("another") == []
+
+
+def test_delivering_twice_adds_once() -> None:
+    rows = [measured(8), measured(9)]
+    with Store.open(":memory:") as store:
+        assert store.add_measurements(rows) == 2
+        assert store.add_measurements([*rows, measured(10)]) == 1
+
+
+def test_the_same_case_measured_again_is_another_row() -> None:
+    with Store.open(":memory:") as store:
+        assert store.add_measurements([measured(8, 1e-5), measured(8, 2e-5)]) == 2
+
+
+def test_missing_cases_keep_their_order() -> None:
+    with Store.open(":memory:") as store:
+        store.add_measurements([measured(8)])
+        assert store.missing([case(9), case(8), case(7)], "gpu") == (case(9), case(7))
+        assert store.missing([case(8)], "another") == (case(8),)
+
+
+def test_a_throttled_measurement_leaves_its_case_missing() -> None:
+    with Store.open(":memory:") as store:
+        store.add_measurements([measured(8, flags=("throttled",))])
+        assert store.missing([case(8)], "gpu") == (case(8),)
+        assert store.kernel_data("gpu", "linear", ("bf16", ""), ["agent"]).num_rows == 0
+
+
+def test_running_out_of_memory_is_a_result_that_no_estimator_reads() -> None:
+    failed = Measurement(case(8), "gpu", AGENT, None, outcome="out_of_memory")
+    with Store.open(":memory:") as store:
+        store.add_measurements([failed])
+        assert store.missing([case(8)], "gpu") == ()
+        assert store.kernel_data("gpu", "linear", ("bf16", ""), ["agent"]).num_rows == 0
+
+
+def test_imported_rows_never_count_as_measured_here() -> None:
+    with Store.open(":memory:") as store:
+        store.add_measurements([Measurement(case(8), "gpu", Origin("silicon"), Timing(1e-5))])
+        assert store.missing([case(8)], "gpu") == (case(8),)
+
+
+def test_a_quarantined_batch_is_counted_but_not_read() -> None:
+    batch = MeasurementBatch(
+        *("linear", "bf16", "", "gpu", Origin("silicon")),
+        dims={"rows": np.array([1, 2]), "in_features": np.array([4, 4])},
+        times_s={"mean_s": np.array([1e-6, 2e-6])},
+        quarantine="too good to be true",
+    )
+    with Store.open(":memory:") as store:
+        store.add_batches([batch])
+        assert store.kernel_data("gpu", "linear", ("bf16", ""), ["silicon"]).num_rows == 0
+        assert [(c.quarantine, c.rows) for c in store.contents()] == [("too good to be true", 2)]
+
+
+def test_one_bad_row_keeps_all_of_a_delivery_out() -> None:
+    bad = MeasurementBatch(
+        *("linear", "bf16", "", "gpu", AGENT),
+        dims={"rows": np.array([1])},
+        times_s={"mean_s": np.array([-1.0])},
+    )
+    good = MeasurementBatch(
+        *("linear", "bf16", "", "gpu", AGENT),
+        dims={"rows": np.array([1])},
+        times_s={"mean_s": np.array([1.0])},
+    )
+    with Store.open(":memory:") as store:
+        with pytest.raises(duckdb.ConstraintException):
+            store.add_batches([good, bad])
+        assert store.contents() == ()
+
+
+def test_an_unknown_dimension_is_named() -> None:
+    strange = KernelCase("linear", "bf16", "", (("colour", 3),))
+    with (
+        Store.open(":memory:") as store,
+        pytest.raises(DataMissingError, match="no column for colour"),
+    ):
+        store.add_measurements([Measurement(strange, "gpu", AGENT, Timing(1e-5))])
+
+
+def test_the_fingerprint_changes_with_the_rows_and_only_with_them(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "a.duckdb") as a, Store.open(tmp_path / "b.duckdb") as b:
+        a.add_measurements([measured(8), measured(9)])
+        b.add_measurements([measured(9), measured(8)])
+        same = a.fingerprint("gpu", ["agent"])
+        assert b.fingerprint("gpu", ["agent"]) == same
+        a.add_measurements([measured(10)])
+        assert a.fingerprint("gpu", ["agent"]) != same
+
+
+def test_a_store_from_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "new.duckdb"
+    Store.open(path).__exit__(None, None, None)
+    with duckdb.connect(str(path)) as sql:
+        sql.execute(f"UPDATE store_meta SET schema_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(DataMissingError, match=r"new\.duckdb: the store has schema version"):
+        Store.open(path)
+
+
+def test_every_older_version_has_a_migration() -> None:
+    assert sorted(MIGRATIONS) == list(range(1, SCHEMA_VERSION))
+
+
+@pytest.mark.parametrize("content", [b"not a database at all", b""])
+def test_a_file_that_is_no_database_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content or b"\0" * 5000)
+    with pytest.raises(DataMissingError, match=r"notes\.txt: cannot be opened as a profile store"):
+        Store.open(path)
+    assert path.read_bytes() == (content or b"\0" * 5000)
+
+
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.duckdb"
+    with duckdb.connect(str(path)) as sql:
+        sql.execute("CREATE TABLE t (x INTEGER)")
+    with pytest.raises(
+        DataMissingError, match=r"theirs\.duckdb: a DuckDB file, but not a profile store"
+    ):
+        Store.open(path)
+    with duckdb.connect(str(path)) as sql:
+        assert sql.execute("SHOW TABLES").fetchall() == [("t",)]
+
+
+def test_reading_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match="no such store"):
+        Store.open(tmp_path / "none.duckdb", read_only=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_in_use_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "busy.duckdb"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(DataMissingError, match=r"busy\.duckdb: the store is in use"):
+            Store.open(path)
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_process_killed_while_importing_leaves_whole_deliveries(tmp_path: Path) -> None:
+    path = tmp_path / "killed.duckdb"
+    acknowledged = 0
+    for _ in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        for _ in range(3):
+            acknowledged = max(acknowledged, int(writer.stdout.readline()))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.communicate()
+        with Store.open(path) as store:
+            rows = sum(line.rows for line in store.contents())
+        assert rows >= acknowledged
+        assert rows % DELIVERY == 0
+
+
+DELIVERY = 50
+HOLD = """
+import sys, time
+from servecast.estimator.store import Store
+with Store.open(sys.argv[1]):
+    print("open", flush=True)
+    time.sleep(60)
+"""
+WRITE = f"""
+import sys, time
+import numpy as np
+from servecast.estimator.measurement import MeasurementBatch, Origin
+from servecast.estimator.store import Store
+with Store.open(sys.argv[1]) as store:
+    while True:
+        batch = MeasurementBatch(
+            "add", "bf16", "", "gpu", Origin("agent"), dims={{"rows": np.arange({DELIVERY})}},
+            times_s={{"mean_s": np.full({DELIVERY}, 1e-6)}}, measured_at_ns=time.time_ns(),
+        )
+        store.add_batches([batch])
+        print(sum(line.rows for line in store.contents()), flush=True)
+"""
