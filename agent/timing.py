@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from servecast.agent.stopping import Moments, StopReason, StopRule
 
+SURELY = 50.0  # a trial so many floors long needs no second look
 MAX_LAUNCHES = 4096  # per sample, so that a cancelled call ends soon and a CUDA graph stays small
 
 Elapsed = Callable[[int], float]
@@ -25,15 +27,19 @@ class Sampling:
 def launches_per_sample(elapsed_us: Elapsed, floor_us: float, step: int) -> int:
     """Launches that make a sample at least ``floor_us`` long, a multiple of ``step``.
 
-    Doubles until a trial is long enough; the trials are the warm-up.
+    Grows until a trial is long enough twice: the first launches of a shape are slow, because libraries
+    choose and compile then. The trials are the warm-up.
     """
     launches = step
     while True:
         elapsed = elapsed_us(launches)
+        if elapsed >= SURELY * floor_us:
+            return launches
+        elapsed = min(elapsed, elapsed_us(launches))
         if elapsed >= floor_us or launches * 2 > MAX_LAUNCHES:
             return launches
         scale = floor_us / max(elapsed, floor_us / 64)
-        wanted = min(MAX_LAUNCHES, max(2 * launches, int(launches * scale)))
+        wanted = min(MAX_LAUNCHES, max(2 * launches, math.ceil(launches * scale)))
         launches = wanted - wanted % step
 
 

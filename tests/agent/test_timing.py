@@ -8,7 +8,7 @@ from servecast.agent.stopping import StopReason, StopRule
 from servecast.agent.timing import MAX_LAUNCHES, Sampling, launches_per_sample, take_samples
 
 
-@pytest.mark.parametrize(("launch_us", "expected"), [(1000.0, 1), (500.0, 2), (7.0, 144)])
+@pytest.mark.parametrize(("launch_us", "expected"), [(1000.0, 1), (500.0, 2), (7.0, 143)])
 def test_a_sample_has_just_enough_launches(launch_us: float, expected: int) -> None:
     launches = launches_per_sample(lambda count: count * launch_us, floor_us=1000.0, step=1)
     assert expected <= launches <= expected * 2
@@ -17,6 +17,16 @@ def test_a_sample_has_just_enough_launches(launch_us: float, expected: int) -> N
 
 def test_a_sample_is_a_whole_number_of_rotations() -> None:
     assert launches_per_sample(lambda count: count * 7.0, floor_us=1000.0, step=5) % 5 == 0
+
+
+def test_a_slow_first_launch_does_not_pass_for_a_long_one() -> None:
+    calls: list[int] = []
+
+    def elapsed_us(count: int) -> float:
+        calls.append(count)
+        return 5000.0 if len(calls) == 1 else count * 100.0
+
+    assert launches_per_sample(elapsed_us, floor_us=1000.0, step=1) >= 10
 
 
 def test_launches_too_short_for_the_clock_stop_at_the_limit() -> None:
