@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, log10
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 74, 12, 12, 44
@@ -38,6 +38,31 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
+class Cloud:
+    """Configurations by two of their figures. Less y is always better; more x is, or less."""
+
+    key: str
+    title: str
+    x: Axis
+    y: Axis
+    more_x_is_better: bool
+    points: tuple[Point, ...]
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        return tuple(sorted({point.series for point in self.points}))
+
+    def frontier(self) -> list[tuple[float, float]]:
+        """The points that no other beats in both coordinates, by x from the best end."""
+        sign = -1 if self.more_x_is_better else 1
+        kept: list[tuple[float, float]] = []
+        for point in sorted(self.points, key=lambda p: (sign * p.x, p.y)):
+            if not kept or point.y < kept[-1][1]:
+                kept.append((point.x, point.y))
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """A point placed in the drawing, with the number of its series."""
 
@@ -56,12 +81,9 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """Everything a template needs to draw a scatter plot with its Pareto frontier."""
+    """A cloud laid out: everything that a template needs to draw it with its Pareto frontier."""
 
-    key: str
-    title: str
-    x: Axis
-    y: Axis
+    cloud: Cloud
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     x_limit: float | None
@@ -87,50 +109,36 @@ class _Scale:
         return round(self.pixel_low + share * (self.pixel_high - self.pixel_low), 1)
 
 
-def scatter(
-    key: str, title: str, points: Sequence[Point], x: Axis, y: Axis, *, more_x_is_better: bool
-) -> Scatter | None:
-    """The plot of the points whose coordinates exist; None where none does. Less y is better."""
-    drawn = [p for p in points if isfinite(p.x) and isfinite(p.y) and p.x > 0 and p.y > 0]
-    if not drawn:
-        return None
-    x_scale = _scale([p.x for p in drawn], x.limit, LEFT, WIDTH - RIGHT)
-    y_scale = _scale([p.y for p in drawn], y.limit, HEIGHT - BOTTOM, TOP)
-    series = {name: i for i, name in enumerate(sorted({p.series for p in points}))}
+def scatter(cloud: Cloud) -> Scatter:
+    """The layout of a cloud that has at least one point, all coordinates above 0."""
+    x_scale = _scale([p.x for p in cloud.points], cloud.x.limit, LEFT, WIDTH - RIGHT)
+    y_scale = _scale([p.y for p in cloud.points], cloud.y.limit, HEIGHT - BOTTOM, TOP)
+    series = {name: i % NUM_SHAPES for i, name in enumerate(cloud.series)}
     marks = (
-        Mark(x_scale(p.x), y_scale(p.y), series[p.series] % NUM_SHAPES, p.row, p.label)
-        for p in drawn
+        Mark(x_scale(p.x), y_scale(p.y), series[p.series], p.row, p.label) for p in cloud.points
     )
     return Scatter(
-        key=key,
-        title=title,
-        x=x,
-        y=y,
-        x_ticks=_ticks(x_scale, x.write),
-        y_ticks=_ticks(y_scale, y.write),
-        x_limit=None if x.limit is None else x_scale(x.limit),
-        y_limit=None if y.limit is None else y_scale(y.limit),
+        cloud=cloud,
+        x_ticks=_ticks(x_scale, cloud.x.write),
+        y_ticks=_ticks(y_scale, cloud.y.write),
+        x_limit=None if cloud.x.limit is None else x_scale(cloud.x.limit),
+        y_limit=None if cloud.y.limit is None else y_scale(cloud.y.limit),
         # The best is drawn last, on top of its neighbours.
         marks=tuple(sorted(marks, key=lambda mark: -mark.row)),
-        frontier=tuple((x_scale(a), y_scale(b)) for a, b in frontier(drawn, more_x_is_better)),
-        log_axes=tuple(a.title for a, s in ((x, x_scale), (y, y_scale)) if s.log),
+        frontier=tuple((x_scale(x), y_scale(y)) for x, y in cloud.frontier()),
+        log_axes=tuple(a.title for a, s in ((cloud.x, x_scale), (cloud.y, y_scale)) if s.log),
     )
 
 
-def frontier(points: Sequence[Point], more_x_is_better: bool) -> list[tuple[float, float]]:
-    """The points that no other beats in both coordinates, by x from the best end."""
-    sign = -1 if more_x_is_better else 1
-    kept: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda p: (sign * p.x, p.y)):
-        if not kept or point.y < kept[-1][1]:
-            kept.append((point.x, point.y))
-    return kept
+def wants_log(low: float, high: float) -> bool:
+    """Whether values of such a range belong on a logarithmic axis."""
+    return high > LOG_FROM_RATIO * low
 
 
 def _scale(values: Sequence[float], limit: float | None, start: float, end: float) -> _Scale:
     inside = [*values, limit] if limit is not None else list(values)
     low, high = min(inside), max(inside)
-    if high > LOG_FROM_RATIO * low:
+    if wants_log(low, high):
         return _Scale(low / 1.3, high * 1.3, True, start, end)
     return _Scale(0.0, high * 1.08, False, start, end)
 

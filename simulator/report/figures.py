@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from servecast.compiler.catalog import parse_slo
 from servecast.compiler.service import Slo
-from servecast.simulator.report.charts import Axis, Point, Scatter, scatter
+from servecast.simulator.report.charts import Axis, Cloud, Point, Scatter, scatter
 from servecast.simulator.report.text import (
     number,
     percent,
@@ -41,49 +41,50 @@ class HeatMap:
     best: float
 
 
-def pareto_charts(result: Row) -> list[Scatter]:
-    """TTFT and TBT against requests per dollar, and against each other."""
+def pareto_clouds(result: Row) -> list[Cloud]:
+    """TTFT and TBT against requests per dollar, and against each other; empty ones are left out."""
     ranked = result["ranked"][:MAX_ROWS]
     slos = [parse_slo(text) for text in result["question"]["slos"]]
-    ttft, tbt = (_latency_axis(metric, slos) for metric in ("ttft", "tbt"))
-    charts = [
-        _scatter("ttft", f"{ttft[1].title} against value for money", ranked, None, ttft),
-        _scatter("tbt", f"{tbt[1].title} against value for money", ranked, None, tbt),
-        _scatter("latency", f"{ttft[1].title} against {tbt[1].title}", ranked, ttft, tbt),
+    value = Quantity(VALUE_AXIS, lambda row: row["qps_per_usd_hour"])
+    ttft, tbt = (_latency(metric, slos) for metric in ("ttft", "tbt"))
+    clouds = [
+        _cloud("ttft", f"{ttft.axis.title} against value for money", value, ttft, ranked),
+        _cloud("tbt", f"{tbt.axis.title} against value for money", value, tbt, ranked),
+        _cloud("latency", f"{ttft.axis.title} against {tbt.axis.title}", ttft, tbt, ranked),
     ]
-    return [chart for chart in charts if chart is not None]
+    return [cloud for cloud in clouds if cloud.points]
 
 
-LatencyAxis = tuple[tuple[str, str], Axis]
+def pareto_charts(result: Row) -> list[Scatter]:
+    """The clouds laid out for the page."""
+    return [scatter(cloud) for cloud in pareto_clouds(result)]
 
 
-def _latency_axis(metric: str, slos: list[Slo]) -> LatencyAxis:
-    """The statistic that a target names, else p90, and the axis that shows it."""
-    asked = next(
-        (slo for slo in slos if slo.metric == metric and statistic(slo) in STATISTICS), None
-    )
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One figure of a configuration, None where it does not exist, and the axis that shows it."""
+
+    axis: Axis
+    of: Callable[[Row], float | None]
+
+
+def _latency(metric: str, slos: list[Slo]) -> Quantity:
+    """The statistic that a target names, else p90."""
+    asked = next((s for s in slos if s.metric == metric and statistic(s) in STATISTICS), None)
     key = "p90" if asked is None else statistic(asked)
     limit = None if asked is None else asked.limit_s
-    return (f"{metric}_s", key), Axis(f"{metric.upper()} {key}", tick_seconds, limit)
+    axis = Axis(f"{metric.upper()} {key}", tick_seconds, limit)
+    return Quantity(axis, lambda row: row["metrics"][f"{metric}_s"].get(key))
 
 
-def _scatter(
-    key: str,
-    title: str,
-    ranked: list[Row],
-    across: LatencyAxis | None,
-    up: LatencyAxis,
-) -> Scatter | None:
-    points = []
-    for index, row in enumerate(ranked):
-        y = row["metrics"][up[0][0]].get(up[0][1])
-        x = row["qps_per_usd_hour"]
-        if across is not None:
-            x = row["metrics"][across[0][0]].get(across[0][1])
-        if x is not None and y is not None:
-            points.append(Point(x, y, index, row["sku"], _label(index, row)))
-    x_axis = across[1] if across else VALUE_AXIS
-    return scatter(key, title, points, x_axis, up[1], more_x_is_better=across is None)
+def _cloud(key: str, title: str, x: Quantity, y: Quantity, ranked: list[Row]) -> Cloud:
+    placed = ((index, row, x.of(row), y.of(row)) for index, row in enumerate(ranked))
+    points = (
+        Point(across, up, index, row["sku"], _label(index, row))
+        for index, row, across, up in placed
+        if across and up  # neither absent nor 0, which no logarithmic axis has
+    )
+    return Cloud(key, title, x.axis, y.axis, x.axis is VALUE_AXIS, tuple(points))
 
 
 def _label(index: int, row: Row) -> str:

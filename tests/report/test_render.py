@@ -222,6 +222,6 @@ def test_what_is_no_result_is_refused(other: Any) -> None:
 
 
 def test_the_chart_of_two_latencies_prefers_less_of_both(result: Result) -> None:
-    chart = next(chart for chart in pareto_charts(result) if chart.key == "latency")
+    chart = next(chart for chart in pareto_charts(result) if chart.cloud.key == "latency")
     assert min(mark.x for mark in chart.marks) == min(x for x, _ in chart.frontier)
     assert [x for x, _ in chart.frontier] == sorted(x for x, _ in chart.frontier)
