@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any  # a Lark child is a token or whatever its rule's method returned
 
 from lark import Token, v_args
@@ -20,11 +21,16 @@ def span_of(item: Token | Meta) -> s.Span:
     """The first line of a token or rule; one column wide where a rule is empty or spans lines."""
     line, column = getattr(item, "line", None) or 1, getattr(item, "column", None) or 1
     end_line, end_column = getattr(item, "end_line", line), getattr(item, "end_column", column + 1)
-    return s.Span(line, column, end_column if end_line == line else column + 1)
+    return s.Span(line, column, end_column if end_line == line else column + 1, end_line)
 
 
 def _unquoted(token: Token) -> str:
     return str(token)[1:-1]
+
+
+def _named(name: Token, meta: Meta) -> s.Span:
+    """A declaration stands at its name and ends with its bracket."""
+    return replace(span_of(name), end_line=span_of(meta).end_line)
 
 
 def _split(children: Children) -> tuple[tuple[Any, ...], tuple[s.Option, ...]]:
@@ -181,14 +187,14 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
     def let(self, _: Meta, children: Children) -> list[s.Binding]:
         return list(children)
 
-    def block(self, _: Meta, children: Children) -> s.Block:
-        return s.Block(str(children[0]), children[1], span_of(children[0]))
+    def block(self, meta: Meta, children: Children) -> s.Block:
+        return s.Block(str(children[0]), children[1], span_of(meta))
 
     def like(self, _: Meta, children: Children) -> Token:
         token: Token = children[0]
         return token
 
-    def model(self, _: Meta, children: Children) -> s.Model:
+    def model(self, meta: Meta, children: Children) -> s.Model:
         name, *rest = children
         like = _unquoted(rest.pop(0)) if rest and isinstance(rest[0], Token) else None
         settings: list[s.Setting] = []
@@ -200,7 +206,7 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
                 settings.append(child)
             else:
                 body.append(child)
-        return s.Model(_unquoted(name), like, tuple(settings), tuple(body), span_of(name))
+        return s.Model(_unquoted(name), like, tuple(settings), tuple(body), _named(name, meta))
 
     # ---- GPUs and services
 
@@ -236,9 +242,9 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
     def price(self, meta: Meta, children: Children) -> s.SkuItem:
         return self._sku_item("price", meta, children)
 
-    def sku(self, _: Meta, children: Children) -> s.SkuDeclaration:
+    def sku(self, meta: Meta, children: Children) -> s.SkuDeclaration:
         name, *items = children
-        return s.SkuDeclaration(_unquoted(name), tuple(items), span_of(name))
+        return s.SkuDeclaration(_unquoted(name), tuple(items), _named(name, meta))
 
     def slo_target(self, meta: Meta, children: Children) -> s.SloTarget:
         metric, statistic, limit = children
@@ -267,12 +273,12 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
     def search(self, _: Meta, children: Children) -> list[s.SearchAxis]:
         return list(children)
 
-    def service(self, _: Meta, children: Children) -> s.ServiceDeclaration:
+    def service(self, meta: Meta, children: Children) -> s.ServiceDeclaration:
         name, *rest = children
         items: list[s.SloTarget | s.SearchAxis] = []
         for child in rest:
             items.extend(child if isinstance(child, list) else [child])
-        return s.ServiceDeclaration(_unquoted(name), tuple(items), span_of(name))
+        return s.ServiceDeclaration(_unquoted(name), tuple(items), _named(name, meta))
 
     def start(self, _: Meta, children: Children) -> s.File:
         return s.File(self._source, tuple(children))

@@ -82,3 +82,24 @@ def compile_command(  # noqa: PLR0913  # one option each
         case _:
             text = emit_plan(program, sharded, plan)
     click.echo(text, nl=False)
+
+
+@click.command("fmt")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--check", is_flag=True, help="Write nothing; fail where a file would change.")
+def fmt_command(files: tuple[Path, ...], check: bool) -> None:
+    """Rewrite .llm FILES in their one canonical form, comments kept."""
+    from servecast.compiler.errors import UserError
+    from servecast.compiler.fmt import format_source
+    from servecast.compiler.load import read_text, write_text
+
+    texts = {path: read_text(path) for path in files}
+    formatted = {path: format_source(text, str(path)) for path, text in texts.items()}
+    changed = [path for path in files if texts[path] != formatted[path]]
+    if check and changed:
+        raise UserError(f"not in canonical form: {', '.join(map(str, changed))}")
+    for path in changed:
+        write_text(path, formatted[path])
+        click.echo(f"{path}: rewritten", err=True)

@@ -32,3 +32,18 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: no text in UTF-8, byte {error.start} is wrong") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file's content in one step, so that an interruption leaves the old or the new.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None

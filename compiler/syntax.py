@@ -1,19 +1,27 @@
-"""What a `.llm` file says, with the place where it says it. Nothing is evaluated or checked here."""
+"""What a `.llm` file says, with the place where it says it. Nothing is evaluated or checked here.
+
+Places do not count in comparisons: two texts that say the same are equal.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from servecast.compiler.errors import SpecError
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where something stands: line and columns from 1, ``end_column`` exclusive, on the same line."""
+    """Where something stands: lines and columns from 1.
+
+    ``end_column`` is exclusive and on ``line``, so that a caret can be drawn; ``end_line`` is where
+    the last of it stands.
+    """
 
     line: int
     column: int
     end_column: int
+    end_line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +41,13 @@ class SourceText:
 @dataclass(frozen=True, slots=True)
 class Number:
     value: int
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
     name: str
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,8 @@ class Binary:
     symbol: str  # + - * /
     left: Expr
     right: Expr
-    at: Span
-    depth: int = 1  # of the tree, so that evaluation may recurse
+    at: Span = field(compare=False)
+    depth: int = field(default=1, compare=False)  # of the tree, so that evaluation may recurse
 
 
 Expr = Number | Name | Binary
@@ -61,7 +69,7 @@ class FormatRef:
     name: str
     block: int | None
     group: int | None
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Option:
     """What may follow an operator, by its keyword: ``split``, ``bias``, ``window``, ``weights``, …"""
 
     keyword: str
-    at: Span
+    at: Span = field(compare=False)
     size: Expr | None = None
     format: FormatRef | None = None
     word: str | None = None
@@ -82,13 +90,13 @@ class Operation:
     keyword: str
     args: tuple[Expr, ...]
     options: tuple[Option, ...]
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
     body: Body
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,7 @@ class Parallel:
     """Bodies that read the same row and whose results are added."""
 
     bodies: tuple[Body, ...]
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,7 @@ class Repeat:
 
     count: Expr
     body: Body | None
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +123,13 @@ class ExpertsOperation:
     options: tuple[Option, ...]
     body: Body
     always: Body
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCall:
     name: str
-    at: Span
+    at: Span = field(compare=False)
 
 
 Statement = Operation | Residual | Parallel | Repeat | ExpertsOperation | BlockCall
@@ -131,34 +139,34 @@ Body = tuple[Statement, ...]
 @dataclass(frozen=True, slots=True)
 class Source:
     text: str
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     tokens: Expr
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FormatSetting:
     role: str  # weights, activations, kv_cache, communication
     format: FormatRef
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
     name: str
     value: Expr
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     name: str
     body: Body
-    at: Span
+    at: Span = field(compare=False)
 
 
 Setting = Source | Context | FormatSetting | Binding | Block
@@ -170,14 +178,14 @@ class Model:
     like: str | None
     settings: tuple[Setting, ...]
     body: Body
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
     value: float
     unit: str
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +194,7 @@ class SkuItem:
 
     keyword: str
     quantities: tuple[Quantity, ...]
-    at: Span
+    at: Span = field(compare=False)
     word: str = ""
     count: int = 0
 
@@ -195,7 +203,7 @@ class SkuItem:
 class SkuDeclaration:
     name: str
     items: tuple[SkuItem, ...]
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,7 @@ class SloTarget:
     metric: str
     statistic: str
     limit: Quantity
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +219,14 @@ class SearchAxis:
     keyword: str  # skus, policy, gpus, tp, pp, batch, chunk
     words: tuple[str, ...]
     counts: tuple[int, ...]
-    at: Span
+    at: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceDeclaration:
     name: str
     items: tuple[SloTarget | SearchAxis, ...]
-    at: Span
+    at: Span = field(compare=False)
 
 
 Declaration = Model | SkuDeclaration | ServiceDeclaration

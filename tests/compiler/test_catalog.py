@@ -107,11 +107,11 @@ def broken(old: str, new: str) -> str:
         ("linear    hidden ->", "lnear hidden ->", r"unknown operator 'lnear' \(did you mean 'lin"),
         ("split columns by kv_heads", "split columns by kv_head", r"did you mean 'kv_heads'\?"),
         (
-            "swiglu    ffn",
+            "swiglu   ffn",
             "swiglu    hidden",
             r":25:.*takes a row of 8,192.*line 24 puts out 28,672",
         ),
-        ("weights       bf16", "weights bf61", r"unknown format 'bf61' \(did you mean 'bf16'"),
+        ("weights  bf16", "weights bf61", r"unknown format 'bf61' \(did you mean 'bf16'"),
         ("heads*head -> hidden", "heads*head -> ffn", r"adds 14,336 .*line 20\) to 4,096"),
     ],
 )
