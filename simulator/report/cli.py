@@ -1,10 +1,12 @@
-"""``servecast report``: reads a search result, writes its page."""
+"""``servecast report`` and ``servecast plot``: a search result as a page, and as figures for print."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+
+from servecast.compiler.errors import UserError
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 
@@ -21,3 +23,38 @@ def report_command(results: Path, out: Path | None) -> None:
     from servecast.simulator.report.files import write_report
 
     click.echo(write_report(results, out or results.with_suffix(".html")))
+
+
+FIGURES = ("pareto-ttft", "pareto-tbt", "pareto-latency", "heat-map", "latency")
+
+
+@click.command("plot", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("results", type=PATH)
+@click.option(
+    "--figure", "figures", type=click.Choice(FIGURES), multiple=True, help="All by default."
+)
+@click.option(
+    "--format", "kind", type=click.Choice(("pdf", "svg", "png")), default="pdf", show_default=True
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write to; that of RESULTS by default.",
+)
+def plot_command(results: Path, figures: tuple[str, ...], kind: str, out: Path | None) -> None:
+    """Draw RESULTS (the results.json of compile-and-search) as figures for a paper.
+
+    \b
+    servecast plot results/results.json --figure pareto-ttft --format svg
+
+    Needs the plot extra: pip install 'servecast[plot]'.
+    """
+    try:
+        from servecast.simulator.report.plots import write_plots
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"figures need {error.name}, which is not installed; run pip install 'servecast[plot]'"
+        ) from error
+    for path in write_plots(results, out or results.parent, kind, figures):
+        click.echo(path)

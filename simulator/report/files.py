@@ -16,7 +16,7 @@ def write_report(results: Path, page: Path) -> Path:
     Raises:
         UserError: ``results`` cannot be read, or is no search result, or ``page`` cannot be written.
     """
-    html = render(_read(results), str(results))
+    html = render(read_result(results), str(results))
     try:
         partial = page.with_name(page.name + ".partial")
         partial.write_text(html, encoding="utf-8")
@@ -26,8 +26,12 @@ def write_report(results: Path, page: Path) -> Path:
     return page
 
 
-def _read(results: Path) -> Any:
-    """Any JSON value: what it must be is ``render``'s to say."""
+def read_result(results: Path) -> Any:
+    """Any JSON value: what it must be is ``check``'s to say.
+
+    Raises:
+        UserError: ``results`` cannot be read or is not JSON.
+    """
     try:
         return json.loads(results.read_text(encoding="utf-8"))
     except OSError as error:
