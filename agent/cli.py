@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import click
 
+from servecast.agent.security_options import client_options, server_options
 from servecast.compiler.errors import AgentError, UserError
 
 
@@ -48,23 +50,37 @@ def main() -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of a CPU kernel; all cores if not given."
 )
+@server_options
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
 )
-def serve(
-    host: str, port: int, backend: str, sku: str, threads: int | None, log_level: str
+def serve(  # noqa: PLR0913  # one option each
+    host: str,
+    port: int,
+    backend: str,
+    sku: str,
+    threads: int | None,
+    token_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    insecure: bool,
+    log_level: str,
 ) -> None:
     """Serve measurements over gRPC until stopped."""
     from servecast.agent.logs import log_to_stderr
+    from servecast.agent.security import check_exposure, server_security
 
+    security = server_security(token_file, tls_cert, tls_key, tls_client_ca)
+    check_exposure(host, security, insecure)
     _need_torch()
     from servecast.agent.serve import make_profiler, serve_until_stopped
 
     log_to_stderr(log_level)
-    serve_until_stopped(make_profiler(backend, sku, threads), host, port)
+    serve_until_stopped(make_profiler(backend, sku, threads), host, port, security)
 
 
 @main.command()
@@ -72,12 +88,21 @@ def serve(
     "--agent", "address", metavar="HOST:PORT", help="An agent; this machine if not given."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def describe(address: str | None, as_json: bool) -> None:
+@client_options
+def describe(
+    address: str | None,
+    as_json: bool,
+    token_file: Path | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
     """Print what a node is and which kernels it can run."""
     import dataclasses
 
     from servecast.agent.client import Agent
     from servecast.agent.describe import node_text
+    from servecast.agent.security import client_security
 
     if address is None:
         _need_torch()
@@ -85,7 +110,8 @@ def describe(address: str | None, as_json: bool) -> None:
 
         node = make_profiler("auto", "", None).describe()
     else:
-        with Agent(address) as agent:
+        security = client_security(token_file, tls_ca, tls_cert, tls_key)
+        with Agent(address, security) as agent:
             node = agent.describe()
     click.echo(json.dumps(dataclasses.asdict(node)) if as_json else node_text(node))
 

@@ -17,11 +17,13 @@ from servecast.agent.messages import (
     Node,
     Settings,
 )
+from servecast.agent.security import ClientSecurity
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
 from servecast.protos import agent_pb2 as pb
 from servecast.protos import agent_pb2_grpc
 
+OPEN = ClientSecurity()
 CALL_TIMEOUT_S = 10.0
 CASE_TIMEOUT_S = 120.0  # the most that an agent samples a case for, and as long again to prepare it
 OPTIONS = (
@@ -39,9 +41,14 @@ class AgentUnavailableError(AgentError):
 class Agent:
     """A connection to one agent; a context manager. Threads may share it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: ClientSecurity = OPEN) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._metadata = security.metadata()
+        credentials = security.credentials()
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=OPTIONS)
         self._calls: set[Any] = set()  # gRPC's types of a call have no generic form
         self._stub = agent_pb2_grpc.AgentStub(self._channel)  # type: ignore[no-untyped-call]  # generated
 
@@ -69,7 +76,9 @@ class Agent:
         """Raises: AgentError."""
         request = pb.DescribeRequest(protocol_version=PROTOCOL_VERSION)
         try:
-            return wire.node_from_wire(self._stub.Describe(request, timeout=timeout_s))
+            return wire.node_from_wire(
+                self._stub.Describe(request, timeout=timeout_s, metadata=self._metadata)
+            )
         except grpc.RpcError as error:
             raise _agent_error(self.address, error) from error
 
@@ -92,7 +101,8 @@ class Agent:
             device=device,
             group=wire.group_to_wire(group) if group else None,
         )
-        call = self._stub.Profile(request, timeout=timeout_s or CASE_TIMEOUT_S * max(1, len(cases)))
+        limit_s = timeout_s or CASE_TIMEOUT_S * max(1, len(cases))
+        call = self._stub.Profile(request, timeout=limit_s, metadata=self._metadata)
         self._calls.add(call)
         try:
             for message in call:
@@ -110,6 +120,11 @@ def _agent_error(address: str, error: grpc.RpcError) -> AgentError:
     match code:
         case grpc.StatusCode.UNAVAILABLE if "agent is stopping" in details:
             return AgentUnavailableError(f"agent {address}: {details}")
+        case grpc.StatusCode.UNAVAILABLE if "handshake" in details.lower():
+            return AgentUnavailableError(
+                f"agent {address}: the TLS handshake failed; check --tls-ca, --tls-cert and --tls-key, "
+                "and that the certificates are not expired"
+            )
         case grpc.StatusCode.UNAVAILABLE:
             return AgentUnavailableError(
                 f"agent {address} does not answer; is `agent serve` running there?"

@@ -11,6 +11,7 @@ import click
 
 from servecast.agent.device import choose_backend, sku_of
 from servecast.agent.profiler import Profiler
+from servecast.agent.security import ServerSecurity
 from servecast.agent.server import create_server
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,9 @@ def make_profiler(backend: str, sku: str, threads: int | None) -> Profiler:
     return Profiler(chosen, sku or sku_of(chosen))
 
 
-def serve_until_stopped(profiler: Profiler, host: str, port: int) -> None:
+def serve_until_stopped(profiler: Profiler, host: str, port: int, security: ServerSecurity) -> None:
     """Serves until SIGTERM or SIGINT; a second signal ends the process at once."""
-    server = create_server(profiler, host, port)
+    server = create_server(profiler, host, port, security)
     stopping = threading.Event()
 
     def stop(number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from servecast.agent.messages import MAX_MESSAGE_BYTES
+from servecast.agent.security import ServerSecurity, TokenInterceptor
 from servecast.agent.service import AgentService, CaseProfiler
 from servecast.compiler.errors import AgentError
 from servecast.protos import agent_pb2_grpc
@@ -20,6 +21,7 @@ except ImportError:  # a GPU node without a network may lack it, and then has no
 else:
     HAS_HEALTH = True
 
+OPEN = ServerSecurity()
 SERVICE = "servecast.agent.v1.Agent"
 CALL_THREADS = 32  # callers that wait for devices, and room for Describe and health beside them
 STOP_GRACE_S = 8.0  # a stopping agent lets the running case finish for so long, and is gone in 10 s
@@ -57,15 +59,22 @@ class AgentServer:
         self.server.wait_for_termination()
 
 
-def create_server(profiler: CaseProfiler, host: str, port: int) -> AgentServer:
+def create_server(
+    profiler: CaseProfiler, host: str, port: int, security: ServerSecurity = OPEN
+) -> AgentServer:
     """Raises: AgentError where the address cannot be had. Port 0 is the system's choice."""
+    interceptors: list[grpc.ServerInterceptor[Any, Any]] = []
+    if security.token is not None:
+        interceptors.append(TokenInterceptor(security.token))
     server = grpc.server(
-        ThreadPoolExecutor(max_workers=CALL_THREADS, thread_name_prefix="call"), options=OPTIONS
+        ThreadPoolExecutor(max_workers=CALL_THREADS, thread_name_prefix="call"),
+        interceptors=interceptors,
+        options=OPTIONS,
     )
     service = AgentService(profiler)
     agent_pb2_grpc.add_AgentServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated
     healthy = _add_health(server)
-    bound = _bind(server, host, port)
+    bound = _bind(server, host, port, security.credentials())
     return AgentServer(server, service, healthy, host, bound)
 
 
@@ -79,10 +88,16 @@ def _add_health(server: grpc.Server) -> Any:
     return servicer
 
 
-def _bind(server: grpc.Server, host: str, port: int) -> int:
-    address = f"{host}:{port}"
+def _bind(
+    server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
+) -> int:
+    bare = host.strip("[]")
+    address = f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"  # IPv6 goes in brackets
     try:
-        bound = server.add_insecure_port(address)
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
     except RuntimeError:
         bound = 0
     if bound == 0:

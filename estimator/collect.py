@@ -7,7 +7,7 @@ its queue, and the agent takes part again once it answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty
 
@@ -55,7 +55,7 @@ def collect(
     """
     begin = time.monotonic()
     shared, progress = Shared(job), Progress()
-    for node in first_nodes(job.addresses):
+    for node in first_nodes(job):
         _welcome(store, shared, node, progress)
     workers = [start_worker(shared, address, 0) for address in job.addresses]
     try:
@@ -76,12 +76,12 @@ def collect(
     return progress
 
 
-def first_nodes(addresses: Sequence[str]) -> list[Node]:
+def first_nodes(job: Job) -> list[Node]:
     """Nodes of the agents that answer now. Raises: AgentError where none does."""
     nodes, errors = [], []
-    for address in addresses:
+    for address in job.addresses:
         try:
-            with Agent(address) as agent:
+            with Agent(address, job.security) as agent:
                 nodes.append(agent.describe())
         except AgentUnavailableError as error:
             errors.append(error)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from servecast.agent.security_options import client_options
 from servecast.compiler.errors import AgentError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _degrees(
 @click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--max-context", type=click.IntRange(1), help="Default: the model's, 32768 at most.")
 @click.option("--max-case-s", type=click.FloatRange(min=0, min_open=True), help="Time per case.")
+@client_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and measure nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def profile_command(  # noqa: PLR0913  # one option each
@@ -83,11 +85,16 @@ def profile_command(  # noqa: PLR0913  # one option each
     max_num_seqs: int,
     max_context: int | None,
     max_case_s: float | None,
+    token_file: Path | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Measure the kernels of SPEC that the store lacks, with agents on GPUs."""
     from servecast.agent.messages import Settings
+    from servecast.agent.security import client_security
     from servecast.compiler.ir import Parallelism
     from servecast.compiler.load import load_spec
     from servecast.compiler.shard import shard, tp_degrees
@@ -101,7 +108,8 @@ def profile_command(  # noqa: PLR0913  # one option each
         [shard(program, Parallelism(tp=degree)) for degree in degrees],
         PlanLimits(max_num_batched_tokens, max_num_seqs, context),
     )
-    job = Job(agents, tuple(cases), Settings(max_case_s=max_case_s), budget)
+    security = client_security(token_file, tls_ca, tls_cert, tls_key)
+    job = Job(agents, tuple(cases), Settings(max_case_s=max_case_s), budget, security)
     if dry_run:
         _show_plan(store_path, job, as_json)
     else:
@@ -113,7 +121,7 @@ def _show_plan(store_path: Path, job: Job, as_json: bool) -> None:
     from servecast.estimator.preview import preview
     from servecast.estimator.store import Store
 
-    nodes = first_nodes(job.addresses)
+    nodes = first_nodes(job)
     where, read_only = (store_path, True) if store_path.exists() else (":memory:", False)
     with Store.open(where, read_only=read_only) as store:
         lines = [dataclasses.asdict(line) for line in preview(store, nodes, job.cases)]
@@ -135,7 +143,7 @@ def _run(store_path: Path, job: Job, as_json: bool) -> None:
     from servecast.estimator.collect import collect, first_nodes
     from servecast.estimator.store import Store
 
-    first_nodes(job.addresses)  # before the store is made
+    first_nodes(job)  # before the store is made
     with (
         Store.open(store_path) as store,
         click.progressbar(

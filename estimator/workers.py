@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 from servecast.agent.client import Agent, AgentUnavailableError
 from servecast.agent.messages import Node, Outcome, Settings, Status
+from servecast.agent.security import ClientSecurity
 from servecast.agent.stopping import Flag
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
@@ -45,6 +46,7 @@ class Job:
     cases: tuple[KernelCase, ...]
     settings: Settings = field(default_factory=Settings)
     budget_s: float | None = None
+    security: ClientSecurity = field(default_factory=ClientSecurity)
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ def _work(shared: Shared, address: str, device: int) -> None:
     """
     others: list[threading.Thread] = []
     while not shared.stop.is_set():
-        with Agent(address) as agent:
+        with Agent(address, shared.job.security) as agent:
             try:
                 node = agent.describe()
             except AgentError:
