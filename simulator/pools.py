@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, fields
 from typing import Any, cast
 
@@ -11,23 +11,27 @@ from numpy.typing import NDArray
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.state import (
+    NONE,
     Lane,
-    Limits,
     Replica,
     Request,
     Run,
     Segment,
     Simulation,
+    Stage,
     Step,
-    Tables,
 )
 from servecast.simulator.workload import Workload
 
 Array = NDArray[Any]  # structured, or of ints or floats
 
+_RECORDS = {"run": Run, "replicas": Replica, "lanes": Lane, "stages": Stage, "requests": Request}
+_LOGS = {"steps": Step, "segments": Segment}
+
 # One run's requests, tokens and steps stay below 2**31; the counters of Run and Replica need not.
 _WIDE = (Run, Replica)
 _FIRST_STEPS_PER_REQUEST = 4  # near capacity a request takes about 3
+_FIRST_STEPS = 1024
 
 
 def record_dtype(record: type) -> np.dtype[Any]:
@@ -53,44 +57,15 @@ def as_records(record: type, rows: Sequence[Any]) -> Array:
 
 def as_lists(sim: Simulation) -> Simulation:
     """The same state as lists of objects and numbers."""
-    types = {"run": Run, "replicas": Replica, "lanes": Lane, "requests": Request}
-    logs = {"steps": Step, "segments": Segment}
     lists: dict[str, Any] = {}
     for name, value in sim._asdict().items():
-        if name in types:
-            lists[name] = [types[name](*row) for row in value.tolist()]
-        elif name in logs:
-            lists[name] = [logs[name]() for _ in value]
-        elif isinstance(value, np.ndarray):
+        if name in _LOGS:
+            lists[name] = [_LOGS[name]() for _ in value]
+        elif name in _RECORDS:
+            lists[name] = [_RECORDS[name](*row) for row in value.tolist()]
+        else:
             lists[name] = value.tolist()
-    flat = sim.tables._asdict().items()
-    tables = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in flat}
-    return sim._replace(**lists, tables=Tables(**tables))
-
-
-def tables_view(tables: RuntimeTables) -> Tables:
-    """The tables flattened; no copy if they are contiguous."""
-
-    def flat(array: Array) -> Any:  # the engine indexes arrays as it does lists
-        return np.ascontiguousarray(array, np.float64).reshape(-1)
-
-    return Tables(
-        token_s=flat(tables.token_s),
-        sequence_s=flat(tables.sequence_s),
-        prefill_s=flat(tables.prefill_s),
-        prefill_base_s=flat(tables.prefill_base_s),
-        decode_s=flat(tables.decode_s),
-        send_s=flat(tables.send_s),
-        host_step_s=float(tables.host_step_s),
-        per_context_step=1.0 / tables.context_step_tokens,
-        per_chunk_step=1.0 / tables.chunk_step_tokens,
-        per_kv_step=1.0 / tables.kv_step_tokens,
-        num_tokens=tables.token_s.shape[1],
-        num_sequences=tables.sequence_s.shape[1],
-        num_contexts=tables.prefill_s.shape[1],
-        num_chunks=tables.prefill_s.shape[2],
-        num_kv=tables.decode_s.shape[2],
-    )
+    return Simulation(**lists)
 
 
 class Pools:
@@ -98,6 +73,8 @@ class Pools:
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
+        self._tables: RuntimeTables | None = None  # those that the times were laid out from
+        self._times_at: dict[str, int] = {}
 
     def _take(self, name: str, count: int, dtype: Any) -> Array:
         """``count`` elements with whatever the last run left in them."""
@@ -105,11 +82,6 @@ class Pools:
         if array is None or len(array) < count:
             array = self._arrays[name] = np.empty(count, dtype)
         return array[:count]
-
-    def _filled(self, name: str, count: int, value: Any, dtype: Any) -> Array:
-        array = self._take(name, count, dtype)
-        array[:] = value
-        return array
 
     def requests(
         self, workload: Workload, fits: NDArray[np.bool_], key: NDArray[np.int64]
@@ -129,45 +101,71 @@ class Pools:
         return array
 
     def simulation(
-        self, run: Run, requests: Array, shape: tuple[Limits, Tables], replicas: int
+        self, run: Run, requests: Array, tables: RuntimeTables, replicas: int
     ) -> Simulation:
         """A fresh state around these requests."""
-        limits, tables = shape
-        lanes = replicas * limits.stages
-        steps = max(_FIRST_STEPS_PER_REQUEST * len(requests), 1024)
-        segments = limits.max_num_seqs * replicas + 1024
-        pools = {
+        lanes = replicas * run.num_stages
+        times = self._lay_out_times(run, tables)
+        pool = self._lay_out_pool(run, replicas)
+        arrays = {
             "run": np.array([astuple(run)], record_dtype(Run)),
             "replicas": records(Replica, replicas),
             "lanes": records(Lane, lanes),
+            "stages": records(Stage, lanes),
             "requests": requests,
-            "steps": self._log("steps", steps, Step),
-            "segments": self._log("segments", segments, Segment),
-            "running": self._take("running", replicas * limits.max_num_seqs, "i4"),
-            "waiting": self._take("waiting", replicas * limits.max_waiting, "i4"),
-            "flights": self._take("flights", lanes, "i4"),
-            "phase": self._filled("phase", lanes * limits.block_tokens, 0, "i4"),
-            "calendar": self._filled("calendar", lanes * limits.days, -1, "i4"),
-            "stage_free_s": self._filled("stage_free_s", lanes, 0.0, "f8"),
-            "chunks_s": self._filled("chunks_s", limits.stages, 0.0, "f8"),
+            "steps": self._log(
+                "steps", max(_FIRST_STEPS_PER_REQUEST * len(requests), _FIRST_STEPS)
+            ),
+            "segments": self._log("segments", run.max_num_seqs + _FIRST_STEPS),
+            "pool": pool,
+            "times": times,
         }
-        pools["replicas"]["free"] = limits.kv_blocks
+        arrays["replicas"]["free"] = run.kv_blocks
         # The engine indexes arrays of records as it does lists of objects.
-        return Simulation(limits=limits, tables=tables, **cast(dict[str, Any], pools))
+        return Simulation(**cast(dict[str, Any], arrays))
 
-    def _log(self, name: str, at_least: int, record: type) -> Array:
+    def _lay_out_pool(self, run: Run, replicas: int) -> Array:
+        lanes = replicas * run.num_stages
+        run.waiting_at = replicas * run.max_num_seqs
+        run.phase_at = run.waiting_at + replicas * run.max_waiting
+        run.calendar_at = run.phase_at + lanes * run.block_tokens
+        pool = self._take("pool", run.calendar_at + lanes * run.days, "i4")
+        pool[run.phase_at : run.calendar_at] = 0
+        pool[run.calendar_at :] = NONE
+        return pool
+
+    def _lay_out_times(self, run: Run, tables: RuntimeTables) -> Array:
+        """The tables one after another; kept while the same tables are asked for."""
+        parts = {
+            "token_at": tables.token_s,
+            "sequence_at": tables.sequence_s,
+            "prefill_at": tables.prefill_s,
+            "prefill_base_at": tables.prefill_base_s,
+            "decode_at": tables.decode_s,
+            "send_at": tables.send_s,
+        }
+        begin = 0
+        for name, part in parts.items():
+            setattr(run, name, begin)
+            begin += part.size
+        if self._tables is not tables:
+            self._arrays["times"] = np.concatenate([part.ravel() for part in parts.values()])
+            self._tables = tables
+        return self._arrays["times"]
+
+    def _log(self, name: str, at_least: int) -> Array:
         """All that there is of a log's buffer."""
-        self._take(name, at_least, record_dtype(record))
+        self._take(name, at_least, record_dtype(_LOGS[name]))
         return self._arrays[name]
 
     def with_longer_logs(self, sim: Simulation) -> Simulation:
         """The same state with twice the room in both logs."""
-        steps = self._longer("steps", sim.steps, Step)
-        return sim._replace(steps=steps, segments=self._longer("segments", sim.segments, Segment))
+        longer = {name: self._longer(name, getattr(sim, name)) for name in _LOGS}
+        return sim._replace(**longer)
 
-    def _longer(self, name: str, log: Any, record: Callable[[], Any]) -> Any:
+    def _longer(self, name: str, log: Any) -> Any:
         if isinstance(log, list):
-            return log + [record() for _ in log]
+            return log + [_LOGS[name]() for _ in log]
         longer = np.empty(2 * len(log), log.dtype)
         longer[: len(log)] = log
         self._arrays[name] = longer

@@ -7,7 +7,8 @@ has processed the step's output, and requests assigned before at the same instan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,13 @@ from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.compiled import compile_engine
 from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.engine import FULL, IDLE, LIVELOCK, hopeless, simulate_all
+from servecast.simulator.dispatch import simulate_all
+from servecast.simulator.engine import FULL, IDLE, LIVELOCK
+from servecast.simulator.lateness import hopeless
 from servecast.simulator.policy import POLICIES, ranks
-from servecast.simulator.pools import Pools, as_lists, as_records, records, tables_view
+from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
-from servecast.simulator.state import Limits, Request, Run, Segment, Simulation, Step
+from servecast.simulator.state import Request, Run, Segment, Simulation, Step
 from servecast.simulator.workload import Workload
 
 ROUTERS = {"round_robin": False, "least_outstanding": True}  # whether it reads the replicas' state
@@ -124,14 +127,8 @@ class Engine:
     ) -> Simulation:
         key = ranks(POLICIES[fleet.policy](workload)[fits])
         requests = self._pools.requests(workload, fits, key)
-        ordered = bool(np.all(key[1:] > key[:-1]))
-        run = _run(targets, len(key))
-        limits = _limits(fleet, workload, ordered)
-        if not ordered:
-            limits = limits._replace(max_waiting=max(len(key), 1))
-        sim = self._pools.simulation(
-            run, requests, (limits, tables_view(fleet.tables)), fleet.replicas
-        )
+        run = Run(**_limits(fleet, workload, key), **_targets(targets), **_table_axes(fleet.tables))
+        sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
         return sim if self._compiled else as_lists(sim)
 
 
@@ -145,40 +142,51 @@ def simulate(
     return Engine(compiled=compiled).run(workload, fleet, targets)
 
 
-def _run(targets: LateTargets, num_requests: int) -> Run:
-    return Run(
-        queue_delay_limit_s=targets.queue_delay_s,
-        ttft_limit_s=targets.ttft_s,
-        e2e_limit_s=targets.e2e_s,
-        tbt_limit_s=targets.tbt_s,
-        watching=int(targets != LateTargets()),
-        max_late_queue_delay=targets.max_late_queue_delay,
-        max_late_ttft=targets.max_late_ttft,
-        max_late_e2e=targets.max_late_e2e,
-        max_late_gaps=targets.max_late_gaps,
-        num_requests=num_requests,
-    )
+def _targets(targets: LateTargets) -> dict[str, Any]:
+    return {
+        "watching": int(targets != LateTargets()),
+        "queue_delay_limit_s": targets.queue_delay_s,
+        "ttft_limit_s": targets.ttft_s,
+        "e2e_limit_s": targets.e2e_s,
+        "tbt_limit_s": targets.tbt_s,
+        "max_late_queue_delay": targets.max_late_queue_delay,
+        "max_late_ttft": targets.max_late_ttft,
+        "max_late_e2e": targets.max_late_e2e,
+        "max_late_gaps": targets.max_late_gaps,
+    }
 
 
-def _limits(fleet: Fleet, workload: Workload, ordered: bool) -> Limits:
+def _limits(fleet: Fleet, workload: Workload, key: NDArray[np.int64]) -> dict[str, Any]:
     limits, stages = fleet.limits, fleet.tables.num_stages
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     chunks = -(-longest // limits.max_batched_tokens)
-    return Limits(
-        max_num_seqs=limits.max_num_seqs,
-        max_batched_tokens=limits.max_batched_tokens,
-        kv_blocks=limits.kv_blocks,
-        block_tokens=limits.block_tokens,
-        block_shift=limits.block_tokens.bit_length() - 1,
-        watermark_blocks=limits.watermark_blocks,
-        reserve_prompt=int(limits.reserve_prompt),
-        stages=stages,
-        days=1 << int(workload.output_tokens.max()).bit_length(),
-        max_waiting=limits.max_num_seqs,  # in key order only the preempted are in the heap
-        max_stalled=_STALLED_PER_CHUNK * stages * (chunks + 1),
-        ordered=int(ordered),
-        routed=int(ROUTERS[fleet.router]),
-    )
+    ordered = bool(np.all(key[1:] > key[:-1]))
+    return {
+        **asdict(limits),
+        "block_shift": limits.block_tokens.bit_length() - 1,
+        "num_stages": stages,
+        "days": 1 << int(workload.output_tokens.max()).bit_length(),
+        # In key order only the preempted are in the heap.
+        "max_waiting": limits.max_num_seqs if ordered else len(key),
+        "max_stalled": _STALLED_PER_CHUNK * stages * (chunks + 1),
+        "ordered": int(ordered),
+        "routed": int(ROUTERS[fleet.router]),
+        "num_requests": len(key),
+    }
+
+
+def _table_axes(tables: RuntimeTables) -> dict[str, Any]:
+    return {
+        "host_step_s": tables.host_step_s,
+        "per_context_step": 1.0 / tables.context_step_tokens,
+        "per_chunk_step": 1.0 / tables.chunk_step_tokens,
+        "per_kv_step": 1.0 / tables.kv_step_tokens,
+        "num_tokens": tables.token_s.shape[1],
+        "num_sequences": tables.sequence_s.shape[1],
+        "num_contexts": tables.prefill_s.shape[1],
+        "num_chunks": tables.prefill_s.shape[2],
+        "num_kv": tables.decode_s.shape[2],
+    }
 
 
 def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np.bool_]) -> Records:

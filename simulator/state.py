@@ -1,7 +1,6 @@
 """The engine's state, as the plain objects that it is written against.
 
-Compiled, each list of objects is an array of records with the same fields (`compiled.py`). Index -1 is
-no request; a time that has not come is NaN.
+Compiled, each list of objects is an array of records with the same fields. A time that has not come is NaN.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import MutableSequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+NONE = -1  # no request, no lane
 NAN = float("nan")
 
 
@@ -26,10 +26,10 @@ class Request:
     key: int = 0  # smallest is admitted first, largest preempted first; no two are equal
     prompt: int = 0
     remaining: int = 0
-    next_in_replica: int = -1
+    next_in_replica: int = NONE
     base: int = 0  # KV tokens minus the lane's step: constant while it decodes
     last: int = 0  # the lane's step that emits the last token
-    link: int = -1  # next on the same calendar day, or among the batch's completed prefills
+    link: int = NONE  # next on the same calendar day, or among the batch's completed prefills
     position: int = 0  # in the replica's running
     lane: int = 0
     replica: int = 0
@@ -48,7 +48,7 @@ class Lane:
     cached: int = 0  # KV tokens of the decodes
     tokens: int = 0
     sequences: int = 0
-    joined: int = -1  # first of the prefills that complete with this batch
+    joined: int = NONE  # first of the prefills that complete with this batch
 
 
 @dataclass(slots=True)
@@ -84,50 +84,38 @@ class Replica:
     num_running: int = 0
     num_waiting: int = 0  # in the heap
     num_fresh: int = 0  # arrived, never admitted, not in the heap (key order only)
-    head: int = -1  # the first of those, or the next to arrive
-    next_arrival: int = -1
-    first: int = -1
-    last: int = -1
+    head: int = NONE  # the first of those, or the next to arrive
+    next_arrival: int = NONE
+    first: int = NONE
+    last: int = NONE
     num_assigned: int = 0
     num_finished: int = 0
     num_preemptions: int = 0
-    partial: int = -1
+    partial: int = NONE
     filled: int = 0  # prompt tokens of it that were sent to be computed
-    partial_lane: int = -1  # of its last chunk while that is in flight
+    partial_lane: int = NONE  # of its last chunk while that is in flight
     in_flight: int = 0
     oldest: int = 0
     stalled: int = 0  # batches since one that emitted a token
-    passed_queue: int = -1
-    passed_ttft: int = -1
-    passed_e2e: int = -1
+    passed_queue: int = NONE
+    passed_ttft: int = NONE
+    passed_e2e: int = NONE
+
+
+@dataclass(slots=True)
+class Stage:
+    """One pipeline stage of a replica, and one entry of the ring of its batches in flight."""
+
+    free_s: float = 0.0
+    chunks_s: float = 0.0  # attention of the prefill chunks of the batch that is being formed
+    flight: int = 0  # a lane
 
 
 @dataclass(slots=True)
 class Run:
-    """Counters of the whole run, and the targets that may end it early."""
+    """The limits, the layout of the shared arrays, the targets that may end the run, its counters."""
 
-    queue_delay_limit_s: float = 0.0
-    ttft_limit_s: float = 0.0
-    e2e_limit_s: float = 0.0
-    tbt_limit_s: float = 0.0
-    watching: int = 0
-    max_late_queue_delay: int = 0
-    max_late_ttft: int = 0
-    max_late_e2e: int = 0
-    max_late_gaps: int = 0
-    late_queue_delay: int = 0
-    late_ttft: int = 0
-    late_e2e: int = 0
-    late_gaps: int = 0
-    num_requests: int = 0
-    num_routed: int = 0
-    num_steps: int = 0
-    num_segments: int = 0
-
-
-class Limits(NamedTuple):
-    """`EngineLimits` and the sizes of the pools."""
-
+    # EngineLimits, and what follows from them
     max_num_seqs: int
     max_batched_tokens: int
     kv_blocks: int
@@ -135,23 +123,24 @@ class Limits(NamedTuple):
     block_shift: int
     watermark_blocks: int
     reserve_prompt: int
-    stages: int
+    num_stages: int
     days: int  # length of a lane's calendar, a power of two > the longest output
     max_waiting: int
     max_stalled: int
     ordered: int  # keys rise in arrival order
     routed: int  # by the replicas' state
-
-
-class Tables(NamedTuple):
-    """`RuntimeTables`, flattened in C order, with the lengths of the axes."""
-
-    token_s: MutableSequence[float]
-    sequence_s: MutableSequence[float]
-    prefill_s: MutableSequence[float]
-    prefill_base_s: MutableSequence[float]
-    decode_s: MutableSequence[float]
-    send_s: MutableSequence[float]
+    num_requests: int
+    # LateTargets
+    watching: int
+    queue_delay_limit_s: float
+    ttft_limit_s: float
+    e2e_limit_s: float
+    tbt_limit_s: float
+    max_late_queue_delay: int
+    max_late_ttft: int
+    max_late_e2e: int
+    max_late_gaps: int
+    # RuntimeTables: lengths of the axes, points per token
     host_step_s: float
     per_context_step: float
     per_chunk_step: float
@@ -161,23 +150,41 @@ class Tables(NamedTuple):
     num_contexts: int
     num_chunks: int
     num_kv: int
+    # Where each part begins: of the pool, of the times
+    running_at: int = 0
+    waiting_at: int = 0
+    phase_at: int = 0
+    calendar_at: int = 0
+    token_at: int = 0
+    sequence_at: int = 0
+    prefill_at: int = 0
+    prefill_base_at: int = 0
+    decode_at: int = 0
+    send_at: int = 0
+    # Counters
+    late_queue_delay: int = 0
+    late_ttft: int = 0
+    late_e2e: int = 0
+    late_gaps: int = 0
+    num_routed: int = 0
+    num_steps: int = 0
+    num_segments: int = 0
 
 
 class Simulation(NamedTuple):
-    """All of it. A pool shared by the replicas or lanes has equal parts, one each."""
+    """All of it. Few arrays, because numba passes each as seven arguments to every function.
+
+    ``pool`` holds, for each replica, running [max_num_seqs] and waiting [max_waiting] (a heap), and for each
+    lane phase [block_tokens] (decodes by block offset) and calendar [days] (first request to finish in that
+    step). ``times`` holds the runtime tables, each flattened in C order.
+    """
 
     run: MutableSequence[Run]  # one
     replicas: MutableSequence[Replica]
     lanes: MutableSequence[Lane]  # [replicas * stages]
+    stages: MutableSequence[Stage]  # [replicas * stages]
     requests: MutableSequence[Request]
     steps: MutableSequence[Step]
     segments: MutableSequence[Segment]
-    running: MutableSequence[int]  # [replicas * max_num_seqs]
-    waiting: MutableSequence[int]  # [replicas * max_waiting], heaps
-    flights: MutableSequence[int]  # [replicas * stages], rings of lanes in flight
-    phase: MutableSequence[int]  # [lanes * block_tokens] decodes by block offset
-    calendar: MutableSequence[int]  # [lanes * days] first request that finishes in that step
-    stage_free_s: MutableSequence[float]  # [replicas * stages]
-    chunks_s: MutableSequence[float]  # [stages] attention of the chunks of the batch being formed
-    limits: Limits
-    tables: Tables
+    pool: MutableSequence[int]
+    times: MutableSequence[float]

@@ -1,0 +1,71 @@
+"""Waiting requests of a replica: a heap by key and, in key order, the arrivals behind it."""
+
+from __future__ import annotations
+
+from servecast.simulator.state import NONE, Simulation
+
+
+def push(sim: Simulation, r: int, i: int) -> None:
+    """Add request i to the heap, smallest key on top."""
+    replica, heap, requests = sim.replicas[r], sim.pool, sim.requests
+    top = sim.run[0].waiting_at + r * sim.run[0].max_waiting
+    n = replica.num_waiting
+    while n > 0 and requests[heap[top + ((n - 1) >> 1)]].key > requests[i].key:
+        heap[top + n] = heap[top + ((n - 1) >> 1)]
+        n = (n - 1) >> 1
+    heap[top + n] = i
+    replica.num_waiting += 1
+
+
+def pop(sim: Simulation, r: int) -> None:
+    """Remove the smallest key from the heap."""
+    replica, heap, requests = sim.replicas[r], sim.pool, sim.requests
+    top = sim.run[0].waiting_at + r * sim.run[0].max_waiting
+    replica.num_waiting -= 1
+    n = replica.num_waiting
+    i = heap[top + n]
+    k = 0
+    while 2 * k + 1 < n:
+        child = 2 * k + 1
+        if child + 1 < n:
+            left, right = heap[top + child], heap[top + child + 1]
+            if requests[right].key < requests[left].key:
+                child += 1
+        if requests[heap[top + child]].key > requests[i].key:
+            break
+        heap[top + k] = heap[top + child]
+        k = child
+    heap[top + k] = i
+
+
+def front(sim: Simulation, r: int) -> int:
+    """The waiting request with the smallest key, or NONE. In key order fresh arrivals need no heap: it
+    holds only the preempted, whose keys are all smaller."""
+    replica = sim.replicas[r]
+    if replica.num_waiting > 0:
+        return sim.pool[sim.run[0].waiting_at + r * sim.run[0].max_waiting]
+    return replica.head if replica.num_fresh > 0 else NONE
+
+
+def enqueue_arrivals(sim: Simulation, r: int) -> None:
+    """Let the requests wait that have arrived by now."""
+    replica, requests = sim.replicas[r], sim.requests
+    while replica.next_arrival >= 0:
+        i = replica.next_arrival
+        if requests[i].arrival_s > replica.now_s:
+            return
+        replica.next_arrival = requests[i].next_in_replica
+        if sim.run[0].ordered:
+            replica.num_fresh += 1
+        else:
+            push(sim, r, i)
+
+
+def leave_queue(sim: Simulation, r: int) -> None:
+    """Remove the front."""
+    replica = sim.replicas[r]
+    if replica.num_waiting > 0:
+        pop(sim, r)
+    else:
+        replica.num_fresh -= 1
+        replica.head = sim.requests[replica.head].next_in_replica

@@ -1,0 +1,97 @@
+"""Random small simulations in which limits collide, and what must hold after any of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.policy import POLICIES
+from servecast.simulator.records import Records
+from servecast.simulator.routing import ROUTERS, Fleet
+from servecast.simulator.workload import Workload
+
+
+def tables_of(
+    stages: int = 1,
+    *,
+    max_batched_tokens: int = 64,
+    max_num_seqs: int = 32,
+    per_token_s: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> RuntimeTables:
+    """A step takes ``per_token_s`` per token and nothing else; with an rng, everything costs something."""
+
+    def grid(*shape: int) -> np.ndarray:
+        return rng.exponential(0.3, shape) if rng else np.zeros(shape)
+
+    tokens = np.arange(max_batched_tokens + 1.0) * per_token_s
+    shares = np.zeros(5)
+    return RuntimeTables(
+        token_s=tokens + grid(stages, len(tokens)),
+        sequence_s=grid(stages, max_num_seqs + 1),
+        prefill_s=grid(stages, 9, 5).cumsum(1).cumsum(2),  # rises, so beyond the grid too
+        prefill_base_s=grid(stages),
+        decode_s=grid(stages, max_num_seqs + 1, 7).cumsum(2),
+        send_s=grid(stages, len(tokens)),
+        host_step_s=float(rng.choice([0.0, 0.1])) if rng else 0.0,
+        context_step_tokens=7,
+        chunk_step_tokens=5,
+        kv_step_tokens=11,
+        token_shares=np.tile(shares, (len(tokens), 1)),
+        sequence_shares=shares,
+        prefill_shares=shares,
+        decode_shares=shares,
+    )
+
+
+def workload_of(*rows: tuple[float, int, int]) -> Workload:
+    """Rows of (arrival_s, prompt_tokens, output_tokens)."""
+    arrival_s, prompt, output = zip(*rows, strict=True)
+    return Workload("rows", np.array(arrival_s, float), np.array(prompt), np.array(output))
+
+
+def random_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 30))
+    longest = int(rng.choice([6, 20, 60]))
+    prompt = rng.integers(1, longest + 1, n)
+    output = rng.integers(1, int(rng.choice([2, 10, 40])) + 1, n)
+    gap_s = rng.choice([0.0, 2.0, 10.0])
+    # Whole seconds, so that arrivals fall on step ends and on each other.
+    arrival_s = np.cumsum(np.floor(rng.exponential(gap_s, n))) if gap_s else np.zeros(n)
+    block_tokens = int(rng.choice([1, 2, 4, 16]))
+    largest = -(-int((prompt + output).max() - 1) // block_tokens)
+    seqs = int(rng.integers(1, 13))
+    limits = EngineLimits(
+        max_num_seqs=seqs,
+        max_batched_tokens=int(rng.integers(seqs, 33)),
+        kv_blocks=max(1, int(largest * rng.choice([0.7, 1.0, 1.2, 2.0, 5.0]))),
+        block_tokens=block_tokens,
+        watermark_blocks=int(rng.choice([0, 0, 1, 3])),
+        reserve_prompt=bool(rng.random() < 0.3),
+    )
+    stages = stages or int(rng.integers(1, 5))
+    integral = rng.random() < 0.3
+    tables = tables_of(stages, rng=None if integral else rng)
+    replicas = int(rng.choice([1, 1, 1, 2, 4]))
+    router, policy = str(rng.choice(list(ROUTERS))), str(rng.choice(list(POLICIES)))
+    workload = Workload(f"seed {seed}", arrival_s, prompt, output)
+    return workload, Fleet(tables, limits, replicas, router, policy)
+
+
+def check_invariants(records: Records) -> None:
+    """Laws of every run that was not given up."""
+    served = ~records.rejected
+    assert np.array_equal(records.finished, served)
+    assert (records.arrival_s <= records.scheduled_s)[served].all()
+    assert (records.scheduled_s <= records.first_token_s)[served].all()
+    assert (records.first_token_s <= records.finish_s)[served].all()
+    assert (records.steps["used_blocks"] <= records.kv_blocks).all()
+    assert (records.steps["used_blocks"] > 0).all()
+    for steps in records.lane_steps():
+        assert (steps["start_s"] <= steps["end_s"]).all()
+        assert (np.diff(steps["end_s"]) >= 0).all()
+    for times, tokens in zip(records.token_times(), records.output_tokens, strict=True):
+        assert len(times) in (0, tokens)
+        assert (np.diff(times) >= 0).all()
