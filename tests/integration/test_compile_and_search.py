@@ -1,0 +1,203 @@
+"""The main job as a user runs it: the installed command, in a process of its own, on real traces."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = str(Path(sys.executable).with_name("compile-and-search"))
+CHAT = "spec/traces/chat.csv"
+SMALL = ("--tp", "1,2", "--max-num-seqs", "128", "--max-num-batched-tokens", "2048", "--jobs", "1")
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: str, spec: str = "spec/llama.llm") -> Ran:
+    command = [COMMAND, spec, *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One profile store for the file, so that the public data are imported once."""
+    return str(tmp_path_factory.mktemp("store") / "profiles.duckdb")
+
+
+def answer(*arguments: str) -> dict[str, Any]:
+    done = run(*arguments, "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert isinstance(found, dict)
+    return found
+
+
+CONFIGURATION_KEYS = {
+    "sku", "tp", "pp", "replicas", "policy", "max_num_seqs", "max_batched_tokens", "qps",
+    "qps_per_usd_hour", "usd_per_million_output_tokens", "metrics", "mfu", "memory",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_azure_conversation_trace_gets_a_ranked_answer(shared_data: Path, store: str) -> None:
+    trace = str(shared_data / "traces" / "azure-2023-conv.csv")
+    found = answer("--trace", trace, "--requests", "2000", "--store", store, *SMALL)
+    assert found["workload"]["num_requests"] == 2000
+    assert {row["sku"] for row in found["ranked"]} == {"h100-sxm", "a100-sxm-80gb"}
+    per_dollar = [row["qps_per_usd_hour"] for row in found["ranked"]]
+    assert per_dollar == sorted(per_dollar, reverse=True)
+    for row in found["ranked"]:
+        assert row.keys() >= CONFIGURATION_KEYS
+        assert row["replicas"] * row["qps_per_replica"] >= found["workload"]["rate_per_s"]
+        assert row["metrics"]["ttft_s"]["p90"] <= 2.0
+        assert row["metrics"]["tbt_s"]["p99"] <= 0.2
+        assert row["metrics"]["queue_delay_s"]["p99"] <= 5.0
+        assert 0 < row["mfu"] < 1
+        assert sum(row["time_by_source"].values()) == pytest.approx(1)
+        assert row["time_by_source"]["imported"] + row["time_by_source"]["interpolated"] > 0.5
+    best = dict(found["best"])
+    assert best.pop("at_trace_rate")["metrics"]["ttft_s"]["p90"] <= 2.0
+    assert best == found["ranked"][0]
+
+
+@pytest.mark.slow
+def test_the_large_model_needs_more_gpus_and_says_what_does_not_fit(
+    shared_data: Path, store: str
+) -> None:
+    trace = str(shared_data / "traces" / "azure-2023-code.csv")
+    model = ("--model", "llama-3.1-70b", "--sku", "h100-sxm", "--tp", "1,4,8")
+    limits = ("--max-num-seqs", "128", "--max-num-batched-tokens", "2048", "--requests", "2000")
+    found = answer("--trace", trace, "--store", store, *model, *limits)
+    assert {row["tp"] for row in found["ranked"]} <= {4, 8}
+    too_large = [miss for miss in found["infeasible"] if miss["tp"] == 1]
+    assert "does not fit: weights 141.1 GB" in too_large[0]["reason"]
+
+
+def test_workers_change_nothing_in_the_answer(store: str) -> None:
+    settings = ("--trace", CHAT, "--store", store, "--tp", "1", "--sku", "h100-sxm")
+    limits = ("--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,2048")
+    one, two = (answer(*settings, *limits, "--jobs", jobs) for jobs in ("1", "2"))
+    for found in (one, two):
+        found.pop("elapsed_s")
+        found["provenance"].pop("command")
+    assert one == two
+
+
+def test_the_result_and_its_report_are_saved(store: str, tmp_path: Path) -> None:
+    done = run("--trace", CHAT, "--store", store, *SMALL, "--out", str(tmp_path / "out"))
+    assert done.code == 0
+    assert "llama-3.1-8b" in done.out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "report.html"}
+    saved = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert saved["best"]["sku"] in done.out
+
+
+def test_targets_that_nothing_meets_end_with_3_and_still_say_why(store: str) -> None:
+    done = run("--trace", CHAT, "--store", store, *SMALL, "--slo", "tbt p50 < 1 ms", "--json")
+    assert done.code == 3
+    found = json.loads(done.out)
+    assert found["best"] is None
+    assert "tbt p50 < 0.001 s comes to" in found["infeasible"][0]["reason"]
+
+
+def test_without_measurements_every_time_is_analytical_and_said_to_be(tmp_path: Path) -> None:
+    found = answer("--trace", CHAT, "--store", str(tmp_path / "s.duckdb"), "--sku", "a30", *SMALL)
+    assert found["best"]["time_by_source"]["analytical"] == pytest.approx(1)
+    assert any("a30: nothing measured" in note for note in found["provenance"]["notes"])
+
+
+WRONG_SPECS = {
+    "typo": ("let heads = 32, kv_heads = 8", "let heads = 32, kv_head = 8", 2, "did you mean"),
+    "unit": ("ttft p90 < 2 s", "ttft p90 < 2 GB", 2, "GB"),
+    "width": (" ffn -> hidden", " 2*ffn -> hidden", 2, "line"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SPECS)
+def test_a_wrong_spec_is_one_clear_error_at_its_place(
+    name: str, store: str, tmp_path: Path
+) -> None:
+    right, wrong, code, says = WRONG_SPECS[name]
+    text = (REPOSITORY / "spec" / "llama.llm").read_text()
+    assert right in text
+    spec = tmp_path / "wrong.llm"
+    spec.write_text(text.replace(right, wrong, 1))
+    done = run("--trace", CHAT, "--store", store, spec=str(spec))
+    assert done.code == code
+    assert "wrong.llm:" in done.err
+    assert "^" in done.err
+    assert says in done.err
+    assert "Traceback" not in done.err
+
+
+WRONG_TRACES = {
+    "a missing column": ("arrival_s,prompt_tokens\n0,5\n", "output_tokens"),
+    "a negative length": ("arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,-5,5\n", ":3"),
+    "a time that goes back": ("arrival_s,prompt_tokens,output_tokens\n5,5,5\n1,5,5\n", ":3"),
+    "an empty trace": ("arrival_s,prompt_tokens,output_tokens\n", "no request"),
+    "an empty file": ("", "empty"),
+    "a request beyond the context": (
+        "arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,200000,5\n",
+        "131072",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TRACES)
+def test_a_wrong_trace_is_one_clear_error(name: str, store: str, tmp_path: Path) -> None:
+    text, says = WRONG_TRACES[name]
+    trace = tmp_path / "trace.csv"
+    trace.write_text(text)
+    done = run("--trace", str(trace), "--store", store, "--out", str(tmp_path / "out"))
+    assert done.code == 2
+    assert "trace.csv" in done.err
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+WRONG_USAGE = {
+    "model": (("--model", "llama-3.1-8c"), 2, "no model 'llama-3.1-8c' (did you mean"),
+    "sku": (("--sku", "h100-smx"), 2, "unknown SKU 'h100-smx' (did you mean 'h100-sxm'?)"),
+    "metric": (("--slo", "tftt p90 < 2 s"), 2, "did you mean"),
+    "percentile": (("--slo", "ttft p101 < 2 s"), 2, "101"),
+    "slo unit": (("--slo", "ttft p90 < 2 GB"), 2, "GB"),
+    "service": (("--service", "chatt"), 2, "no service 'chatt' (did you mean"),
+    "list": (("--tp", "1;2"), 2, "'1;2' is not a list of positive whole numbers"),
+    "degree": (("--tp", "3"), 3, "1, 2, 4, 8"),
+    "rate": (("--rate", "-1"), 2, "--rate"),
+    "fits nowhere": (("--model", "llama-3.1-70b", "--tp", "1"), 3, "does not fit"),
+    "no trace": (("--trace", "nowhere.csv"), 2, "nowhere.csv"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_USAGE)
+def test_wrong_usage_is_one_clear_error(name: str, store: str, tmp_path: Path) -> None:
+    arguments, code, says = WRONG_USAGE[name]
+    out = tmp_path / "out"
+    done = run("--trace", CHAT, "--store", store, "--out", str(out), *arguments)
+    assert done.code == code
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert not out.exists()
+
+
+def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    store = tmp_path / "profiles.duckdb"
+    store.write_text("these are my notes")
+    done = run("--trace", CHAT, "--store", str(store))
+    assert done.code == 4
+    assert "profiles.duckdb" in done.err
+    assert store.read_text() == "these are my notes"
