@@ -1,0 +1,102 @@
+"""The answer as a person reads it in a terminal: one sentence, a table, and what cannot run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from servecast.simulator.report.headline import binding, headline, shape
+
+Row = dict[str, Any]
+MAX_ROWS = 12
+MAX_REASONS = 8
+
+
+def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
+    """Prints the JSON object of ``docs/results.md``."""
+    console.print(headline(result), style="bold", highlight=False)
+    if result["best"]:
+        best = result["best"]
+        cost = f"${best['usd_per_million_output_tokens']:.2f} per million output tokens"
+        console.print(f"{shape(best)}; {cost}. {binding(best)}", highlight=False)
+        console.print()
+        console.print(_ranked_table(result["ranked"][:rows], wide=console.width >= 118))
+        hidden = len(result["ranked"]) - rows
+        if hidden > 0:
+            console.print(f"… and {hidden} more; --json or --out has all of them", style="dim")
+        console.print(_provenance_line(result["ranked"][0]), highlight=False)
+    if result["infeasible"]:
+        console.print()
+        console.print(_infeasible_table(result["infeasible"]))
+    for note in result["provenance"]["notes"]:
+        console.print(f"note: {note}", style="dim", highlight=False)
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value * 1e3:.0f} ms"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
+
+
+def _ranked_table(ranked: list[Row], *, wide: bool) -> Table:
+    """Narrow terminals get the columns a decision needs; wide ones all of them."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = ["SKU", "tp·pp", "batch", "tokens", "repl", "QPS", "QPS/$h", "$/Mtok"]
+    columns += ["TTFT p90", "TBT p99"]
+    if wide:
+        columns += ["E2E p90", "MFU", "KV peak", "binds"]
+    for name in columns:
+        table.add_column(
+            name, justify="left" if name in ("SKU", "binds") else "right", no_wrap=True
+        )
+    for row in ranked:
+        table.add_row(*_cells(row, wide=wide))
+    return table
+
+
+def _cells(row: Row, *, wide: bool) -> list[str]:
+    metrics = row["metrics"]
+    cells = [
+        row["sku"],
+        f"{row['tp']}·{row['pp']}",
+        str(row["max_num_seqs"]),
+        str(row["max_batched_tokens"]),
+        str(row["replicas"]),
+        f"{row['qps']:.2f}",
+        f"{row['qps_per_usd_hour']:.3f}",
+        f"{row['usd_per_million_output_tokens']:.2f}",
+        _seconds(metrics["ttft_s"]["p90"]),
+        _ms(metrics["tbt_s"]["p99"]),
+    ]
+    if wide:
+        mfu = "–" if row["mfu"] is None else f"{row['mfu']:.0%}"
+        binding = row["binds"]["slo"] or row["binds"]["resource"]
+        cells += [_seconds(metrics["e2e_s"]["p90"]), mfu, f"{row['kv_use']['peak']:.0%}", binding]
+    return cells
+
+
+def _provenance_line(best: Row) -> str:
+    shares = sorted(best["time_by_source"].items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
+    return f"Latencies are of one replica at capacity. Predicted time of the best: {parts}."
+
+
+def _infeasible_table(infeasible: list[Row]) -> Table:
+    """One line a placement, with its first reason and how many more settings fail."""
+    grouped: dict[tuple[str, int, int], list[str]] = {}
+    for miss in infeasible:
+        grouped.setdefault((miss["sku"], miss["tp"], miss["pp"]), []).append(miss["reason"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("cannot serve", no_wrap=True)
+    table.add_column("why")
+    for (sku, tp, pp), reasons in list(grouped.items())[:MAX_REASONS]:
+        more = f" (and {len(reasons) - 1} more settings)" if len(reasons) > 1 else ""
+        table.add_row(f"{sku} tp{tp} pp{pp}", Text(reasons[0] + more))
+    if len(grouped) > MAX_REASONS:
+        table.add_row("…", f"{len(grouped) - MAX_REASONS} more")
+    return table

@@ -1,0 +1,62 @@
+"""Model FLOPs of served requests, for MFU: what the mathematics needs, whatever the engine recomputed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.compiler.ir import (
+    Attention,
+    Collective,
+    LatentAttention,
+    Rows,
+    ShardedProgram,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FlopsModel:
+    """FLOPs of one replica, all ranks together.
+
+    A request of p prompt and o output tokens runs its layers over n = p + o - 1 tokens and its head
+    over o of them; attention sees n (n + 1) / 2 (query, key) pairs, fewer where a window cuts.
+    """
+
+    per_token: float
+    per_output: float
+    per_pair: tuple[tuple[int | None, float], ...]  # (window, FLOPs per visible pair)
+
+    def served(
+        self, prompt_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """FLOPs of each request, shape [requests]."""
+        tokens = (prompt_tokens + output_tokens - 1).astype(np.float64)
+        flops = tokens * self.per_token + output_tokens * self.per_output
+        for window, cost in self.per_pair:
+            reach = tokens if window is None else np.minimum(tokens, window)
+            flops = flops + cost * (reach * (reach + 1) / 2 + (tokens - reach) * reach)
+        return np.asarray(flops, dtype=np.float64)
+
+
+def flops_model(sharded: ShardedProgram) -> FlopsModel:
+    """Sums the operators of every rank; replicated work counts once a rank, as the GPUs spend it."""
+    ranks = sharded.parallelism.gpus // sharded.parallelism.pp
+    per_token = per_output = 0.0
+    pairs: dict[int | None, float] = {}
+    for stage in sharded.stages:
+        for run in stage.runs:
+            for call in run.calls:
+                match call.op:
+                    case Collective():
+                        continue
+                    case Attention() | LatentAttention() as op:
+                        window = op.window if isinstance(op, Attention) else None
+                        cost = run.count * ranks * op.flops(0, 1)
+                        pairs[window] = pairs.get(window, 0.0) + cost
+                    case op if call.rows is Rows.LAST_TOKENS:
+                        per_output += run.count * ranks * op.flops(1)
+                    case op:
+                        per_token += run.count * ranks * op.flops(1)
+    return FlopsModel(per_token, per_output, tuple(pairs.items()))

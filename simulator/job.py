@@ -1,0 +1,152 @@
+"""The main job's edge: reads the spec, the trace and the store that the options name, and plans."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from servecast.compiler.catalog import Spec, parse_slo, shipped_skus
+from servecast.compiler.errors import UserError
+from servecast.compiler.hardware import Sku
+from servecast.compiler.load import load_spec
+from servecast.compiler.service import Service, Slo
+from servecast.compiler.suggest import did_you_mean
+from servecast.estimator.load import TableLoader
+from servecast.simulator.report.render import render
+from servecast.simulator.search.plan import DEFAULT_MAX_GPUS, Progress, Question, axes_of, plan
+from servecast.simulator.traces import TraceOptions, read_trace
+
+DEFAULT_SLOS = (Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2))
+"""Where neither the spec nor the command line says any: an interactive chat."""
+DEFAULT_SKUS = ("h100-sxm", "a100-sxm-80gb")
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """The main job's command line. ``asked`` holds the axes it names; None and empty mean not said."""
+
+    spec: Path
+    trace: Path
+    asked: Service
+    model: str | None = None
+    service: str | None = None
+    rate_per_s: float | None = None
+    num_requests: int | None = None
+    seed: int = 0
+    store: Path | None = None
+    jobs: int | None = None
+    quiet: bool = False
+
+
+def run_job(options: JobOptions) -> dict[str, Any]:
+    """The answer of ``docs/results.md``.
+
+    Raises:
+        UserError: the spec, the trace, the store or an option is wrong, or the model fits nowhere.
+    """
+    spec = load_spec(options.spec)
+    question = _question(spec, options)
+    trace = TraceOptions(
+        rate_per_s=options.rate_per_s, seed=options.seed, num_requests=options.num_requests
+    )
+    workload = read_trace(options.trace, trace)
+    workload.check_context(question.program.context_tokens)
+    loader = TableLoader(options.store or default_store())
+    with _progress(options.quiet) as progress:
+        return plan(
+            question,
+            workload,
+            loader,
+            jobs=options.jobs or os.cpu_count() or 1,
+            progress=progress,
+            versions=_versions(),
+        )
+
+
+def default_store() -> Path:
+    """The per-user profile store, made on first use."""
+    folder = Path(platformdirs.user_cache_dir("servecast"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "profiles.duckdb"
+
+
+def _question(spec: Spec, options: JobOptions) -> Question:
+    service = _service(spec, options.service)
+    skus: dict[str, Sku] = {**shipped_skus(), **spec.skus}
+    said = service.slos if service else ()
+    max_gpus = options.asked.max_gpus or (service.max_gpus if service else None)
+    return Question(
+        program=spec.model(options.model),
+        skus=skus,
+        axes=axes_of(service, options.asked, DEFAULT_SKUS),
+        slos=options.asked.slos or said or DEFAULT_SLOS,
+        max_gpus=max_gpus or DEFAULT_MAX_GPUS,
+        seed=options.seed,
+    )
+
+
+def _service(spec: Spec, name: str | None) -> Service | None:
+    """The service block asked for, else the spec's first, else none."""
+    if name is None:
+        return next(iter(spec.services.values()), None)
+    if name not in spec.services:
+        hint = did_you_mean(name, spec.services)
+        known = ", ".join(spec.services) or "none"
+        raise UserError(f"{spec.path}: no service {name!r}{hint}; it declares {known}")
+    return spec.services[name]
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "servecast_version": version("servecast"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """A bar on stderr where a person is looking, silence elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    hidden = quiet or not console.is_terminal
+    with ProgressBar(
+        *columns, TimeElapsedColumn(), console=console, disable=hidden, transient=True
+    ) as bar:
+        task = bar.add_task("compiling")
+
+        def report(done: int, total: int, doing: str) -> None:
+            bar.update(task, completed=done, total=total, description=doing)
+
+        yield report
+
+
+def save(result: dict[str, Any], folder: Path) -> None:
+    """Writes ``results.json`` and ``report.html`` into ``folder``, each whole or not at all."""
+    texts = {
+        "results.json": json.dumps(result, indent=2, allow_nan=False) + "\n",
+        "report.html": render(result),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            partial = folder / f"{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(folder / name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the result there: {error.strerror}") from error
+
+
+def asked_slos(texts: tuple[str, ...]) -> tuple[Slo, ...]:
+    return tuple(parse_slo(text) for text in texts)

@@ -1,0 +1,217 @@
+"""The answer as one JSON object, documented in ``docs/results.md``. Pure: outcomes in, dictionaries out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, isfinite
+from typing import Any
+
+from servecast.compiler.memory import MemoryPlan
+from servecast.compiler.service import Slo
+from servecast.simulator.flops import flops_model
+from servecast.simulator.metrics import ReplicaMetrics
+from servecast.simulator.search.capacity import Hopeless, Violation
+from servecast.simulator.search.run import Carried, Outcome
+from servecast.simulator.search.space import Infeasible
+from servecast.simulator.workload import Workload
+
+SCHEMA_VERSION = 1
+METRIC_NAMES = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")
+FULL = 0.95
+"""A resource used beyond this share is called short."""
+
+Row = dict[str, Any]  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """``winner`` is the outcome behind the first of ``ranked``."""
+
+    ranked: tuple[Row, ...]
+    infeasible: tuple[Row, ...]
+    winner: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The requests that were searched with, the rate to carry, and the GPUs there are."""
+
+    searched: Workload
+    rate_per_s: float
+    max_gpus: int
+
+
+def rank(outcomes: Iterable[Outcome], refused: Iterable[Infeasible], demand: Demand) -> Ranking:
+    """Most requests per dollar first; equal ones by fewer GPUs, then by name, so that order is total."""
+    ranked: list[tuple[Row, Outcome]] = []
+    infeasible = [asdict(miss) for miss in refused]
+    for outcome in outcomes:
+        if isinstance(outcome.found, Hopeless):
+            infeasible.append({**_identity(outcome), "reason": _hopeless_reason(outcome.found)})
+            continue
+        row = _row(outcome, outcome.found, demand)
+        if row["gpus"] > demand.max_gpus:
+            reason = (
+                f"carries {row['qps_per_replica']:.2f} req/s a replica, so {demand.rate_per_s:.2f} req/s "
+                f"need {row['gpus']} GPUs, and the limit is {demand.max_gpus}"
+            )
+            infeasible.append({**_identity(outcome), "reason": reason})
+            continue
+        ranked.append((row, outcome))
+    ranked.sort(key=lambda pair: _rank_key(pair[0]))
+    infeasible.sort(key=_name)
+    winner = ranked[0][1] if ranked else None
+    return Ranking(tuple(row for row, _ in ranked), tuple(infeasible), winner)
+
+
+def _rank_key(row: Row) -> tuple[Any, ...]:
+    return (-row["qps_per_usd_hour"], row["gpus"], *_name(row))
+
+
+def _name(row: Row) -> tuple[Any, ...]:
+    batch = (row["max_num_seqs"] or 0, row["max_batched_tokens"] or 0)
+    return (row["sku"], row["tp"], row["pp"], *batch)
+
+
+def _identity(outcome: Outcome) -> Row:
+    parallelism = outcome.placement.parallelism
+    limits = outcome.candidate.limits
+    return {
+        "sku": outcome.placement.sku.name,
+        "tp": parallelism.tp,
+        "pp": parallelism.pp,
+        "max_num_seqs": limits.max_num_seqs,
+        "max_batched_tokens": limits.max_batched_tokens,
+    }
+
+
+def _row(outcome: Outcome, carried: Carried, demand: Demand) -> Row:
+    sku, gpus = outcome.placement.sku, outcome.placement.parallelism.gpus
+    replicas = ceil(demand.rate_per_s / carried.rate_per_s)
+    usd_per_hour = gpus * sku.usd_per_hour
+    metrics = carried.metrics
+    return {
+        **_identity(outcome),
+        "policy": outcome.candidate.policy,
+        "replicas": replicas,
+        "gpus": replicas * gpus,
+        "usd_per_hour": replicas * usd_per_hour,
+        "qps_per_replica": carried.rate_per_s,
+        "qps": replicas * carried.rate_per_s,
+        "qps_per_usd_hour": carried.rate_per_s / usd_per_hour,
+        "usd_per_million_output_tokens": _usd_per_million(usd_per_hour, metrics),
+        "metrics": metrics_json(metrics),
+        "mfu": _mfu(outcome, metrics, demand.searched),
+        "kv_use": {"mean": metrics.kv_use_mean, "peak": metrics.kv_use_peak},
+        "mean_batch": metrics.mean_batch,
+        "busy": metrics.busy,
+        "preemptions": metrics.preemptions,
+        "memory": _memory_json(outcome.candidate.memory),
+        "binds": _binds(outcome, carried),
+        "time_by_source": _shares(carried.seconds_by_source),
+    }
+
+
+def _usd_per_million(usd_per_hour: float, metrics: ReplicaMetrics) -> float:
+    return usd_per_hour / (metrics.output_tokens_per_s * 3600) * 1e6
+
+
+def _mfu(outcome: Outcome, metrics: ReplicaMetrics, workload: Workload) -> float | None:
+    """Model FLOPs over peak FLOP/s at the activations' format (bf16 until formats vary)."""
+    peak = outcome.placement.sku.peak("bf16")
+    if peak is None:
+        return None
+    model = flops_model(outcome.placement.sharded)
+    flops = model.served(workload.prompt_tokens, workload.output_tokens).sum()
+    return float(flops / (metrics.duration_s * peak * outcome.placement.parallelism.gpus))
+
+
+def _shares(seconds: Sequence[tuple[str, float]]) -> Row:
+    total_s = sum(value for _, value in seconds)
+    return {source: value / total_s for source, value in seconds}
+
+
+def _memory_json(plan: MemoryPlan) -> Row:
+    """One GPU of the fullest stage; ``terms`` are everything but the cache."""
+    return {
+        "weight_bytes": plan.weight_bytes,
+        "kv_blocks": plan.kv_blocks,
+        "block_tokens": plan.block_tokens,
+        "kv_bytes": plan.kv_blocks * plan.kv_bytes_per_block,
+        "total_bytes": plan.total_bytes,
+        "terms": {f"{name.lower().replace(' ', '_')}_bytes": size for name, size in plan.terms},
+    }
+
+
+def metrics_json(metrics: ReplicaMetrics) -> Row:
+    """Percentiles by metric, with null where there is none."""
+    return {name: _finite(asdict(getattr(metrics, name))) for name in METRIC_NAMES}
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {key: value if isfinite(value) else None for key, value in values.items()}
+
+
+def slo_text(slo: Slo) -> str:
+    """As ``--slo`` takes it: ``ttft p90 < 2 s``."""
+    at = "mean" if slo.percentile is None else f"p{slo.percentile:g}"
+    return f"{slo.metric} {at} < {slo.limit_s:g} s"
+
+
+def _binds(outcome: Outcome, carried: Carried) -> Row:
+    broken = slo_text(carried.breaks[0]) if carried.breaks else None
+    resource, detail = _short_resource(outcome, carried.metrics)
+    return {"slo": broken, "resource": resource, "detail": detail}
+
+
+def _short_resource(outcome: Outcome, metrics: ReplicaMetrics) -> tuple[str, str]:
+    """The first resource that is all but used up at capacity."""
+    limits = outcome.candidate.limits
+    if metrics.preemptions or metrics.kv_use_peak > FULL:
+        return "kv_blocks", f"KV blocks peak at {metrics.kv_use_peak:.0%}"
+    if metrics.mean_batch > FULL * limits.max_num_seqs:
+        return "max_num_seqs", f"{metrics.mean_batch:.0f} of {limits.max_num_seqs} sequences decode"
+    if metrics.busy > FULL:
+        return "gpu", f"the GPUs are busy {metrics.busy:.0%} of the time"
+    return "latency", "no resource is used up: single steps are too slow for the target"
+
+
+def _hopeless_reason(found: Hopeless) -> str:
+    if found.rejected:
+        return f"{found.rejected} requests of the trace are longer than its KV cache holds"
+    return "even when idle: " + "; ".join(_violation_text(v) for v in found.violations)
+
+
+def _violation_text(violation: Violation) -> str:
+    over = violation.value_s / violation.slo.limit_s
+    return f"{slo_text(violation.slo)} comes to {violation.value_s:.3g} s ({over:.2g} times the target)"
+
+
+def assemble(
+    ranking: Ranking,
+    *,
+    best_at_trace_rate: ReplicaMetrics | None,
+    workload: Row,
+    question: Row,
+    provenance: Row,
+    elapsed_s: float,
+) -> Row:
+    """The object of ``docs/results.md``."""
+    best: Row | None = None
+    if ranking.ranked and best_at_trace_rate is not None:
+        best = {**ranking.ranked[0], "at_trace_rate": {"metrics": metrics_json(best_at_trace_rate)}}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "best": best,
+        "ranked": list(ranking.ranked),
+        "infeasible": list(ranking.infeasible),
+        "workload": workload,
+        "question": question,
+        "provenance": provenance,
+        "elapsed_s": elapsed_s,
+    }
+
+
+def slo_texts(slos: Sequence[Slo]) -> list[str]:
+    return [slo_text(slo) for slo in slos]

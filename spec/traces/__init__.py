@@ -1,0 +1,1 @@
+"""Example traffic, made by `benchmarks/make_example_trace.py`. Data only."""

@@ -1,0 +1,145 @@
+"""The capacity search: the highest rate that keeps the targets, the same whatever path leads to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from servecast.compiler.service import Slo
+from servecast.estimator.tables import SOURCES, RuntimeTables
+from servecast.simulator.arrivals import gamma_arrivals, stream
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.metrics import summarise, value
+from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.search.bounds import max_rate_per_s
+from servecast.simulator.search.capacity import (
+    QUEUE_DELAY,
+    TOLERANCE,
+    Capacity,
+    CapacitySearch,
+    Hopeless,
+    late_targets,
+)
+from servecast.simulator.workload import Workload
+
+TTFT = Slo("ttft", 90, 0.5)
+LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=64, kv_blocks=400)
+
+
+def tables(step_s: float = 0.01, token_s: float = 0.0002) -> RuntimeTables:
+    """Every step takes ``step_s`` and ``token_s`` more for each token; attention is free."""
+    tokens = np.arange(LIMITS.max_batched_tokens + 1.0)
+    token_row = np.where(tokens > 0, step_s + token_s * tokens, 0.0)[None]
+    sequences = np.zeros((1, LIMITS.max_num_seqs + 1))
+    shares = np.zeros(len(SOURCES))
+    return RuntimeTables(
+        token_s=token_row,
+        sequence_s=sequences,
+        prefill_s=np.zeros((1, 2, 2)),
+        prefill_base_s=np.zeros(1),
+        decode_s=np.zeros((1, LIMITS.max_num_seqs + 1, 2)),
+        send_s=np.zeros_like(token_row),
+        host_step_s=0.0,
+        context_step_tokens=1000,
+        chunk_step_tokens=64,
+        kv_step_tokens=10_000,
+        token_shares=np.zeros((len(tokens), len(SOURCES))),
+        sequence_shares=shares,
+        prefill_shares=np.zeros((2, len(SOURCES))),
+        decode_shares=np.zeros((2, len(SOURCES))),
+    )
+
+
+def workload(requests: int = 400) -> Workload:
+    rng = stream(7, "test")
+    return Workload(
+        "drawn",
+        gamma_arrivals(requests, 5.0, 1.0, rng),
+        rng.integers(10, 100, requests),
+        rng.integers(2, 30, requests),
+    )
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+def find(engine: Engine, slos: tuple[Slo, ...], guess: float | None = None) -> Capacity | Hopeless:
+    fleet = Fleet(tables(), LIMITS)
+    upper = max_rate_per_s(workload(), tables(), LIMITS)
+    return CapacitySearch(workload(), slos, engine).find(fleet, upper, guess)
+
+
+def test_the_targets_hold_at_the_capacity_and_break_just_above_it(engine: Engine) -> None:
+    found = find(engine, (TTFT,))
+    assert isinstance(found, Capacity)
+    assert value(found.records, "ttft", 90) <= TTFT.limit_s
+    above = workload().at_rate(found.rate_per_s * (1 + 2 * TOLERANCE))
+    assert value(engine.run(above, Fleet(tables(), LIMITS)), "ttft", 90) > TTFT.limit_s
+    assert found.breaks == (TTFT,)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.97, 1.0, 1.03, 2.0])
+def test_a_guess_changes_the_path_and_not_the_answer(engine: Engine, factor: float) -> None:
+    plain = find(engine, (TTFT,))
+    assert isinstance(plain, Capacity)
+    guessed = find(engine, (TTFT,), plain.rate_per_s * factor)
+    assert isinstance(guessed, Capacity)
+    assert guessed.rate_per_s == pytest.approx(plain.rate_per_s, rel=2 * TOLERANCE)
+
+
+def test_a_looser_target_never_lowers_the_capacity(engine: Engine) -> None:
+    rates = []
+    for limit_s in (0.1, 0.2, 0.4, 0.8):
+        found = find(engine, (Slo("ttft", 90, limit_s),))
+        assert isinstance(found, Capacity)
+        rates.append(found.rate_per_s)
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize(
+    "slo", [Slo("ttft", None, 0.3), Slo("tpot", 90, 0.02), Slo("e2e", 99, 2.0)]
+)
+def test_means_and_tpot_are_judged_as_well(engine: Engine, slo: Slo) -> None:
+    found = find(engine, (slo,))
+    assert isinstance(found, Capacity)
+    assert value(found.records, slo.metric, slo.percentile) <= slo.limit_s
+
+
+def test_a_second_target_of_one_metric_counts_too(engine: Engine) -> None:
+    tight = Slo("ttft", 50, 0.05)
+    both = find(engine, (TTFT, tight))
+    assert isinstance(both, Capacity)
+    assert value(both.records, "ttft", 50) <= tight.limit_s
+    assert both.breaks == (tight,)
+
+
+def test_a_target_that_an_idle_replica_breaks_is_hopeless(engine: Engine) -> None:
+    found = find(engine, (Slo("tbt", 50, 0.001),))
+    assert isinstance(found, Hopeless)
+    assert [v.slo.metric for v in found.violations] == ["tbt"]
+    assert found.violations[0].value_s > 0.01
+
+
+def test_a_request_that_no_cache_holds_is_hopeless_and_counted(engine: Engine) -> None:
+    long = Workload("long", np.array([0.0, 1.0]), np.array([10, 9000]), np.array([2, 2]))
+    fleet = Fleet(tables(), LIMITS)
+    found = CapacitySearch(long, (TTFT,), engine).find(fleet, 5.0)
+    assert isinstance(found, Hopeless)
+    assert found.rejected == 1
+
+
+@pytest.mark.parametrize("rate_per_s", [5, 50, 5000])
+def test_no_load_is_served_faster_than_the_bound(engine: Engine, rate_per_s: float) -> None:
+    served = summarise(engine.run(workload().at_rate(rate_per_s), Fleet(tables(), LIMITS)))
+    assert served.requests_per_s < max_rate_per_s(workload(), tables(), LIMITS)
+
+
+def test_late_counts_follow_the_first_percentile_target_of_each_metric() -> None:
+    late = late_targets(
+        workload(100), (TTFT, Slo("ttft", 99, 9.0), Slo("e2e", None, 1.0), QUEUE_DELAY)
+    )
+    assert (late.ttft_s, late.max_late_ttft) == (0.5, 10)
+    assert late.e2e_s == float("inf")
+    assert (late.queue_delay_s, late.max_late_queue_delay) == (5.0, 1)
