@@ -37,23 +37,23 @@ WHOLE_RUN = Window()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Values and how often each occurs, of one metric."""
+    """Values of one metric, rising; ``upto`` counts the occurrences up to each."""
 
     values: Floats
-    weights: NDArray[np.int64]
+    upto: NDArray[np.int64]
 
     def percentile(self, percentile: float) -> float:
         """The nearest-rank percentile, in (0, 100]; NaN without values."""
-        total = int(self.weights.sum())
-        if total == 0:
+        if len(self.values) == 0:
             return math.nan
+        total = int(self.upto[-1])
         rank = max(total - allowed_late(total, percentile), 1)
-        order = np.argsort(self.values, kind="stable")
-        return float(self.values[order[np.searchsorted(self.weights[order].cumsum(), rank)]])
+        return float(self.values[np.searchsorted(self.upto, rank)])
 
     def mean(self) -> float:
-        total = int(self.weights.sum())
-        return float(self.values @ self.weights) / total if total else math.nan
+        if len(self.values) == 0:
+            return math.nan
+        return float((self.values * np.diff(self.upto, prepend=0)).sum()) / float(self.upto[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,40 +127,22 @@ def samples(records: Records, metric: str, window: Window = WHOLE_RUN) -> Sample
             values = decoding_s / (records.output_tokens[served] - 1)
         case _:
             raise ValueError(f"no metric {metric!r}")
-    return Samples(values, np.ones(len(values), np.int64))
+    return Samples(np.sort(values), np.arange(1, len(values) + 1))
 
 
 def _gaps(records: Records, window: Window) -> Samples:
-    """A step with B decodes is B equal gaps since the cohort's last step; a preemption makes one more."""
-    values, weights, ends = [], [], []
-    for steps in records.lane_steps():
-        decoding = np.flatnonzero(steps["decodes"] > 0)
-        end_s = steps["end_s"]
-        inside = decoding[window.holds(end_s[decoding])]
-        values.append(end_s[inside] - end_s[inside - 1])
-        weights.append(steps["decodes"][inside].astype(np.int64))
-        ends.append(end_s)
-    before_s, after_s = _resumptions(records, ends)
-    resumed = window.holds(after_s)
-    values.append((after_s - before_s)[resumed])
-    weights.append(np.ones(int(resumed.sum()), np.int64))
-    return Samples(np.concatenate(values), np.concatenate(weights))
-
-
-def _resumptions(records: Records, ends: list[Floats]) -> tuple[Floats, Floats]:
-    """The last token before each preemption that cost a gap, and the first after it."""
-    before_s, after_s = [], []
-    earlier: dict[int, float] = {}
-    resumed = [(s["request"], s["lane"], s["first"], s["last"]) for s in records.segments]
-    for i in np.flatnonzero((records.preemptions > 0) & records.finished):
-        row = records.requests[i]
-        resumed.append((i, row["lane"], row["prompt"] - row["base"] - 1, row["last"]))
-    for request, lane, first, last in resumed:
-        if request in earlier:
-            before_s.append(earlier[request])
-            after_s.append(ends[lane][first])
-        earlier[request] = ends[lane][last]
-    return np.array(before_s), np.array(after_s)
+    """A step with B decodes is B equal gaps since its lane's last step; a preemption makes one more."""
+    order, _ = records.by_lane()
+    end_s, decodes = records.end_s[order], records.decodes[order]
+    after = np.flatnonzero((decodes > 0) & window.holds(end_s))
+    values, weights = end_s[after] - end_s[after - 1], decodes[after]
+    if len(records.segments):
+        request, first, last, _ = records.token_segments()
+        again = np.flatnonzero((request[1:] == request[:-1]) & window.holds(end_s[first[1:]]))
+        values = np.concatenate((values, end_s[first[again + 1]] - end_s[last[again]]))
+        weights = np.concatenate((weights, np.ones(len(again), np.int64)))
+    rising = np.argsort(values)
+    return Samples(values[rising], weights[rising].cumsum(dtype=np.int64))
 
 
 def value(
@@ -179,9 +161,9 @@ def distribution(records: Records, metric: str, window: Window = WHOLE_RUN) -> D
 
 def summarise(records: Records, window: Window = WHOLE_RUN) -> ReplicaMetrics:
     """All metrics of a run or of a window of it."""
-    finished = records.finished & window.holds(records.arrival_s)
     arrived = window.holds(records.arrival_s)
-    steps = records.steps[window.holds(records.steps["end_s"])]
+    finished = records.finished & arrived
+    steps = records.steps if window is WHOLE_RUN else records.steps[window.holds(records.end_s)]
     duration_s = math.nan
     if finished.any():
         duration_s = float(records.finish_s[finished].max() - records.arrival_s[arrived][0])
@@ -202,7 +184,7 @@ def summarise(records: Records, window: Window = WHOLE_RUN) -> ReplicaMetrics:
         output_tokens_per_s=float(records.output_tokens[finished].sum()) / duration_s,
         mean_batch=float(steps["sequences"].mean()) if some else math.nan,
         mean_tokens=float(steps["tokens"].mean()) if some else math.nan,
-        kv_use_mean=float(use @ took_s / took_s.sum()) if some else math.nan,
+        kv_use_mean=float((use * took_s).sum() / took_s.sum()) if some else math.nan,
         kv_use_peak=float(use.max()) if some else math.nan,
         busy=_busy_s(records, steps) / duration_s,
         preemptions=int(records.preemptions[arrived].sum()),
@@ -212,13 +194,13 @@ def summarise(records: Records, window: Window = WHOLE_RUN) -> ReplicaMetrics:
 
 def _busy_s(records: Records, steps: NDArray[np.void]) -> float:
     """Seconds with a batch in flight, mean over the replicas; a replica's steps are logged in order."""
+    if records.stages == 1:
+        return float((steps["end_s"] - steps["start_s"]).sum()) / records.replicas
     total_s = 0.0
     for replica in range(records.replicas):
         mine = steps[steps["lane"] // records.stages == replica]
-        if len(mine):
-            before_s = np.maximum.accumulate(mine["end_s"])[:-1]
-            start_s = np.maximum(mine["start_s"], np.concatenate(([-math.inf], before_s)))
-            total_s += float((mine["end_s"] - start_s).sum())
+        before_s = np.concatenate(([-math.inf], mine["end_s"][:-1]))
+        total_s += float((mine["end_s"] - np.maximum(mine["start_s"], before_s)).sum())
     return total_s / records.replicas
 
 
@@ -230,5 +212,5 @@ def _stable(records: Records, finished: NDArray[np.bool_]) -> bool:
         return True
     delay_s = records.scheduled_s[finished] - at_s
     centred_s = at_s - at_s.mean()
-    growth = float(centred_s @ delay_s) / float(centred_s @ centred_s)
+    growth = float((centred_s * delay_s).sum() / (centred_s**2).sum())
     return growth <= _STABLE_DELAY_GROWTH

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +44,7 @@ class Records:
     replicas: int
     stages: int
     kv_blocks: int
-    given_up: bool  # more was late than may be: the rest was not simulated
+    broken_metric: str | None  # more was late than may be: the rest was not simulated
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -128,34 +127,39 @@ class Records:
         """Replica * stages + batch slot."""
         return self.steps["lane"]
 
-    def lane_steps(self) -> Iterator[NDArray[np.void]]:
-        """The steps of each lane (batch slot of a replica's pipeline) in order."""
-        if self.replicas * self.stages == 1:
-            yield self.steps
-            return
-        order = np.argsort(self.steps["lane"], kind="stable")
+    @property
+    def given_up(self) -> bool:
+        return self.broken_metric is not None
+
+    def by_lane(self) -> tuple[Ints | slice, Ints]:
+        """The order of the steps lane after lane, each lane's in time, and where each lane begins."""
         lanes = np.arange(self.replicas * self.stages + 1)
-        bounds = np.searchsorted(self.steps["lane"][order], lanes)
-        for lane in range(self.replicas * self.stages):
-            yield self.steps[order[bounds[lane] : bounds[lane + 1]]]
+        if len(lanes) == 2:
+            return slice(None), np.array([0, len(self.steps)])
+        order = np.argsort(self.lane, kind="stable")
+        return order, np.searchsorted(self.lane[order], lanes)
+
+    def token_segments(self) -> tuple[Ints, Ints, Ints, Floats]:
+        """Runs of tokens, a request's in order: its number, then first and last index into the last, the
+        times of all steps by lane. Requests that did not finish have only runs before a preemption."""
+        order, begins = self.by_lane()
+        finished = np.flatnonzero(self.finished)
+        rows = self.requests[finished]
+        request = np.concatenate((self.segments["request"], finished))
+        begin = begins[np.concatenate((self.segments["lane"], rows["lane"]))]
+        first = np.concatenate((self.segments["first"], rows["prompt"] - rows["base"] - 1))
+        last = np.concatenate((self.segments["last"], rows["last"]))
+        by_request = np.argsort(request, kind="stable")
+        first, last = (begin + first)[by_request], (begin + last)[by_request]
+        return request[by_request], first, last, self.end_s[order]
 
     def token_times(self) -> list[Floats]:
-        """The time of every token, [requests] of [tokens]; empty where a request did not finish.
+        """The time of every token, [requests] of [tokens].
 
         O(tokens): for tests, timelines and small runs. The metrics never build it.
         """
-        ends = [steps["end_s"] for steps in self.lane_steps()]
-        parts: list[list[Floats]] = [[] for _ in range(len(self))]
-        for segment in self.segments:
-            parts[segment["request"]].append(
-                ends[segment["lane"]][segment["first"] : segment["last"] + 1]
-            )
-        for i in np.flatnonzero(self.finished):
-            row = self.requests[i]
-            first = row["prompt"] - row["base"] - 1
-            parts[i].append(ends[row["lane"]][first : row["last"] + 1])
-        none = np.empty(0)
-        return [
-            np.concatenate(p) if done else none
-            for p, done in zip(parts, self.finished, strict=True)
-        ]
+        parts: list[list[Floats]] = [[np.empty(0)] for _ in range(len(self))]
+        request, first, last, end_s = self.token_segments()
+        for i, a, b in zip(request, first, last, strict=True):
+            parts[i].append(end_s[a : b + 1])
+        return [np.concatenate(part) for part in parts]

@@ -19,7 +19,6 @@ from servecast.simulator.compiled import compile_engine
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.dispatch import simulate_all
 from servecast.simulator.engine import FULL, IDLE, LIVELOCK
-from servecast.simulator.lateness import hopeless
 from servecast.simulator.policy import POLICIES, ranks
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
@@ -208,5 +207,16 @@ def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np
         replicas=fleet.replicas,
         stages=fleet.tables.num_stages,
         kv_blocks=fleet.limits.kv_blocks,
-        given_up=bool(hopeless(sim)),
+        broken_metric=_broken_metric(run),
     )
+
+
+def _broken_metric(run: Run) -> str | None:
+    """The first metric of which more was late than may be."""
+    late = {
+        "queue_delay": (run.late_queue_delay, run.max_late_queue_delay),
+        "ttft": (run.late_ttft, run.max_late_ttft),
+        "e2e": (run.late_e2e, run.max_late_e2e),
+        "tbt": (run.late_gaps, run.max_late_gaps),
+    }
+    return next((metric for metric, (count, most) in late.items() if count > most), None)
