@@ -103,3 +103,25 @@ def fmt_command(files: tuple[Path, ...], check: bool) -> None:
     for path in changed:
         write_text(path, formatted[path])
         click.echo(f"{path}: rewritten", err=True)
+
+
+@click.command("import")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", help="The model's name; the folder's where not given.")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write."
+)
+def import_command(config: Path, name: str | None, output: Path | None) -> None:
+    """Write a spec from CONFIG, a Hugging Face config.json."""
+    from servecast.compiler.hf_families import read_config
+    from servecast.compiler.load import read_json, write_text
+    from servecast.compiler.spec_writer import model_name, write_spec
+
+    values = read_json(config)
+    source = str(values.get("_name_or_path") or "")
+    chosen = name or model_name(source, config.resolve().parent.name)
+    text = write_spec(chosen, source, read_config(values, str(config)))
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(output, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from servecast.compiler.catalog import Spec, compile_text
@@ -47,3 +48,20 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object.
+
+    Raises:
+        UserError: the file cannot be read, or holds no JSON object.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nests too deeply") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must hold a JSON object, not {type(value).__name__}")
+    return value
