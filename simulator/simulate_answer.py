@@ -1,0 +1,61 @@
+"""A simulated run as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from servecast.simulator.report.text import number, percent, plural, seconds, usd
+from servecast.simulator.report.view import METRIC_NAMES, STATISTICS
+
+Row = dict[str, Any]
+
+
+def show(summary: Row, console: Console) -> None:
+    """Prints the object of ``docs/simulate.md``."""
+    console.print(headline(summary), style="bold", highlight=False)
+    console.print(_latencies(summary["metrics"]))
+    for line in _lines(summary):
+        console.print(line, highlight=False)
+
+
+def headline(summary: Row) -> str:
+    """What ran on what, and whether it kept up."""
+    setup, requests = summary["configuration"], summary["requests"]
+    kept = "keeps up" if summary["stable"] else "does not keep up: its queue grows"
+    where = f"{plural(setup['replicas'], 'replica')} of {setup['sku']} (TP {setup['tp']}, PP {setup['pp']})"
+    return (
+        f"{setup['model']} on {where} {kept}: {plural(requests['finished'], 'request')} finished."
+    )
+
+
+def _latencies(metrics: Row) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for statistic in STATISTICS:
+        table.add_column(statistic, justify="right", no_wrap=True)
+    for name, title in METRIC_NAMES.items():
+        values = metrics[f"{name}_s"]
+        table.add_row(title, *(seconds(values[statistic]) for statistic in STATISTICS))
+    return table
+
+
+def _lines(summary: Row) -> list[str]:
+    setup, kv_use = summary["configuration"], summary["kv_use"]
+    peak = f"peak {percent(kv_use['peak'])} of {setup['kv_blocks']:,} blocks"
+    lines = [
+        f"{number(summary['requests_per_s'])} requests/s, "
+        f"{number(summary['output_tokens_per_s'])} output tokens/s, {usd(setup['usd_per_hour'])} an hour, "
+        f"{usd(summary['usd_per_million_output_tokens'])} per million output tokens.",
+        f"GPUs busy {percent(summary['busy'])}, MFU {percent(summary['mfu'])}, mean batch "
+        f"{number(summary['mean_batch'])}, KV use {percent(kv_use['mean'])} ({peak}), "
+        f"{plural(summary['preemptions'], 'preemption')}.",
+    ]
+    for row in summary["rejected"][:1]:
+        count = plural(summary["requests"]["rejected"], "request")
+        lines.append(f"{count} rejected; {row['request']} {row['reason']}: {row['kv_blocks']:,}.")
+    sources = sorted(summary["time_by_source"].items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{percent(share)} {name}" for name, share in sources if share > 0)
+    return [*lines, f"Predicted time: {shares}.", *summary["provenance"]["notes"]]

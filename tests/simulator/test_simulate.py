@@ -1,0 +1,133 @@
+"""One configuration simulated: the summary adds up, and what cannot run is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from servecast.compiler.catalog import shipped_skus
+from servecast.compiler.errors import InfeasibleError, UserError
+from servecast.compiler.load import load_spec
+from servecast.estimator.load import TableLoader
+from servecast.simulator.simulate import Setup, Simulated, simulate_setup
+from servecast.simulator.simulate_cli import simulate_command
+from servecast.simulator.simulate_job import save_simulation
+from servecast.simulator.workload import TraceOrigin, Workload
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SETUP = Setup(load_spec(REPOSITORY / "spec" / "llama.llm").model(None), "h100-sxm")
+
+
+def workload(num_requests: int = 60) -> Workload:
+    index = np.arange(num_requests)
+    origin = TraceOrigin("t.csv", "servecast", index + 2)
+    return Workload("t.csv", index * 0.1, 100 + 7 * index, 1 + index % 40, origin)
+
+
+@pytest.fixture(scope="module")
+def loader() -> TableLoader:
+    """Physics alone: no package's timings are imported."""
+    return TableLoader(None, sources=())
+
+
+def run(loader: TableLoader, **changes: Any) -> Simulated:
+    return simulate_setup(dataclasses.replace(SETUP, **changes), shipped_skus(), workload(), loader)
+
+
+def test_the_summary_is_json_and_accounts_for_every_request(loader: TableLoader) -> None:
+    done = run(loader)
+    json.dumps(done.summary, allow_nan=False)
+    assert done.summary["requests"] == {
+        "arrived": 60,
+        "finished": 60,
+        "rejected": 0,
+        "unfinished": 0,
+    }
+    assert sum(done.summary["time_by_source"].values()) == pytest.approx(1)
+    assert done.summary["stable"] is True
+
+
+def test_cost_is_the_price_over_the_tokens(loader: TableLoader) -> None:
+    summary = run(loader, replicas=2).summary
+    price = 2 * shipped_skus()["h100-sxm"].usd_per_hour
+    assert summary["configuration"]["usd_per_hour"] == price
+    tokens = int(workload().output_tokens.sum())
+    hours = summary["duration_s"] / 3600
+    assert summary["usd_per_million_output_tokens"] == pytest.approx(price * hours / tokens * 1e6)
+
+
+def test_more_replicas_never_slow_the_median_down(loader: TableLoader) -> None:
+    one, four = (run(loader, replicas=n).summary["metrics"] for n in (1, 4))
+    assert four["ttft_s"]["p50"] <= one["ttft_s"]["p50"]
+
+
+def test_a_request_that_no_empty_cache_holds_is_rejected_by_name(loader: TableLoader) -> None:
+    done = run(loader, kv_blocks=30)
+    assert done.summary["requests"]["rejected"] == int(done.records.rejected.sum()) > 0
+    first = int(np.argmax(done.records.rejected))
+    assert done.summary["rejected"][0] == {
+        "request": f"t.csv:{first + 2}",
+        "kv_blocks": 31,
+        "reason": "needs more than the 30 KV blocks there are",
+    }
+    assert done.summary["requests"]["finished"] > 0
+
+
+def test_a_model_that_does_not_fit_is_one_sentence(loader: TableLoader) -> None:
+    large = load_spec(REPOSITORY / "spec" / "llama.llm").model("llama-3.1-70b")
+    with pytest.raises(
+        InfeasibleError, match=r"llama-3.1-70b on h100-sxm with tp=1 pp=1: does not"
+    ):
+        run(loader, program=large)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sku": "h100"}, r"unknown SKU 'h100'.*h100-sxm"),
+        ({"router": "psychic"}, "router 'psychic' is not one of round_robin"),
+        ({"policy": "lottery"}, "policy 'lottery' is not one of vllm_v1"),
+        ({"tp": 3}, "tp=3"),
+        ({"max_num_seqs": 512, "max_batched_tokens": 256}, "256 < 512"),
+    ],
+)
+def test_a_setup_that_cannot_be_is_one_sentence(
+    loader: TableLoader, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(loader, **changes)
+
+
+def test_a_run_is_saved_whole(loader: TableLoader, tmp_path: Path) -> None:
+    save_simulation(run(loader), tmp_path / "run")
+    names = ["requests.parquet", "steps.parquet", "summary.json", "timeline.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+    assert json.loads((tmp_path / "run" / "timeline.json").read_text())["otherData"]["steps"] > 0
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    loader: TableLoader, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write the run there"):
+        save_simulation(run(loader), tmp_path / "file" / "run")
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_summary_for_people_and_for_programs(tmp_path: Path) -> None:
+    arguments = [str(REPOSITORY / "spec" / "llama.llm"), "--requests", "50", "--rate", "2"]
+    arguments += ["--trace", str(REPOSITORY / "spec" / "traces" / "chat.csv")]
+    arguments += ["--store", str(tmp_path / "store.duckdb"), "--out", str(tmp_path / "run")]
+    plain = CliRunner().invoke(simulate_command, arguments, catch_exceptions=False)
+    assert plain.output.startswith("llama-3.1-8b on 1 replica of h100-sxm (TP 1, PP 1) keeps up")
+    printed = CliRunner().invoke(simulate_command, [*arguments, "--json"], catch_exceptions=False)
+    summary = json.loads(printed.output)
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["workload"]["rate_per_s"] == pytest.approx(2)
+    assert summary["time_by_source"]["interpolated"] > 0
