@@ -87,14 +87,17 @@ def decode_surface(predictor: Predictor, shape: KernelShape) -> Surface:
 
 
 def _extend_rows(context: Ints, seconds: Floats, source: Codes) -> None:
-    """Replaces what lies beyond a batch's longest measured context by that batch's last slope.
+    """Between a batch's measured contexts puts lines, beyond the longest the last slope.
 
     Measurements stop where the cache is full, and memory time is linear from there on; a forest is flat.
     """
     for row, codes in zip(seconds, source, strict=True):
         exact = np.flatnonzero(codes <= SOURCE_CODE[Source.IMPORTED])
-        if len(exact) < 2 or exact[-1] == len(context) - 1:
+        if len(exact) < 2:
             continue
+        gaps = np.setdiff1d(np.arange(exact[0], exact[-1]), exact)
+        row[gaps] = np.interp(context[gaps], context[exact], row[exact])
+        codes[gaps] = SOURCE_CODE[Source.INTERPOLATED]
         a, b = exact[-2:]
         slope = (row[b] - row[a]) / (context[b] - context[a])
         row[b + 1 :] = row[b] + slope * (context[b + 1 :] - context[b])

@@ -22,9 +22,10 @@ from servecast.estimator.importers.silicon import (
     import_silicon,
     package_version,
 )
-from servecast.estimator.models import code_version, fitted, needs_model, num_sms
+from servecast.estimator.models import code_version, fitted, needs_model, num_sms_of
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
+from servecast.estimator.quarantine import screened
 from servecast.estimator.store import Store
 from servecast.estimator.stored import KernelData
 from servecast.estimator.tables import RuntimeTables, TableBounds
@@ -139,10 +140,10 @@ def predictor_from(
         samples[kind] = chosen_samples(data)
         writes_kv |= kind.kernel.startswith("attention") and "silicon" in data.source
         if needs_model(kind, shapes, samples[kind]):
-            models[kind] = fitted(store, kind, samples[kind], num_sms(sku))
+            models[kind] = fitted(store, kind, samples[kind], num_sms_of(sku.name))
     return Predictor(
         sku=sku,
-        num_sms=num_sms(sku),
+        num_sms=num_sms_of(sku.name),
         kinds=tuple(wanted),
         samples=samples,
         models=models,
@@ -172,7 +173,8 @@ def import_once(store: Store, sku: Sku, sources: Sequence[str]) -> None:
     if "silicon" not in sources or sku.name not in SYSTEMS or data_root() is None:
         return
     if not store.has_rows(sku.name, "silicon", package_version()):
-        store.add_batches(import_silicon(SiliconQuery(sku.name)))
+        rows = import_silicon(SiliconQuery(sku.name))
+        store.add_batches(part for batch in rows for part in screened(batch, {sku.name: sku}))
 
 
 def _notes(store: Store, sku: Sku, sources: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from importlib.resources import files
 
 import numpy as np
 
-from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import KernelShape
 from servecast.estimator.features import feature_matrix
 from servecast.estimator.forest import KernelModel
@@ -34,9 +33,9 @@ SM_COUNTS = {
 }
 
 
-def num_sms(sku: Sku) -> int:
+def num_sms_of(sku: str) -> int:
     """Streaming multiprocessors; an unknown GPU counts as an H100, which only shapes features."""
-    matching = [count for name, count in SM_COUNTS.items() if sku.name.startswith(name)]
+    matching = [count for name, count in SM_COUNTS.items() if sku.startswith(name)]
     return max(matching, default=SM_COUNTS["h100"])
 
 

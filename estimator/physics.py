@@ -217,5 +217,18 @@ def shortest_s(sku: Sku, kind: KernelKind, dims: Dims) -> Floats:
     """No launch can take less; [cases]."""
     work = work_of(kind, dims)
     return np.maximum(
-        work.flops / compute_peak(sku, kind.dtype), work.num_bytes / bandwidth(sku, kind.kernel)
+        work.flops / compute_peak(sku, kind.dtype),
+        _fewest_bytes(kind, dims, work) / bandwidth(sku, kind.kernel),
     )
+
+
+def _fewest_bytes(kind: KernelKind, dims: Dims, work: Work) -> Floats:
+    """Where the count is an expectation or one algorithm's, what no routing and no algorithm undercuts."""
+    if (
+        kind.kernel == "experts"
+    ):  # all rows may be routed alike: to the first row's experts, or elsewhere
+        matrices = 3.0 * dims["hidden"] * dims["intermediate"] * _bytes_per_element(kind.dtype)
+        return np.where(dims["experts"] == dims["total_experts"], dims["top_k"] * matrices, 0.0)
+    if kind.kernel == "all_reduce":  # a switch that adds (NVLink SHARP) takes each byte once
+        return np.asarray(dims["payload_bytes"], dtype=np.float64)
+    return work.num_bytes

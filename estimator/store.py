@@ -1,14 +1,13 @@
 """The profile store: one DuckDB file of measurements and of results computed from them.
 
-All SQL of the project is here and in ``schema.sql``. One process writes at a time; every write is one
-transaction, so a process killed in mid-import leaves the store as it was.
+All SQL of the project is here, in ``schema.py`` and in ``schema.sql``. One process writes at a time;
+every write is one transaction, so a process killed in mid-import leaves the store as it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
-from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,10 +26,9 @@ from servecast.estimator.measurement import (
     batches_of,
     measurement_from,
 )
+from servecast.estimator.schema import bring_up_to_date, connect
 from servecast.estimator.stored import KernelData, OriginLine, StoreLine
 
-SCHEMA_VERSION = 1
-MIGRATIONS: dict[int, str] = {}  # SQL from this version to the next one
 _NOT_DIMENSIONS = frozenset(
     {
         *("content_hash", "origin_id", "kernel", "dtype", "kv_dtype", "sku"),
@@ -59,9 +57,9 @@ class Store:
         where = Path(path)
         if read_only and not where.exists():
             raise DataMissingError(f"{where}: no such store; `servecast store import` makes one")
-        connection = _connect(where, read_only)
+        connection = connect(where, read_only)
         try:
-            _bring_up_to_date(connection, where)
+            bring_up_to_date(connection, where)
             return cls(connection, where)
         except BaseException:
             connection.close()
@@ -205,7 +203,7 @@ class Store:
         return tuple(OriginLine(*row) for row in rows)
 
     def fingerprint(self, sku: str, sources: Sequence[str]) -> str:
-        """Changes when usable rows of a SKU do; 32 hexadecimal digits."""
+        """Changes when usable rows of a SKU do."""
         row = self._sql.execute(
             "SELECT count(*), coalesce(bit_xor(content_hash), 0) FROM usable"
             " WHERE sku = ? AND list_contains(?, source)",
@@ -222,9 +220,28 @@ class Store:
         ).fetchall()
         return tuple(StoreLine(*row) for row in rows)
 
+    def rows_of(self, sku: str, kernel: str, limit: int) -> list[dict[str, object]]:
+        """The first rows of a kernel by their dimensions, without what is empty in all of them."""
+        dims = ", ".join(f'"{d}"' for d in self.dimensions)
+        read = self._sql.execute(
+            f"SELECT dtype, kv_dtype, {dims}, median_s, mean_s, std_s, num_samples, source, method,"
+            " variant, flags, quarantine FROM measurement m JOIN origin o ON o.id = m.origin_id"
+            " WHERE sku = ? AND kernel = ? ORDER BY ALL LIMIT ?",
+            (sku, kernel, limit),
+        )
+        names = [str(column[0]) for column in read.description or ()]
+        rows = read.fetchall()
+        told = [i for i in range(len(names)) if any(row[i] not in (None, "") for row in rows)]
+        return [{names[i]: row[i] for i in told} for row in rows]
+
     def cached(self, key: str) -> bytes | None:
         rows = self._sql.execute("SELECT body FROM artefact WHERE key = ?", (key,)).fetchall()
         return bytes(rows[0][0]) if rows else None
+
+    def artefacts(self) -> dict[str, int]:
+        """How many models and tables are kept."""
+        rows = self._sql.execute("SELECT kind, count(*) FROM artefact GROUP BY kind ORDER BY kind")
+        return {str(kind): int(count) for kind, count in rows.fetchall()}
 
     def put_cached(self, key: str, kind: str, body: bytes) -> None:
         self._sql.execute("INSERT OR REPLACE INTO artefact VALUES (?, ?, ?)", (key, kind, body))
@@ -233,37 +250,31 @@ class Store:
 def read_parquet(
     path: Path, columns: Sequence[str], equal: dict[str, object]
 ) -> dict[str, NDArray[Any]]:
-    """Columns [rows] of those rows whose ``equal`` columns have these values."""
-    where = " AND ".join(f"{name} = ${name}" for name in equal) or "TRUE"
+    """Those of ``columns`` [rows] that the file has, of rows whose ``equal`` columns have these values."""
+    table = "FROM read_parquet($path)"
     with duckdb.connect() as sql:
-        read = sql.execute(
-            f"SELECT {', '.join(columns)} FROM read_parquet($path) WHERE {where}",
-            {"path": str(path), **equal},
-        ).fetchnumpy()
+        there = sql.execute(f"DESCRIBE SELECT * {table}", {"path": str(path)}).fetchall()
+        names = ", ".join(str(row[0]) for row in there if row[0] in columns)
+        where = " AND ".join(f"{name} = ${name}" for name in equal) or "TRUE"
+        query = f"SELECT {names} {table} WHERE {where}"
+        read = sql.execute(query, {"path": str(path), **equal}).fetchnumpy()
     return {name: np.asarray(column) for name, column in read.items()}
 
 
-def parquet_columns(path: Path) -> tuple[str, ...]:
-    with duckdb.connect() as sql:
-        described = sql.execute("DESCRIBE SELECT * FROM read_parquet($p)", {"p": str(path)})
-        return tuple(str(row[0]) for row in described.fetchall())
-
-
 def _constants(batch: MeasurementBatch) -> dict[str, object]:
-    return {
-        "kernel": batch.kernel,
-        "dtype": batch.dtype,
-        "kv_dtype": batch.kv_dtype,
-        "sku": batch.sku,
-        "outcome": batch.outcome,
-        "method": batch.method,
-        "variant": batch.variant,
-        "flags": ",".join(batch.flags),
-        "node": batch.node,
-        "conditions": batch.conditions,
-        "measured_at_ns": batch.measured_at_ns,
-        "quarantine": batch.quarantine,
-    }
+    told = (
+        "kernel",
+        "dtype",
+        "kv_dtype",
+        "sku",
+        "outcome",
+        "method",
+        "variant",
+        "node",
+        "conditions",
+    )
+    rest = {"measured_at_ns": batch.measured_at_ns, "quarantine": batch.quarantine}
+    return {name: getattr(batch, name) for name in told} | {"flags": ",".join(batch.flags)} | rest
 
 
 def _insert_sql(batch: MeasurementBatch, columns: list[str], constants: dict[str, object]) -> str:
@@ -279,37 +290,3 @@ def _insert_sql(batch: MeasurementBatch, columns: list[str], constants: dict[str
         "INSERT INTO measurement BY NAME SELECT md5_number(concat_ws('|', $origin_text, $dims_text, "
         f"{', '.join(parts)})) AS content_hash, {', '.join(values)} FROM incoming ON CONFLICT DO NOTHING"
     )
-
-
-def _connect(where: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
-    try:
-        return duckdb.connect(str(where), read_only=read_only)
-    except duckdb.Error as error:
-        why = str(error).splitlines()[0]
-        if "lock" in why:
-            raise DataMissingError(
-                f"{where}: the store is in use by another process: {why}"
-            ) from error
-        raise DataMissingError(f"{where}: cannot be opened as a profile store: {why}") from error
-
-
-def _bring_up_to_date(connection: duckdb.DuckDBPyConnection, where: Path) -> None:
-    tables = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
-    if not tables:
-        schema = files("servecast.estimator").joinpath("schema.sql").read_text(encoding="utf-8")
-        connection.execute(f"BEGIN; {schema}; COMMIT")
-        return
-    if "store_meta" not in tables:
-        raise DataMissingError(
-            f"{where}: a DuckDB file, but not a profile store: no store_meta table"
-        )
-    version = int(connection.execute("SELECT schema_version FROM store_meta").fetchall()[0][0])
-    if version > SCHEMA_VERSION:
-        raise DataMissingError(
-            f"{where}: the store has schema version {version}, this program reads up to"
-            f" {SCHEMA_VERSION}; a newer servecast opens it"
-        )
-    for step in range(version, SCHEMA_VERSION):
-        connection.execute(
-            f"BEGIN; {MIGRATIONS[step]}; UPDATE store_meta SET schema_version = {step + 1}; COMMIT"
-        )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from servecast.compiler.errors import DataMissingError
 from servecast.estimator.measurement import Ints, MeasurementBatch, Origin
-from servecast.estimator.store import parquet_columns, read_parquet
+from servecast.estimator.store import read_parquet
 
 PACKAGE = "aiconfigurator_core"
 LICENCE = "Apache-2.0"
@@ -172,9 +172,10 @@ def _attention(
     """The measured times include the write of the step's own keys and values into the cache."""
 
     def read(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
-        window = "window_size" if "window_size" in parquet_columns(path) else "0 AS window_size"
-        names = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
-        table = _read(path, (*names, "attn_dtype", "kv_cache_dtype", window, "latency"))
+        sizes = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+        names = (*sizes, "attn_dtype", "kv_cache_dtype", "window_size", "latency")
+        table = _read(path, names)
+        table.setdefault("window_size", np.zeros_like(table["step"]))  # old tables know no windows
         for (dtype, kv_dtype), rows in _groups(table, "attn_dtype", "kv_cache_dtype"):
             part = {name: column[rows] for name, column in table.items()}
             yield MeasurementBatch(

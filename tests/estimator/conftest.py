@@ -118,11 +118,23 @@ def all_reduce_batch(sku: str = "gpu") -> MeasurementBatch:
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
+def small_batches() -> list[MeasurementBatch]:
+    """Every kernel of the small model on the small GPU, at one and two ranks."""
+    return [
+        linear_batch(),
+        all_reduce_batch(),
+        decode_batch(),
+        prefill_batch(),
+        decode_batch("gpu", 2, 1),
+        prefill_batch("gpu", 2, 1),
+    ]
+
+
+@pytest.fixture
+def store(small_batches: list[MeasurementBatch]) -> Iterator[Store]:
     """In memory, with measurements of the small GPU."""
     with Store.open(":memory:") as opened:
-        opened.add_batches([linear_batch(), decode_batch(), prefill_batch(), all_reduce_batch()])
-        opened.add_batches([decode_batch("gpu", 2, 1), prefill_batch("gpu", 2, 1)])
+        opened.add_batches(small_batches)
         yield opened
 
 

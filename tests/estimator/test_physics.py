@@ -114,10 +114,21 @@ def test_a_small_batch_cannot_beat_the_reading_of_its_weights() -> None:
     assert shortest_s(GPU, KernelKind("linear", "bf16"), dims)[0] == pytest.approx(moved / 1e12)
 
 
-def test_an_all_reduce_sends_each_byte_out_and_back() -> None:
+def test_a_ring_sends_each_byte_out_and_back_but_a_switch_that_adds_only_out() -> None:
     dims = {"degree": np.array([4]), "payload_bytes": np.array([10**9])}
-    floor = shortest_s(GPU, KernelKind("all_reduce", "bf16"), dims)[0]
-    assert floor == pytest.approx(2 * 3 / 4 * 1e9 / 100e9)
+    kind = KernelKind("all_reduce", "bf16")
+    assert work_of(kind, dims).num_bytes[0] == pytest.approx(2 * 3 / 4 * 1e9)
+    assert shortest_s(GPU, kind, dims)[0] == pytest.approx(1e9 / 100e9)
+
+
+def test_skewed_routing_may_leave_most_experts_unread_but_not_the_first_rows() -> None:
+    op = Experts(hidden=64, intermediate=32, experts=8, total_experts=8, top_k=2)
+    (shape,) = kernel_shapes(op)
+    dims = columns_of(shape, 1, rows=np.array([50]))
+    work = work_of(kind_of(shape), dims)
+    floor = shortest_s(GPU, kind_of(shape), dims)[0]
+    assert floor == pytest.approx(2 * 3 * 64 * 32 * 2 / 1e12)
+    assert work.num_bytes[0] > 2 * 3 * 64 * 32 * 2
 
 
 def test_weights_in_a_format_without_units_run_at_bf16() -> None:

@@ -9,11 +9,12 @@ import pytest
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from servecast.estimator.baselines import LinearInterpolation, RawForest, RooflineOnly
 from servecast.estimator.forest import KernelModel
 from servecast.estimator.physics import Work
 from servecast.estimator.regressors import RooflineForest, fit_roofline, flatten
 
-LEARNERS = [RooflineForest(n_estimators=5)]
+LEARNERS = [RooflineForest(n_estimators=5), RooflineOnly(), RawForest(), LinearInterpolation()]
 
 
 @parametrize_with_checks(LEARNERS)  # type: ignore[untyped-decorator]
@@ -68,3 +69,11 @@ def test_a_saved_model_predicts_the_same_bits() -> None:
 def test_no_case_gets_no_prediction() -> None:
     features, seconds, _ = cases(rows=30)
     assert RooflineForest().fit(features, seconds).model_.predict(features[:0]).shape == (0,)
+
+
+def test_a_plane_in_logarithms_is_interpolated_exactly() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(0, 8, (200, 2)))
+    seconds = 1e-6 * (1 + sizes[:, 0]) ** 0.5 * (1 + sizes[:, 1])
+    found = LinearInterpolation().fit(sizes[:150], seconds[:150]).predict(sizes[150:])
+    np.testing.assert_allclose(found, seconds[150:], rtol=1e-6)

@@ -15,7 +15,8 @@ import pytest
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.measurement import Measurement, MeasurementBatch, Origin, Timing
-from servecast.estimator.store import MIGRATIONS, SCHEMA_VERSION, Store
+from servecast.estimator.schema import MIGRATIONS, SCHEMA_VERSION
+from servecast.estimator.store import Store
 
 AGENT = Origin("agent", "host:1 v1")
 

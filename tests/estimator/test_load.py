@@ -1,0 +1,118 @@
+"""The loader: fits once, answers from the store the second time, and falls back to the datasheet."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servecast.compiler.errors import DataMissingError
+from servecast.compiler.hardware import Sku
+from servecast.compiler.ir import ShardedProgram
+from servecast.estimator.engine_profile import ENGINE_PROFILES
+from servecast.estimator.load import TableLoader, load_predictor
+from servecast.estimator.measurement import MeasurementBatch
+from servecast.estimator.store import Store
+from servecast.estimator.tables import RuntimeTables, Source, TableBounds
+
+BOUNDS = TableBounds(64, 8, 4096, 4096)
+Model = Callable[..., ShardedProgram]
+
+
+@pytest.fixture
+def path(tmp_path: Path, small_batches: Sequence[MeasurementBatch]) -> Path:
+    """A store on disk with measurements of the small GPU."""
+    where = tmp_path / "profiles.duckdb"
+    with Store.open(where) as store:
+        store.add_batches(small_batches)
+    return where
+
+
+def same(one: RuntimeTables, other: RuntimeTables) -> bool:
+    names = [f.name for f in fields(RuntimeTables)]
+    return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in names)
+
+
+def test_the_second_run_answers_alike_to_the_last_bit(path: Path, gpu: Sku, model: Model) -> None:
+    first = TableLoader(path).tables(model(), gpu, BOUNDS)
+    assert same(first, TableLoader(path).tables(model(), gpu, BOUNDS))
+
+
+def test_the_second_run_needs_no_scikit_learn(path: Path, gpu: Sku, model: Model) -> None:
+    TableLoader(path).tables(model(), gpu, BOUNDS)
+    query = path.with_name("query")
+    query.write_bytes(pickle.dumps((path, model(), gpu, BOUNDS)))
+    subprocess.run([sys.executable, "-c", AGAIN, str(query)], check=True)
+
+
+AGAIN = """
+import pickle, sys
+from servecast.estimator.load import TableLoader
+path, *query = pickle.load(open(sys.argv[1], "rb"))
+TableLoader(path).tables(*query)
+assert not {"sklearn", "scipy"} & set(sys.modules), "imported"
+"""
+
+
+def test_new_measurements_make_new_tables(
+    path: Path, gpu: Sku, model: Model, small_batches: Sequence[MeasurementBatch]
+) -> None:
+    before = TableLoader(path).tables(model(), gpu, BOUNDS)
+    faster = small_batches[0]
+    with Store.open(path) as store:
+        times = {"mean_s": faster.times_s["mean_s"] * 0.9}
+        store.add_batches([replace(faster, times_s=times)])
+    after = TableLoader(path).tables(model(), gpu, BOUNDS)
+    assert not same(before, after)
+
+
+def test_one_fit_serves_every_parallelism_expected(path: Path, gpu: Sku, model: Model) -> None:
+    loader = TableLoader(path)
+    loader.expect(gpu, [model(), model(tp=2)])
+    loader.tables(model(), gpu, BOUNDS)
+    fitted = _artefacts(path)
+    loader.tables(model(tp=2), gpu, BOUNDS)
+    assert _artefacts(path)["model"] == fitted["model"]
+    assert _artefacts(path)["tables"] == fitted["tables"] + 1
+
+
+def _artefacts(path: Path) -> dict[str, int]:
+    with Store.open(path) as store:
+        return store.artefacts()
+
+
+def test_another_engine_profile_makes_other_tables(path: Path, gpu: Sku, model: Model) -> None:
+    bare = TableLoader(path, engine=ENGINE_PROFILES["none"]).tables(model(), gpu, BOUNDS)
+    assert bare.host_step_s == 0
+    assert TableLoader(path).tables(model(), gpu, BOUNDS).host_step_s > 0
+
+
+def test_without_measurements_every_time_is_analytical_and_said_so(gpu: Sku, model: Model) -> None:
+    loader = TableLoader(None)
+    shares = loader.tables(model(), gpu, BOUNDS).token_shares[1:]
+    assert (shares[:, list(Source).index(Source.ANALYTICAL)] == 1).all()
+    assert loader.notes(gpu) == ("gpu: nothing measured, every time is from the datasheet",)
+
+
+def test_provenance_names_package_licence_and_rows(path: Path, gpu: Sku, model: Model) -> None:
+    told = TableLoader(path).provenance(gpu)
+    data = told["data"]
+    assert isinstance(data, list)
+    assert {(d["package"], d["version"], d["licence"]) for d in data} == {("a package", "1", "MIT")}
+    assert sum(d["rows"] for d in data) > 200
+    assert TableLoader(path).notes(gpu) == ("gpu: kernel timings from a package 1 (MIT)",)
+
+
+def test_a_store_that_is_none_is_named(tmp_path: Path, gpu: Sku, model: Model) -> None:
+    path = tmp_path / "text.duckdb"
+    path.write_text("hello " * 1000)
+    with pytest.raises(DataMissingError, match=r"text\.duckdb: cannot be opened"):
+        TableLoader(path).tables(model(), gpu, BOUNDS)
+    with pytest.raises(DataMissingError, match=r"text\.duckdb: cannot be opened"):
+        load_predictor(path, gpu, [model()])

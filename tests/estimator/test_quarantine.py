@@ -1,0 +1,78 @@
+"""Rows that cannot be are kept from estimators, with the reason, and nothing is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from servecast.compiler.hardware import Sku
+from servecast.estimator.measurement import MeasurementBatch, Origin
+from servecast.estimator.quarantine import CACHED, IMPOSSIBLE, POOR_PCIE, screened
+
+ORIGIN = Origin("silicon")
+
+
+def kept_back(batch: MeasurementBatch, gpu: Sku) -> dict[str, list[float]]:
+    """Times by reason; the empty reason holds those that estimators read."""
+    parts = list(screened(batch, {"gpu": gpu}))
+    assert sum(part.num_rows for part in parts) == batch.num_rows
+    return {p.quarantine or "": list(p.times_s["mean_s"]) for p in parts if p.num_rows}
+
+
+def test_a_gemm_faster_than_the_peak_is_kept_back(gpu: Sku) -> None:
+    sizes = np.full(3, 1000)
+    batch = MeasurementBatch(
+        *("linear", "bf16", "", "gpu", ORIGIN),
+        dims={"rows": sizes, "in_features": sizes, "out_features": sizes},
+        times_s={"mean_s": np.array([19.7e-6, 19e-6, 30e-6])},  # 20 us at the peak
+    )
+    assert kept_back(batch, gpu) == {"": [19.7e-6, 30e-6], IMPOSSIBLE: [19e-6]}
+
+
+def test_decode_attention_out_of_l2_is_kept_back(gpu: Sku) -> None:
+    """64 tokens of one head: a launch. 65,536: 16.8 us of memory time on top of it."""
+    context = np.array([63, 65535, 65535])
+    one = np.ones_like(context)
+    batch = MeasurementBatch(
+        *("attention_decode", "bf16", "bf16", "gpu", ORIGIN),
+        dims={
+            **{"heads": one, "kv_heads": one, "head_dim": 64 * one, "window": 0 * one},
+            **{"batch": one, "context": context},
+        },
+        times_s={"mean_s": np.array([10e-6, 20e-6, 27e-6])},
+    )
+    assert kept_back(batch, gpu) == {"": [10e-6, 27e-6], CACHED: [20e-6]}
+
+
+def test_all_sizes_of_a_degree_are_kept_back_where_pcie_is_poor(gpu: Sku) -> None:
+    pcie = replace(gpu, link_kind="pcie", link_bytes_per_s=32e9)
+    batch = MeasurementBatch(
+        *("all_reduce", "bf16", "", "gpu", ORIGIN),
+        dims={
+            "degree": np.array([2, 2, 8, 8]),
+            "payload_bytes": np.array([1024, 1 << 26, 1024, 1 << 26]),
+        },
+        times_s={"mean_s": np.array([1e-5, 5e-3, 5e-5, 60e-3])},
+    )
+    assert kept_back(batch, pcie) == {"": [1e-5, 5e-3], POOR_PCIE: [5e-5, 60e-3]}
+    assert kept_back(batch, gpu) == {"": [1e-5, 5e-3, 5e-5, 60e-3]}
+
+
+def test_a_batch_kept_back_before_keeps_its_reason(gpu: Sku) -> None:
+    batch = MeasurementBatch(
+        *("add", "bf16", "", "gpu", ORIGIN),
+        dims={"rows": np.array([10**9]), "width": np.array([10**6])},
+        times_s={"mean_s": np.array([1e-9])},
+        quarantine="eager",
+    )
+    assert kept_back(batch, gpu) == {"eager": [1e-9]}
+
+
+def test_without_a_datasheet_nothing_is_kept_back(gpu: Sku) -> None:
+    batch = MeasurementBatch(
+        *("add", "bf16", "", "another", ORIGIN),
+        dims={"rows": np.array([10**9]), "width": np.array([10**6])},
+        times_s={"mean_s": np.array([1e-9])},
+    )
+    assert kept_back(batch, gpu) == {"": [1e-9]}
