@@ -50,3 +50,9 @@ def test_latencies_worked_by_hand(tmp_path: Path) -> None:
         (3, 2.0, 7.0, None, 7.0, False),
         (5, None, None, None, None, True),
     ]
+    write_steps(records, tmp_path / "s.parquet")
+    columns = "start_s, end_s, prefill_tokens, decodes, sequences, cached_tokens, used_blocks"
+    assert rows(tmp_path / "s.parquet", f"SELECT {columns} FROM TABLE") == [
+        (0.0, 3.0, 3, 0, 1, 0, 1),
+        (3.0, 8.0, 4, 1, 2, 3, 2),
+    ]

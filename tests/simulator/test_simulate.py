@@ -27,7 +27,9 @@ SETUP = Setup(load_spec(REPOSITORY / "spec" / "llama.llm").model(None), "h100-sx
 def workload(num_requests: int = 60) -> Workload:
     index = np.arange(num_requests)
     origin = TraceOrigin("t.csv", "servecast", index + 2)
-    return Workload("t.csv", index * 0.1, 100 + 7 * index, 1 + index % 40, origin)
+    return Workload(
+        "t.csv", 0.1 * index.astype(np.float64), 100 + 7 * index, 1 + index % 40, origin
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,17 @@ def test_cost_is_the_price_over_the_tokens(loader: TableLoader) -> None:
 def test_more_replicas_never_slow_the_median_down(loader: TableLoader) -> None:
     one, four = (run(loader, replicas=n).summary["metrics"] for n in (1, 4))
     assert four["ttft_s"]["p50"] <= one["ttft_s"]["p50"]
+
+
+def test_flops_utilisation_counts_two_flops_a_parameter_and_token(loader: TableLoader) -> None:
+    """Attention adds a little to 2 x 7.5e9 a token (without the embedding) and 1.05e9 an output."""
+    summary = run(loader).summary
+    tokens = int((workload().prompt_tokens + workload().output_tokens - 1).sum())
+    outputs = int(workload().output_tokens.sum())
+    flops = 2 * (6.98e9 * tokens + 0.525e9 * outputs)
+    peak = shipped_skus()["h100-sxm"].peak("bf16")
+    assert peak is not None
+    assert summary["mfu"] == pytest.approx(flops / summary["duration_s"] / peak, rel=0.05)
 
 
 def test_a_request_that_no_empty_cache_holds_is_rejected_by_name(loader: TableLoader) -> None:

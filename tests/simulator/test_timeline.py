@@ -130,6 +130,24 @@ def test_a_long_run_is_cut_to_windows_of_neighbouring_steps_and_says_so() -> Non
     assert kinds["s"] == kinds["f"] <= 5
 
 
+def test_no_flow_leaves_the_windows() -> None:
+    """Requests of 30 steps in windows of 4: hardly one has both its ends in a window."""
+    limits = EngineLimits(max_num_seqs=2, max_batched_tokens=8, kv_blocks=10, block_tokens=4)
+    workload = workload_of(*((40.0 * i, 3, 30) for i in range(20)))
+    records = simulate(workload, Fleet(tables_of(), limits), compiled=False)
+    found = list(events(records, choose(records, max_steps=32)))
+    starts = {event["ts"] for event in found if event["ph"] == "X"}
+    assert {event["ts"] for event in found if event["ph"] in "sf"} <= starts
+
+
+def test_rejected_requests_never_wait() -> None:
+    limits = EngineLimits(max_num_seqs=1, max_batched_tokens=8, kv_blocks=2, block_tokens=4)
+    workload = workload_of((0, 90, 9), (0, 2, 1), (5, 2, 1))
+    records = simulate(workload, Fleet(tables_of(), limits), compiled=False)
+    waiting = [e["args"]["requests"] for e in of_kind(records, "C") if e["name"] == "waiting"]
+    assert waiting == [0, 0]
+
+
 def test_what_is_left_out_is_told_in_the_file() -> None:
     other = trace(run(3))["otherData"]
     assert other["steps"] == other["steps_shown"]
