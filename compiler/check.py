@@ -9,6 +9,7 @@ from servecast.compiler import syntax as s
 from servecast.compiler.ir import FORMATS, FP16, Format, int4
 from servecast.compiler.program import Formats
 from servecast.compiler.suggest import did_you_mean
+from servecast.compiler.syntax_errors import OPERATOR_WORDS, OPTION_WORDS
 
 MAX_VALUE = 10**15  # of any expression; the largest model has 10**13 parameters
 MAX_LIKE_DEPTH = 20
@@ -42,6 +43,8 @@ class Scope:
         if name.name in self._values:
             return self._values[name.name]
         binding = self.bindings.get(name.name)
+        if binding is None and name.name in OPTION_WORDS:
+            raise self.source.error(name.at, f"expected a size, found the word {name.name!r}")
         if binding is None:
             hint = did_you_mean(name.name, self.bindings)
             raise self.source.error(name.at, f"unknown name {name.name!r}{hint}")
@@ -173,10 +176,39 @@ def _with_counts(body: s.Body, sibling: s.Model, source: s.SourceText) -> s.Body
         return body
     repeats = sum(isinstance(statement, s.Repeat) for statement in body)
     if len(counts) != repeats:
-        message = f"{len(counts)} repeat counts, but {sibling.like!r} has {repeats} repeats"
+        message = f"repeat counts given: {len(counts)}; repeats in {sibling.like!r}: {repeats}"
         raise source.error(sibling.body[0].at, message)
     left = iter(counts)
     return tuple(s.Repeat(next(left), x.body, x.at) if isinstance(x, s.Repeat) else x for x in body)
+
+
+def check_blocks(definition: Definition) -> None:
+    """Refuses names that are no block, before widths are followed past them.
+
+    Raises:
+        SpecError: an unknown operator or block.
+    """
+    open_bodies = [definition.body, *(block.body for block in definition.blocks.values())]
+    while open_bodies:
+        for statement in open_bodies.pop(0):
+            open_bodies += _bodies(statement)
+            if isinstance(statement, s.BlockCall) and statement.name not in definition.blocks:
+                known = [*definition.blocks, *OPERATOR_WORDS, *OPTION_WORDS]
+                hint = did_you_mean(statement.name, known)
+                message = f"unknown operator or block {statement.name!r}{hint}"
+                raise definition.scope.source.error(statement.at, message)
+
+
+def _bodies(statement: s.Statement) -> list[s.Body]:
+    match statement:
+        case s.Residual() | s.Repeat():
+            return [] if statement.body is None else [statement.body]
+        case s.Parallel():
+            return list(statement.bodies)
+        case s.ExpertsOperation():
+            return [statement.body, statement.always]
+        case _:
+            return []
 
 
 def find_format(ref: s.FormatRef, source: s.SourceText) -> Format:

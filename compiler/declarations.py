@@ -59,7 +59,7 @@ def lower_sku(declaration: s.SkuDeclaration, source: s.SourceText) -> Sku:
         items[item.keyword] = item
     for keyword in ("memory", "bandwidth", "node", "between nodes", "power", "price"):
         if keyword not in items:
-            raise source.error(declaration.at, f"{declaration.name!r} does not give its {keyword}")
+            raise source.error(declaration.at, f"{declaration.name!r} does not give {keyword!r}")
     if not peaks:
         message = f"{declaration.name!r} gives no peak, as in peak bf16 989 TFLOP/s"
         raise source.error(declaration.at, message)

@@ -92,8 +92,10 @@ def _agree(context: Context, first: s.Operation, second: s.Operation, keyword: s
         at = (second if keyword in both[0] else first).at
         raise context.source.error(at, f"both linears of an expert have {keyword}, or neither")
     if keyword == "split" and keyword in both[0]:
-        for options, word in zip(both, ("columns", "rows"), strict=True):
+        for options, which, word in zip(
+            both, ("first", "second"), ("columns", "rows"), strict=True
+        ):
             if options.word("split") != word:
                 at = options.given["split"].at
-                raise context.source.error(at, f"this linear of an expert splits {word}")
+                raise context.source.error(at, f"the {which} linear of an expert splits {word}")
     return keyword in both[0]

@@ -96,7 +96,8 @@ def read_options(
     for option in options:
         if option.keyword not in allowed:
             hint = did_you_mean(option.keyword, allowed)
-            message = f"{keyword} takes no {option.keyword!r}{hint}; it takes {', '.join(allowed)}"
+            takes = ", ".join(allowed) if allowed else "no options"
+            message = f"{keyword} takes no {option.keyword!r}{hint}; it takes {takes}"
             raise context.source.error(option.at, message)
         if option.keyword in given:
             raise context.source.error(option.at, f"{option.keyword!r} is given twice")

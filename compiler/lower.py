@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from servecast.compiler import syntax as s
-from servecast.compiler.check import Definition, model_formats
+from servecast.compiler.check import Definition, check_blocks, model_formats
 from servecast.compiler.experts import lower_routed
 from servecast.compiler.flow import Context, Flow, add_site, expect_whole, join, read_options
 from servecast.compiler.ir import Add, Embedding
 from servecast.compiler.layers import Chunk, find_layers
 from servecast.compiler.operators import OPERATORS
-from servecast.compiler.parse import statement_words
 from servecast.compiler.program import Program, Site, Split
-from servecast.compiler.suggest import did_you_mean
 
 MAX_CHUNKS = 20_000  # blocks and repeats expanded; the deepest models have a few hundred
 MAX_BLOCK_DEPTH = 20
@@ -29,6 +27,7 @@ def lower(definition: Definition) -> Program:
     """
     context = Context(definition, model_formats(definition))
     source = context.source
+    check_blocks(definition)
     if definition.context is None:
         raise source.error(definition.at, "the model does not give its context, as in context 8192")
     statements = definition.body
@@ -134,9 +133,6 @@ class _Walk:
 
     def _block(self, call: s.BlockCall) -> s.Body:
         blocks, source = self.context.definition.blocks, self.context.source
-        if call.name not in blocks:
-            hint = did_you_mean(call.name, [*blocks, *statement_words()])
-            raise source.error(call.at, f"unknown operator or block {call.name!r}{hint}")
         if call.name in self.open_blocks or len(self.open_blocks) >= MAX_BLOCK_DEPTH:
             chain = " -> ".join([*self.open_blocks, call.name])
             raise source.error(call.at, f"block {call.name!r} contains itself: {chain}")
@@ -162,7 +158,8 @@ class _Walk:
         match statement:
             case s.Operation(keyword="embedding") | s.Repeat():
                 word = "repeat" if isinstance(statement, s.Repeat) else "embedding"
-                raise self.context.source.error(statement.at, f"{word} cannot stand in here")
+                message = f"{word} cannot stand inside a residual, parallel or experts"
+                raise self.context.source.error(statement.at, message)
             case s.Operation():
                 OPERATORS[statement.keyword](self.context, flow, statement)
             case s.Residual():

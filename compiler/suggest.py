@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+NEAR = 0.65  # of difflib's ratio: one wrong letter in three, and no chance likeness
 MAX_WORD = 60  # longer words are no typing errors, and comparing them is slow
 
 
@@ -12,5 +13,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)``, or nothing where no known word is near."""
     if len(word) > MAX_WORD:
         return ""
-    near = get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
+    near = get_close_matches(word, sorted(set(known)), n=1, cutoff=NEAR)
     return f" (did you mean {near[0]!r}?)" if near and near[0] != word else ""

@@ -104,7 +104,7 @@ def broken(old: str, new: str) -> str:
             "rmsnorm  hidden",
             r"unknown operator or block 'rmsnorm' \(did you me",
         ),
-        ("linear    hidden ->", "lnear hidden ->", r"unknown operator 'lnear' \(did you mean 'lin"),
+        ("linear    hidden ->", "lnear hidden ->", r"unknown word 'lnear' \(did you mean 'lin"),
         ("split columns by kv_heads", "split columns by kv_head", r"did you mean 'kv_heads'\?"),
         (
             "swiglu   ffn",

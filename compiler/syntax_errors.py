@@ -1,0 +1,146 @@
+"""What was expected, in words: Lark's errors as errors that a person can act on."""
+
+from __future__ import annotations
+
+import re
+
+from lark import Lark, Token, UnexpectedCharacters, UnexpectedToken
+from lark.exceptions import UnexpectedInput
+
+from servecast.compiler import syntax
+from servecast.compiler.build import span_of
+from servecast.compiler.errors import SpecError
+from servecast.compiler.suggest import did_you_mean
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_SETTINGS = "source context weights activations kv_cache communication let block"
+_OPERATORS = """
+embedding linear rms_norm layer_norm rope attention residual parallel repeat experts
+swiglu geglu gelu relu silu
+"""
+_OPTIONS = """
+split columns rows bias tied sinks window dims keep value as at last_token router
+weights activations kv_cache
+"""
+SETTING_WORDS = tuple(_SETTINGS.split())
+OPERATOR_WORDS = tuple(_OPERATORS.split())
+OPTION_WORDS = tuple(_OPTIONS.split())
+
+# How the grammar's patterns are called in messages; literals are quoted as they are.
+_PATTERN_WORDS = {
+    "NAME": "a name",
+    "INT": "a whole number",
+    "NUMBER": "a number",
+    "STRING": 'a "text"',
+    "UNIT": "a unit",
+    "SLUG": "a name",
+    "STATISTIC": "p50, p90, p99, … or mean",
+    "$END": "the end of the file",
+    "FORMAT_ROLE": "weights, activations, kv_cache, communication",
+    "NORM": "rms_norm, layer_norm",
+    "ACTIVATION": "swiglu, geglu, gelu, relu, silu",
+    "SIDE": "columns, rows",
+    "FLAG": "bias, tied, sinks",
+    "SIZE": "window, dims, keep, value",
+    "AXIS": "tp, pp, batch, chunk",
+}
+# Sets that always come together, and what they are together. The first that is there is taken out.
+_TOGETHER = (
+    ({"LET", "SOURCE", "CONTEXT", "BLOCK", "FORMAT_ROLE"}, "a setting"),
+    ({"LINEAR", "ROPE", "ATTENTION", "RESIDUAL", "PARALLEL", "REPEAT", "EXPERTS", "EMBEDDING",
+      "NORM", "ACTIVATION", "NAME"}, "an operator"),
+    ({"SPLIT", "FLAG", "ROUTER", "AT", "SIZE", "FORMAT_ROLE", "AS"}, "an option"),
+    ({"PLUS", "MINUS", "STAR", "SLASH"}, "+ - * /"),
+    ({"PLUS", "MINUS"}, "+ -"),
+)  # fmt: skip
+
+
+def syntax_error(source: syntax.SourceText, error: UnexpectedInput, grammar: Lark) -> SpecError:
+    """The error for a fault that the parser met."""
+    words, shown = _expected(error, grammar)
+    if isinstance(error, UnexpectedCharacters):
+        return _character_error(source, error, shown)
+    assert isinstance(error, UnexpectedToken)
+    token = error.token
+    if token.type == "$END":
+        return source.error(_end_of(source.text), f"the file ends here; expected {shown}")
+    misspelt = _misspelt_before(source, token)
+    if misspelt is not None:
+        return misspelt
+    if str(token) == "=" and "an operator" in shown:
+        return source.error(span_of(token), "unexpected '='; commas separate what a let gives")
+    if str(token) in SETTING_WORDS and "an operator" in shown:
+        message = f"{str(token)!r} is a setting, and settings stand before the first operator"
+        return source.error(span_of(token), message)
+    hint = did_you_mean(str(token), words)
+    message = f"unexpected {str(token)!r}; expected {shown}{hint}"
+    return source.error(span_of(token), message)
+
+
+def _character_error(
+    source: syntax.SourceText, error: UnexpectedCharacters, shown: str
+) -> SpecError:
+    at = syntax.Span(error.line, error.column, error.column + 1)
+    place = error.pos_in_stream or 0
+    found = source.text[place]
+    if found == '"':
+        return source.error(at, f"a text without its closing quote; expected {shown}")
+    if found == "." and place and source.text[place - 1].isdigit():
+        return source.error(at, "a size is a whole number")
+    return source.error(at, f"unexpected {found!r}; expected {shown}")
+
+
+def _expected(error: UnexpectedInput, grammar: Lark) -> tuple[list[str], str]:
+    """The words that could have stood there, and all that could as a phrase."""
+    if isinstance(error, UnexpectedToken):
+        names = set(error.accepts or error.expected)
+    else:
+        names = set(getattr(error, "allowed", None) or ())
+    names = {name for name in names if name != "COMMENT" and not name.startswith("__IGNORE")}
+    words = _WORD.findall(" ".join(_name_text(name, grammar) for name in names - {"NAME", "INT"}))
+    phrases = []
+    for together, phrase in _TOGETHER:
+        if together <= names:
+            names -= together
+            phrases.append(phrase)
+    literals = sorted(_name_text(name, grammar) for name in names)
+    phrases += sorted(set(literals), key=lambda text: (not text.startswith("'"), text))
+    return words, " or ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]]))
+
+
+def _name_text(name: str, grammar: Lark) -> str:
+    if name in _PATTERN_WORDS:
+        return _PATTERN_WORDS[name]
+    return f"{grammar.get_terminal(name).pattern.value!r}"
+
+
+def _misspelt_before(source: syntax.SourceText, token: Token) -> SpecError | None:
+    """A misspelt word reads as a block's name, and the fault shows only at a word after it."""
+    line = token.line or 1
+    if str(token) in SETTING_WORDS:  # perhaps the setting before it was taken for a block
+        return _misspelt(source, line - 1, None, SETTING_WORDS)
+    known = (*SETTING_WORDS, *OPERATOR_WORDS, *OPTION_WORDS)
+    return _misspelt(source, line, (token.column or 1) - 1, known)
+
+
+def _misspelt(
+    source: syntax.SourceText, line: int, end: int | None, known: tuple[str, ...]
+) -> SpecError | None:
+    """The first or last word of a line up to a column, if it is near a known one."""
+    before = source.text.split("\n")[line - 1][:end].split("#")[0] if line else ""
+    matches = list(_WORD.finditer(before))
+    if matches and before[: matches[0].start()].strip("{} \t"):
+        matches = matches[-1:]
+    for match in [*matches[:1], *matches[-1:]]:
+        hint = did_you_mean(match.group(), known)
+        if hint and match.group() not in known:
+            at = syntax.Span(line, match.start() + 1, match.end() + 1)
+            return source.error(at, f"unknown word {match.group()!r}{hint}")
+    return None
+
+
+def _end_of(text: str) -> syntax.Span:
+    lines = text.rstrip().split("\n")
+    column = len(lines[-1]) + 1
+    return syntax.Span(len(lines), column, column + 1)
