@@ -18,6 +18,7 @@ def tables_of(
     max_batched_tokens: int = 64,
     max_num_seqs: int = 32,
     per_token_s: float = 1.0,
+    host_step_s: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> RuntimeTables:
     """A step takes ``per_token_s`` per token and nothing else; with an rng, everything costs something."""
@@ -34,7 +35,7 @@ def tables_of(
         prefill_base_s=grid(stages),
         decode_s=grid(stages, max_num_seqs + 1, 7).cumsum(2),
         send_s=grid(stages, len(tokens)),
-        host_step_s=float(rng.choice([0.0, 0.1])) if rng else 0.0,
+        host_step_s=float(rng.choice([0.0, 0.1])) if rng else host_step_s,
         context_step_tokens=7,
         chunk_step_tokens=5,
         kv_step_tokens=11,
@@ -97,3 +98,11 @@ def check_invariants(records: Records) -> None:
     for times, tokens in zip(records.token_times(), records.output_tokens, strict=True):
         assert len(times) in (0, tokens)
         assert (np.diff(times) >= 0).all()
+
+
+def same(one: Records, other: Records) -> bool:
+    """Equal in every field of every request and step; NaN equals NaN."""
+    pairs = ((one.requests, other.requests), (one.steps, other.steps))
+    return all(
+        np.array_equal(a[name], b[name], equal_nan=True) for a, b in pairs for name in a.dtype.names
+    )

@@ -1,0 +1,102 @@
+"""Requests to replicas, and what a fleet refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from engine_cases import random_case, tables_of, workload_of
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.routing import Engine, Fleet, simulate
+from servecast.simulator.workload import Workload
+
+LIMITS = EngineLimits(max_num_seqs=4, max_batched_tokens=16, kv_blocks=1000, block_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+def every(workload: Workload, start: int, step: int) -> Workload:
+    return Workload(
+        workload.name,
+        workload.arrival_s[start::step],
+        workload.prompt_tokens[start::step],
+        workload.output_tokens[start::step],
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_round_robin_is_one_run_for_each_replica(engine: Engine, seed: int) -> None:
+    workload, fleet = random_case(seed)
+    roomy = replace(fleet.limits, kv_blocks=1000)
+    fleet = replace(fleet, limits=roomy, replicas=3, router="round_robin")
+    together = engine.run(workload, fleet).copy()
+    for r in range(min(3, len(workload))):
+        alone = engine.run(every(workload, r, 3), replace(fleet, replicas=1))
+        assert np.array_equal(together.finish_s[r::3], alone.finish_s)
+
+
+def test_the_replica_with_the_fewest_unfinished_requests_gets_the_next() -> None:
+    """One second a token. A keeps replica 0 until 12, B replica 1 until 3; C comes between, D after that."""
+    workload = workload_of((0, 2, 11), (1, 1, 2), (2, 1, 1), (4, 1, 1))
+    fleet = Fleet(tables_of(), LIMITS, replicas=2, router="least_outstanding")
+    assert simulate(workload, fleet, compiled=False).replica.tolist() == [0, 1, 0, 1]
+
+
+def test_equal_replicas_are_taken_in_order() -> None:
+    workload = workload_of((0, 1, 1), (0, 1, 1), (0, 1, 1))
+    fleet = Fleet(tables_of(), LIMITS, replicas=2, router="least_outstanding")
+    assert simulate(workload, fleet, compiled=False).replica.tolist() == [0, 1, 0]
+
+
+def test_a_finish_at_the_instant_of_an_arrival_is_seen() -> None:
+    """A is done at 2, when C arrives; B is not."""
+    workload = workload_of((0, 1, 2), (0, 1, 9), (2, 1, 1))
+    fleet = Fleet(tables_of(), LIMITS, replicas=2, router="least_outstanding")
+    assert simulate(workload, fleet, compiled=False).replica.tolist() == [0, 1, 0]
+
+
+def test_a_finish_is_not_seen_before_the_host_has_processed_it() -> None:
+    """A is done at 2 and processed at 2.5; replica 1, which never had one, is as busy to the router at 2."""
+    workload = workload_of((0, 1, 1), (0, 1, 9), (1, 1, 1), (2, 1, 1))
+    fleet = Fleet(tables_of(host_step_s=1.5), LIMITS, replicas=2, router="least_outstanding")
+    assert simulate(workload, fleet, compiled=False).replica.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block_tokens": 12}, r"^block_tokens must be a power of two, got 12$"),
+        ({"kv_blocks": 0}, r"^kv_blocks must be at least 1, got 0$"),
+        (
+            {"max_batched_tokens": 2},
+            r"^max_batched_tokens 2 is smaller than max_num_seqs 4: not every sequence could decode$",
+        ),
+    ],
+)
+def test_limits_that_contradict_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Fleet(tables_of(), replace(LIMITS, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"router": "fastest"}, r"^router 'fastest' is not one of round_robin, least_outstanding"),
+        ({"policy": "fair"}, r"^policy 'fair' is not one of vllm_v1"),
+        ({"replicas": 0}, r"^replicas must be at least 1, got 0$"),
+    ],
+)
+def test_fleets_that_do_not_exist_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Fleet(**({"tables": tables_of(), "limits": LIMITS} | change))
+
+
+def test_tables_smaller_than_the_limits_are_a_bug() -> None:
+    with pytest.raises(ValueError, match=r"^token_s has 11 points, the limits need 17$"):
+        Fleet(tables_of(max_batched_tokens=10), LIMITS)
