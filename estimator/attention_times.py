@@ -49,10 +49,12 @@ class Surface:
         high = (1 - v) * s[i + 1, j] + v * s[i + 1, j + 1]
         between = ((u > 0) & (u < 1)) | ((v > 0) & (v < 1))
         outside = (u > 1) | (v > 1) | (u < 0) | (v < 0)
-        worst = np.maximum.reduce([c[i, j], c[i, j + 1], c[i + 1, j], c[i + 1, j + 1]])
-        near = c[i + (u >= 1), j + (v >= 1)]
-        code = np.where(between, np.maximum(worst, SOURCE_CODE[Source.INTERPOLATED]), near)
-        code = np.where(outside, np.maximum(worst, SOURCE_CODE[Source.EXTRAPOLATED]), code)
+        i_first, i_last = i + (u >= 1), i + (u > 0)  # the corners that have a weight
+        j_first, j_last = j + (v >= 1), j + (v > 0)
+        corners = [c[a, b] for a in (i_first, i_last) for b in (j_first, j_last)]
+        least = np.where(between, SOURCE_CODE[Source.INTERPOLATED], 0)
+        least = np.where(outside, SOURCE_CODE[Source.EXTRAPOLATED], least)
+        code = np.maximum.reduce([*corners, least])
         return (1 - u) * low + u * high, code.astype(np.int8)
 
 

@@ -35,6 +35,11 @@ DEFAULT_SOURCES = ("agent", "silicon", "vidur")
 VARIANTS = ("", "custom", "balanced", "nccl", "power_law_1.01", "power_law_1.2")
 
 
+# Tensor cores multiply fp16 as fast as bf16; block scales cost fp8 little, and the public rows of
+# fp8_block are kept from estimators.
+STANDS_IN = {"fp16": "bf16", "fp8_block": "fp8"}
+
+
 class TableLoader:
     """Runtime tables by program and SKU. Nothing is imported, fitted or predicted that the store has."""
 
@@ -155,16 +160,32 @@ def predictor_from(
 def _best_source(
     store: Store, sku: Sku, kind: KernelKind, sources: Sequence[str]
 ) -> KernelData | None:
+    """Rows of the kernel's own formats, or of those that stand in for them."""
+    for formats in _formats(kind):
+        data = _rows_of_first_source(store, sku, kind.kernel, formats, sources)
+        if data is not None:
+            return data
+    return None
+
+
+def _formats(kind: KernelKind) -> Iterator[tuple[str, str]]:
+    own = (kind.dtype, kind.kv_dtype)
+    dtype, kv_dtype = (STANDS_IN.get(name, name) for name in own)
+    yield from dict.fromkeys([own, (dtype, kv_dtype)])
+
+
+def _rows_of_first_source(
+    store: Store, sku: Sku, kernel: str, formats: tuple[str, str], sources: Sequence[str]
+) -> KernelData | None:
     """Our agents' rows, and of imported ones those of the first source that has any: engines differ in
     their kernels, and a mixture is the time of none.
     """
-    formats = (kind.dtype, kind.kv_dtype)
     for source in (s for s in sources if s != "agent"):
         picked = ["agent", source] if "agent" in sources else [source]
-        data = store.kernel_data(sku.name, kind.kernel, formats, picked)
+        data = store.kernel_data(sku.name, kernel, formats, picked)
         if source in data.source:
             return data
-    data = store.kernel_data(sku.name, kind.kernel, formats, ["agent"])
+    data = store.kernel_data(sku.name, kernel, formats, ["agent"])
     return data if "agent" in sources and data.num_rows else None
 
 

@@ -136,19 +136,19 @@ class Store:
 
     def missing(self, cases: Iterable[KernelCase], sku: str) -> tuple[KernelCase, ...]:
         """Those of ``cases`` that no agent has soundly measured on ``sku``, in the order given."""
-        return tuple(case for case in cases if not self._has(case, sku))
-
-    def _has(self, case: KernelCase, sku: str) -> bool:
-        dims = dict(case.dims)
-        equal = " AND ".join(f'"{name}" = {value}' for name, value in dims.items())
-        return bool(
-            self._sql.execute(
-                "SELECT 1 FROM measurement m JOIN origin o ON o.id = m.origin_id"
-                " WHERE source = 'agent' AND NOT contains(flags, 'throttled')"
-                f" AND sku = ? AND kernel = ? AND dtype = ? AND kv_dtype = ? AND {equal} LIMIT 1",
-                (sku, case.kernel, case.dtype, case.kv_dtype),
-            ).fetchall()
-        )
+        columns = ", ".join(f'"{d}"' for d in self.dimensions)
+        rows = self._sql.execute(
+            f"SELECT DISTINCT kernel, dtype, kv_dtype, {columns}"
+            " FROM measurement m JOIN origin o ON o.id = m.origin_id"
+            " WHERE source = 'agent' AND NOT contains(flags, 'throttled') AND sku = ?",
+            (sku,),
+        ).fetchall()
+        known = set()
+        for kernel, dtype, kv_dtype, *sizes in rows:
+            named = zip(self.dimensions, sizes, strict=True)
+            dims = tuple(sorted((name, size) for name, size in named if size is not None))
+            known.add(KernelCase(kernel, dtype, kv_dtype, dims))
+        return tuple(case for case in cases if case not in known)
 
     def measurements(self, sku: str | None = None) -> list[Measurement]:
         """What agents measured, of one SKU or all, oldest first."""

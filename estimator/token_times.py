@@ -42,10 +42,13 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel of a stage's step; ``bytes_per_row`` is a collective's message."""
+    """One kernel of a stage's step, over ``row_factor`` rows for each of the step's; ``bytes_per_row`` is a
+    collective's message.
+    """
 
     shape: KernelShape
     rows: Rows
+    row_factor: float = 1.0
     bytes_per_row: int = 0
 
     @property
@@ -62,7 +65,8 @@ def launches_of(stage: Stage, predictor: Predictor) -> Counter[Launch]:
                 continue  # inside the attention samples
             per_row = call.op.payload_bytes(1) if isinstance(call.op, Collective) else 0
             for shape in kernel_shapes(call.op):
-                launches[Launch(shape, call.rows, per_row)] += run.count
+                launch = Launch(shape, call.rows, call.row_factor, per_row)
+                launches[launch] += run.count
     return launches
 
 
@@ -119,10 +123,11 @@ def send_times(launches: Counter[Launch], predictor: Predictor, max_tokens: int)
 
 
 def _add(at: Sum, launch: Launch, count: int, predictor: Predictor, points: Ints) -> None:
+    rows = np.ceil(points * launch.row_factor).astype(np.int64)
     if launch.bytes_per_row:
-        dims = columns_of(launch.shape, len(points), payload_bytes=points * launch.bytes_per_row)
+        dims = columns_of(launch.shape, len(points), payload_bytes=rows * launch.bytes_per_row)
     else:
-        dims = columns_of(launch.shape, len(points), rows=points)
+        dims = columns_of(launch.shape, len(points), rows=rows)
     answer = predictor.predict(kind_of(launch.shape), dims)
     at.add(count * answer.seconds, answer.source)
 

@@ -203,3 +203,16 @@ def test_saved_tables_read_back_alike(model: Model, predictor: Predictor) -> Non
 def test_the_small_models_head_is_asked_by_sequence(model: Model) -> None:
     (stage,) = model().stages
     assert stage.runs[-1].calls[0].rows is Rows.LAST_TOKENS
+
+
+def test_a_launch_with_a_share_of_the_rows_costs_that_share(
+    model: Model, predictor: Predictor
+) -> None:
+    whole = model()
+    (stage,) = whole.stages
+    layers = stage.runs[0]
+    halved = replace(layers, calls=tuple(replace(c, row_factor=0.5) for c in layers.calls))
+    half = replace(whole, stages=(replace(stage, runs=(halved, stage.runs[1])),))
+    full_s = tables_of(whole, predictor).token_s[0]
+    half_s = tables_of(half, predictor).token_s[0]
+    assert half_s[64] == pytest.approx(full_s[32])

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servecast.compiler.hardware import Sku
+from servecast.compiler.ir import FP16, Call, Linear, Parallelism, Run, ShardedProgram, Stage
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.load import predictor_from
 from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
@@ -146,3 +147,13 @@ def test_a_predictor_travels_between_processes(predictor: Predictor) -> None:
     again = pickle.loads(pickle.dumps(predictor))
     dims = gemm(33, 700, 300)
     assert again.predict(LINEAR, dims).seconds[0] == predictor.predict(LINEAR, dims).seconds[0]
+
+
+def test_fp16_is_answered_from_bf16_rows(store: Store, gpu: Sku) -> None:
+    program = ShardedProgram(
+        *("half", 4096, Parallelism()),
+        (Stage(0, (Run("layers", (Call("proj", Linear(256, 256, FP16, FP16)),)),)),),
+    )
+    half = predictor_from(store, gpu, [program], ["silicon"])
+    answer = half.predict(KernelKind("linear", "fp16"), gemm(64, 256, 256))
+    assert SOURCES[int(answer.source[0])] is Source.IMPORTED
