@@ -44,6 +44,15 @@ class Backend(Protocol):
     def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
         """A timer that runs the launches in turn, going on where its last call left off."""
 
+    def host_launch_us(self, launches: Sequence[Launch]) -> float | None:
+        """The host's time to issue one launch without waiting for it; None where it does wait."""
+
+    def energy_j(self, index: int) -> float | None:
+        """Joules since some moment, or None where nothing counts them."""
+
+    def works(self, index: int) -> bool:
+        """Whether the device still answers; after some errors it never does again in this process."""
+
     def enter(self, index: int) -> None:
         """Makes the calling thread the one that uses the device."""
 

@@ -63,6 +63,17 @@ class CpuBackend:
         del method, index
         return CpuTimer(launches)
 
+    def host_launch_us(self, launches: Sequence[Launch]) -> None:
+        """A launch on the processor ends before the host goes on."""
+        del launches
+
+    def energy_j(self, index: int) -> None:
+        del index
+
+    def works(self, index: int) -> bool:
+        del index
+        return True
+
     def enter(self, index: int) -> None:
         """OpenMP keeps its number of threads for each calling thread."""
         del index

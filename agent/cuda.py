@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from servecast.agent.messages import Conditions, Device, Link
 from servecast.agent.nvml import Nvml, open_nvml
 from servecast.agent.timing import Elapsed
 
+HOST_LAUNCHES = 20  # fewer than a stream takes before its host must wait
 SAMPLE_FLOOR_US = 500.0  # an event's half microsecond is 0.1 % of it
 
 
@@ -75,6 +77,28 @@ class CudaBackend:
     def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
         del index  # the calling thread entered the device
         return GraphTimer(launches) if method == "cuda_graph" else EagerTimer(launches)
+
+    def host_launch_us(self, launches: Sequence[Launch]) -> float:
+        torch.cuda.synchronize()
+        with torch.inference_mode():
+            begin = time.perf_counter_ns()
+            _run(launches, HOST_LAUNCHES)
+            issued_us = (time.perf_counter_ns() - begin) / 1e3
+        torch.cuda.synchronize()
+        return issued_us / HOST_LAUNCHES
+
+    def energy_j(self, index: int) -> float | None:
+        millijoules = self.nvml.energy_mj(index)
+        return None if millijoules is None else millijoules / 1e3
+
+    def works(self, index: int) -> bool:
+        """Some errors, an illegal access among them, end the process's use of the GPU for good."""
+        try:
+            torch.cuda.synchronize(index)
+            torch.ones(1, device=torch.device("cuda", index)).item()
+        except RuntimeError:
+            return False
+        return True
 
     def enter(self, index: int) -> None:
         torch.cuda.set_device(index)

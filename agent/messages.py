@@ -107,6 +107,14 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a case runs: a device, or for a collective a part of a group (None: all ranks on this node)."""
+
+    device: int = 0
+    group: Group | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Conditions:
     """Of the device around a case."""
 

@@ -1,46 +1,39 @@
-"""Measures one case on one device: checks it, prepares it, samples it, judges it. Knows no gRPC."""
+"""Measures one case on one device: prepares it, samples it, judges it. Knows no gRPC."""
 
 from __future__ import annotations
 
 import platform
-import time
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from servecast.agent.backend import Backend
+from servecast.agent.cases import check_case, stop_rule
+from servecast.agent.collective_kernels import COLLECTIVES
+from servecast.agent.group_profiler import GroupProfiler
 from servecast.agent.kernels.buffers import DeviceOutOfMemoryError
-from servecast.agent.kernels.kernel import Shape
+from servecast.agent.kernels.kernel import Prepared, Shape
 from servecast.agent.kernels.registry import KERNELS
 from servecast.agent.messages import (
-    Conditions,
     Event,
     KernelSupport,
     Node,
     Outcome,
     Phase,
-    Samples,
+    Placement,
     Settings,
     Status,
 )
-from servecast.agent.service import BadCaseError, UnknownKernelError
-from servecast.agent.stopping import Flag, StopReason, StopRule, judge, summarise
+from servecast.agent.results import batched, outcome_of
+from servecast.agent.service import DeviceLostError
 from servecast.agent.timing import Sampling, launches_per_sample, take_samples
 from servecast.compiler.kernels import KernelCase
 
-REPORT_EVERY_S = 0.1  # samples travel together for so long
-MAX_CASE_S = 60.0  # the longest that a caller may ask one case to sample for
-MAX_SAMPLES = 100_000
-MAX_DIM = (
-    1 << 20
-)  # above every width, vocabulary and context in use; bounds what the wire can ask for
-ZERO_DIMS = {
-    "window",
-    "residual",
-    "context",
-}  # axes where nothing is a value; the others count something
+ENERGY_FROM_S = 0.2  # a GPU's energy counter moves every 20 to 100 ms
 
 
 @dataclass(slots=True)
@@ -49,6 +42,12 @@ class Profiler:
 
     backend: Backend
     sku: str
+    groups: GroupProfiler = field(init=False)
+    _locks: list[threading.Lock] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.groups = GroupProfiler(self.backend)
+        self._locks = [threading.Lock() for _ in self.backend.devices()]
 
     def describe(self) -> Node:
         return Node(
@@ -65,7 +64,7 @@ class Profiler:
 
     def supported(self) -> tuple[KernelSupport, ...]:
         capability = self.backend.capability
-        return tuple(
+        alone = [
             KernelSupport(
                 kernel=name,
                 dims=kernel.dims,
@@ -73,54 +72,48 @@ class Profiler:
                 kv_dtypes=kernel.kv_formats(capability) if kernel.kv_formats else (),
             )
             for name, kernel in sorted(KERNELS.items())
-        )
+        ]
+        return (*alone, *self.groups.supported())
 
-    def check(self, case: KernelCase, settings: Settings) -> None:
+    def check(self, case: KernelCase, settings: Settings, placement: Placement) -> None:
         """Raises: UnknownKernelError, BadCaseError."""
-        self.rule(settings)
-        support = {s.kernel: s for s in self.supported()}
-        if case.kernel not in support:
-            raise UnknownKernelError(
-                f"no kernel {case.kernel!r}; this node has: {', '.join(support)}"
-            )
-        kernel = support[case.kernel]
-        _check_format(case.kernel, "dtype", case.dtype, kernel.dtypes)
-        _check_format(case.kernel, "kv_dtype", case.kv_dtype, kernel.kv_dtypes or ("",))
-        _check_dims(case, kernel.dims)
-
-    def rule(self, settings: Settings) -> StopRule:
-        """The agent's rule with the caller's wishes. Raises: BadCaseError."""
-        methods = self.backend.methods
-        if settings.method is not None and settings.method not in methods:
-            raise BadCaseError(
-                f"no method {settings.method!r}; this node has: {', '.join(methods)}"
-            )
-        asked = {
-            name: value
-            for name in ("relative_ci", "min_samples", "max_samples", "max_case_s")
-            if (value := getattr(settings, name)) is not None
-        }
-        try:
-            rule = replace(StopRule(), **asked)
-        except ValueError as error:
-            raise BadCaseError(str(error)) from error
-        if rule.max_case_s > MAX_CASE_S or rule.max_samples > MAX_SAMPLES:
-            raise BadCaseError(
-                f"max_case_s may be {MAX_CASE_S:g} and max_samples {MAX_SAMPLES} at most, "
-                f"not {rule.max_case_s:g} and {rule.max_samples}"
-            )
-        return rule
+        stop_rule(settings, self.backend.methods)
+        check_case(case, self.supported())
+        if case.kernel in COLLECTIVES:
+            self.groups.check(case, placement)
 
     def profile(
-        self, case: KernelCase, settings: Settings, index: int, stopped: Callable[[], bool]
+        self,
+        case: KernelCase,
+        settings: Settings,
+        placement: Placement,
+        stopped: Callable[[], bool],
     ) -> Iterator[Event]:
         """Events of a checked case, the last one its Outcome (none if stopped)."""
+        collective = case.kernel in COLLECTIVES
+        # A collective has all devices; only device 0's thread runs any, so that no two wait for each other.
+        with ExitStack() as held:
+            for lock in self._locks if collective else [self._locks[placement.device]]:
+                held.enter_context(lock)
+            if collective:
+                rule = stop_rule(settings, self.backend.methods)
+                yield from self.groups.profile(case, rule, placement, stopped)
+            else:
+                yield from self._profile_alone(case, settings, placement.device, stopped)
+
+    def _profile_alone(
+        self, case: KernelCase, settings: Settings, index: int, stopped: Callable[[], bool]
+    ) -> Iterator[Event]:
         yield Phase.PREPARING
         self.backend.enter(index)
         try:
             yield from self._measure(case, settings, index, stopped)
         except (DeviceOutOfMemoryError, torch.OutOfMemoryError) as error:
             yield Outcome(Status.OUT_OF_MEMORY, message=str(error).partition("\n")[0])
+        except RuntimeError as error:  # what PyTorch raises for a launch that it refuses
+            if not self.backend.works(index):
+                raise DeviceLostError(str(error)) from error
+            yield Outcome(Status.FAILED, message=str(error).partition("\n")[0])
         finally:
             self.backend.release(index)
 
@@ -130,76 +123,40 @@ class Profiler:
         shape = Shape(case.dtype, case.kv_dtype, dict(case.dims))
         prepared = KERNELS[case.kernel].prepare(shape, self.backend.buffers(index))
         method = settings.method or self.backend.methods[0]
-        rotation = len(prepared.launches)
-        eager = self.backend.elapsed(self.backend.methods[-1], prepared.launches, index)
-        whole = rotation if method == "cuda_graph" else 1  # a graph replays from its first launch
-        launches = launches_per_sample(eager, self.backend.sample_floor_us, whole)
+        sampling = Sampling(self._calibrate(prepared, method, index), [])
         elapsed = self.backend.elapsed(method, prepared.launches, index)
-        elapsed(launches)  # captures a graph, and warms up as it will be timed
-        before = self.backend.conditions(index)
-        sampling = Sampling(launches, [])
-        yield from _batched(
-            take_samples(elapsed, self.rule(settings), stopped, sampling), REPORT_EVERY_S
-        )
-        if sampling.reason is not None:
-            after = self.backend.conditions(index)
-            yield _outcome(sampling, sampling.reason, method, rotation, before, after)
+        elapsed(sampling.launches)  # captures a graph, and warms up as it will be timed
+        host_launch_us = self.backend.host_launch_us(prepared.launches)
+        before, energy = self.backend.conditions(index), self.backend.energy_j(index)
+        rule = stop_rule(settings, self.backend.methods)
+        yield from batched(take_samples(elapsed, rule, stopped, sampling))
+        if sampling.reason is None:
+            return
+        spent = _energy_of_launch(sampling, energy, self.backend.energy_j(index))
+        after = self.backend.conditions(index)
+        outcome = outcome_of(sampling, method, len(prepared.launches), before, after)
+        yield replace(outcome, host_launch_us=host_launch_us, energy_j=spent)
+
+    def _calibrate(self, prepared: Prepared, method: str, index: int) -> int:
+        """Launches per sample, found with eager launches, which every backend lists last."""
+        eager = self.backend.elapsed(self.backend.methods[-1], prepared.launches, index)
+        rotation = len(prepared.launches)
+        whole = rotation if method == "cuda_graph" else 1  # a graph replays from its first launch
+        return launches_per_sample(eager, self.backend.sample_floor_us, whole)
+
+    def close(self) -> None:
+        """Ends the processes of collectives."""
+        self.groups.end()
 
 
-def _outcome(
-    sampling: Sampling,
-    reason: StopReason,
-    method: str,
-    rotation: int,
-    before: Conditions,
-    after: Conditions,
-) -> Outcome:
-    flags = judge(sampling.samples_us, reason)
-    if before.throttle_reasons or after.throttle_reasons:
-        flags = tuple(sorted((*flags, Flag.THROTTLED)))
-    return Outcome(
-        status=Status.MEASURED,
-        statistics=summarise(sampling.samples_us),
-        stop_reason=reason,
-        method=method,
-        launches_per_sample=sampling.launches,
-        rotated_buffers=rotation,
-        flags=flags,
-        before=before,
-        after=after,
-    )
-
-
-def _batched(samples_us: Iterator[float], every_s: float) -> Iterator[Samples]:
-    """Samples in groups that go out about every ``every_s``."""
-    group: list[float] = []
-    sent = time.monotonic()
-    for runtime_us in samples_us:
-        group.append(runtime_us)
-        if time.monotonic() - sent >= every_s:
-            yield Samples(tuple(group))
-            group, sent = [], time.monotonic()
-    if group:
-        yield Samples(tuple(group))
-
-
-def _check_format(kernel: str, what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        have = ", ".join(known) if any(known) else "none"
-        raise UnknownKernelError(f"{kernel}: no {what} {value!r} on this node, which has: {have}")
-
-
-def _check_dims(case: KernelCase, wanted: tuple[str, ...]) -> None:
-    names = {name for name, _ in case.dims}
-    if names != set(wanted):
-        given = ", ".join(sorted(names)) or "none"
-        raise BadCaseError(f"{case.kernel} wants the dimensions {', '.join(wanted)}, not {given}")
-    for name, value in case.dims:
-        least = 0 if name in ZERO_DIMS else 1
-        if not least <= value <= MAX_DIM:
-            raise BadCaseError(
-                f"{case.kernel}: {name} must be between {least} and {MAX_DIM}, not {value}"
-            )
+def _energy_of_launch(
+    sampling: Sampling, before_j: float | None, after_j: float | None
+) -> float | None:
+    """Joules of one launch; None where the counter is not there, or too coarse for so short a case."""
+    total_s = sum(sampling.samples_us) * sampling.launches / 1e6
+    if before_j is None or after_j is None or total_s < ENERGY_FROM_S:
+        return None
+    return (after_j - before_j) / (len(sampling.samples_us) * sampling.launches)
 
 
 def agent_version() -> str:

@@ -13,7 +13,9 @@ from servecast.agent.device import choose_backend, sku_of
 from servecast.agent.profiler import Profiler
 from servecast.agent.security import ServerSecurity
 from servecast.agent.server import create_server
+from servecast.compiler.errors import AgentError
 
+LOOK_S = 0.5  # between two looks whether a device is lost
 log = logging.getLogger(__name__)
 
 
@@ -24,7 +26,10 @@ def make_profiler(backend: str, sku: str, threads: int | None) -> Profiler:
 
 
 def serve_until_stopped(profiler: Profiler, host: str, port: int, security: ServerSecurity) -> None:
-    """Serves until SIGTERM or SIGINT; a second signal ends the process at once."""
+    """Serves until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises: AgentError where the address cannot be had, or a device was lost.
+    """
     server = create_server(profiler, host, port, security)
     stopping = threading.Event()
 
@@ -38,7 +43,10 @@ def serve_until_stopped(profiler: Profiler, host: str, port: int, security: Serv
         signal.signal(number, stop)
     server.start()
     click.echo(f"serving on {server.host}:{server.port}")
-    stopping.wait()
+    while not stopping.wait(LOOK_S) and not server.service.lost.is_set():
+        pass
     log.info("stopping")
     server.stop()
     log.info("stopped")
+    if server.service.lost.is_set():
+        raise AgentError("a device failed for good; a new process can use it again")

@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 import grpc
 
 from servecast.agent import wire
+from servecast.agent.cases import BadCaseError, UnknownKernelError
 from servecast.agent.device_thread import BusyError, DeviceThread, Job
 from servecast.agent.messages import (
     MAX_CASES,
@@ -20,6 +21,7 @@ from servecast.agent.messages import (
     Node,
     Outcome,
     Phase,
+    Placement,
     Settings,
 )
 from servecast.compiler.kernels import KernelCase
@@ -30,12 +32,8 @@ log = logging.getLogger(__name__)
 Code = grpc.StatusCode
 
 
-class UnknownKernelError(ValueError):
-    """This node has no such kernel, or not in that format."""
-
-
-class BadCaseError(ValueError):
-    """A case or setting that is wrong on every node."""
+class DeviceLostError(RuntimeError):
+    """This process can use its device no more; a new one can."""
 
 
 class CaseProfiler(Protocol):
@@ -43,12 +41,19 @@ class CaseProfiler(Protocol):
 
     def describe(self) -> Node: ...
 
-    def check(self, case: KernelCase, settings: Settings) -> None:
+    def check(self, case: KernelCase, settings: Settings, placement: Placement) -> None:
         """Raises: UnknownKernelError, BadCaseError."""
 
     def profile(
-        self, case: KernelCase, settings: Settings, index: int, stopped: Callable[[], bool]
-    ) -> Iterator[Event]: ...
+        self,
+        case: KernelCase,
+        settings: Settings,
+        placement: Placement,
+        stopped: Callable[[], bool],
+    ) -> Iterator[Event]:
+        """Raises: DeviceLostError."""
+
+    def close(self) -> None: ...
 
 
 class AgentService(agent_pb2_grpc.AgentServicer):
@@ -58,6 +63,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._profiler = profiler
         self._node = profiler.describe()
         self._draining = threading.Event()
+        self.lost = threading.Event()  # a device failed for good: this process must end
         self._devices = [
             DeviceThread[Event](f"device-{device.index}") for device in self._node.devices
         ]
@@ -69,13 +75,13 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     def Profile(  # noqa: N802  # gRPC's name
         self, request: pb.ProfileRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ProfileEvent]:
-        cases, settings = self._checked(request, context)
-        device = self._devices[request.device]
+        cases, settings, placement = self._checked(request, context)
+        device = self._devices[placement.device]
         for index, case in enumerate(cases):
             if self._draining.is_set():
                 left = len(cases) - index
                 _abort(context, Code.UNAVAILABLE, f"the agent is stopping; cases left: {left}")
-            job = partial(self._profiler.profile, case, settings, request.device)
+            job = partial(self._profiler.profile, case, settings, placement)
             for event in self._stream(device, job, context):
                 if isinstance(event, Outcome):
                     log.info("case", extra={"case": case, "outcome": event})
@@ -83,8 +89,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
     def _checked(
         self, request: pb.ProfileRequest, context: grpc.ServicerContext
-    ) -> tuple[list[KernelCase], Settings]:
-        """The request's cases and settings, or an abort before anything runs."""
+    ) -> tuple[list[KernelCase], Settings, Placement]:
+        """The request's cases, settings and place, or an abort before anything runs."""
         _check_version(request.protocol_version, context)
         if not 1 <= len(request.cases) <= MAX_CASES:
             message = f"a request has 1 to {MAX_CASES} cases, not {len(request.cases)}"
@@ -94,14 +100,15 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             _abort(context, Code.FAILED_PRECONDITION, message)
         cases = [wire.case_from_wire(case) for case in request.cases]
         settings = wire.settings_from_wire(request.settings)
+        placement = wire.placement_from_wire(request)
         try:
             for case in cases:
-                self._profiler.check(case, settings)
+                self._profiler.check(case, settings, placement)
         except UnknownKernelError as error:
             _abort(context, Code.UNIMPLEMENTED, str(error))
         except BadCaseError as error:
             _abort(context, Code.INVALID_ARGUMENT, str(error))
-        return cases, settings
+        return cases, settings, placement
 
     def _stream(
         self,
@@ -119,6 +126,10 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             _abort(context, Code.RESOURCE_EXHAUSTED, str(error))
         except CancelledError:
             _abort(context, Code.UNAVAILABLE, "the agent is stopping")
+        except DeviceLostError as error:
+            log.error("device lost", extra={"reason": str(error)})
+            self.lost.set()
+            _abort(context, Code.UNAVAILABLE, "the agent is stopping: its device is lost")
 
     def drain(self) -> None:
         """Lets the cases that run finish, and hands the others back."""
@@ -128,6 +139,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         """Waits until no device runs anything."""
         for device in self._devices:
             device.close()
+        self._profiler.close()
 
 
 def _check_version(theirs: int, context: grpc.ServicerContext) -> None:

@@ -14,6 +14,7 @@ from servecast.agent.messages import (
     Node,
     Outcome,
     Phase,
+    Placement,
     Rendezvous,
     Samples,
     Settings,
@@ -78,6 +79,13 @@ def group_from_wire(message: pb.Group) -> Group:
         message.rendezvous,
         message.host,
     )
+
+
+def placement_from_wire(message: pb.ProfileRequest) -> Placement:
+    """A collective runs on all devices, from the thread of the first."""
+    group = group_from_wire(message.group) if message.HasField("group") else None
+    device = 0 if any("degree" in case.dims for case in message.cases) else message.device
+    return Placement(device, group)
 
 
 def _device_to_wire(device: Device) -> pb.Device:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from servecast.compiler.dump import distinct_kernels
 from servecast.compiler.ir import ShardedProgram
-from servecast.compiler.kernels import KernelCase, KernelShape, kernel_shapes
+from servecast.compiler.kernels import KernelCase, KernelShape
 
 PREFILLS = ("attention_prefill", "latent_prefill")
 DECODES = ("attention_decode", "latent_decode")
@@ -36,20 +37,17 @@ class PlanLimits:
 
 def plan_cases(programs: Iterable[ShardedProgram], limits: PlanLimits) -> list[KernelCase]:
     """Distinct cases of all programs, coarse levels first; equal input gives equal order."""
-    shapes = dict.fromkeys(shape for program in programs for shape in _shapes(program))
     levels: dict[int, list[KernelCase]] = {}
-    for shape in sorted(shapes):
+    for shape in sorted(distinct_kernels(programs), key=_order):
         for level, case in _points(shape, limits):
             levels.setdefault(level, []).append(case)
     ordered = (case for level in sorted(levels) for case in levels[level])
     return list(dict.fromkeys(ordered))
 
 
-def _shapes(program: ShardedProgram) -> Iterator[KernelShape]:
-    for stage in program.stages:
-        for run in stage.runs:
-            for call in run.calls:
-                yield from kernel_shapes(call.op)
+def _order(shape: KernelShape) -> tuple[int, KernelShape]:
+    """Collectives last and by degree: an agent keeps the processes of a group for as long as it is wanted."""
+    return dict(shape.dims).get("degree", 0), shape
 
 
 def _points(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, KernelCase]]:

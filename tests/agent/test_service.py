@@ -12,7 +12,17 @@ import pytest
 
 from servecast.agent import wire
 from servecast.agent.client import Agent, AgentUnavailableError
-from servecast.agent.messages import Device, Event, Node, Outcome, Phase, Samples, Settings, Status
+from servecast.agent.messages import (
+    Device,
+    Event,
+    Node,
+    Outcome,
+    Phase,
+    Placement,
+    Samples,
+    Settings,
+    Status,
+)
 from servecast.agent.server import create_server
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
@@ -35,10 +45,16 @@ class Scripted:
     def describe(self) -> Node:
         return NODE
 
-    def check(self, case: KernelCase, settings: Settings) -> None: ...
+    def check(self, case: KernelCase, settings: Settings, placement: Placement) -> None: ...
+
+    def close(self) -> None: ...
 
     def profile(
-        self, case: KernelCase, settings: Settings, index: int, stopped: Callable[[], bool]
+        self,
+        case: KernelCase,
+        settings: Settings,
+        placement: Placement,
+        stopped: Callable[[], bool],
     ) -> Iterator[Event]:
         self.inside.append(case)
         assert self.inside == [case]
