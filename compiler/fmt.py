@@ -238,7 +238,8 @@ def _set_bodies(page: _Page, entry: _Entry, words: str) -> None:
             page.lines.append(f"{INDENT * page.level}{opener}")
         else:
             page.lines[-1] += f" {opener}"
-        next_line = entry.bodies[i + 1][1][0].at.line if i < last else entry.at.end_line
+        following = entry.bodies[i + 1][1] if i < last else ()
+        next_line = following[0].at.line if following else entry.at.end_line
         _set_body(page, body, next_line)
         if i == last:
             page.level += 1
@@ -251,12 +252,13 @@ def _set_bodies(page: _Page, entry: _Entry, words: str) -> None:
 def _set_body(page: _Page, body: Sequence[_Entry], end_line: int) -> None:
     page.level += 1
     page.opened = True
-    starts = [entry.at.line for entry in body[1:]] + [end_line]
-    following = dict(zip(map(id, body), starts, strict=True))
+    following = [*(entry.at.line for entry in body[1:]), end_line]
+    number = 0
     for paragraph in _paragraphs(body):
         width = max((len(entry.keyword) for entry in paragraph if entry.aligns), default=0)
         for entry in paragraph:
-            _set(page, entry, width if entry.aligns else 0, following[id(entry)])
+            _set(page, entry, width if entry.aligns else 0, following[number])
+            number += 1
     page.level -= 1
 
 

@@ -1,0 +1,89 @@
+"""No text makes the compiler do anything but compile or say what is wrong, in bounded time and memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from servecast.compiler.catalog import compile_text
+from servecast.compiler.errors import SpecError, UserError
+from servecast.compiler.load import load_spec
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = (REPOSITORY / "tests/golden/compiler/wrong/no-layers.llm").read_text(encoding="utf-8")
+
+
+def test_mutated_specs_compile_or_are_refused() -> None:
+    """A bounded share of what the script does at length; the next run's seed is its own."""
+    script = [sys.executable, str(REPOSITORY / "benchmarks" / "fuzz_specs.py"), "--count", "400"]
+    result = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["outcomes"].keys() == {"SpecError", "compiled"}
+    assert report["peak_mb"] < 200
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=60))
+@example(text="\0")
+@example(text='model "m" { context 9 } ' + "\u202e")
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with suppress(SpecError):
+        compile_text(text, "any.llm")
+
+
+def nested(depth: int) -> str:
+    return 'model "m" { context 8 embedding 8 -> 8 repeat 1 {' + "residual {" * depth
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (nested(6_000), "brackets nest at most 40 deep"),
+        ("#" + "x" * (10 << 20), "bytes; a spec has at most 65,536"),
+        ('model "m" { let a = ' + "9" * 50_000 + " }", "50000 digits: a number has at most 15"),
+        ('model "m" { let a = ' + "1+" * 30_000 + "1 }", "an expression nests at most 60 deep"),
+        ('model "' + "m" * 50_000 + '" { context }', "expected"),
+        ("x " * 30_000, "unexpected 'x'; expected 'model'"),
+        (TINY.replace("rms_norm 8", "repeat 1000000000 { repeat 9 { rms_norm 8 } }"), "expands to"),
+    ],
+    ids=["nesting", "size", "number", "expression", "name", "noise", "repeats"],
+)
+def test_a_hostile_text_is_refused_within_a_second(text: str, message: str) -> None:
+    start = time.process_time()
+    with pytest.raises(SpecError, match=message) as caught:
+        compile_text(text, "hostile.llm")
+    assert time.process_time() - start < 1.0
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe\x00", "no text in UTF-8, byte 0 is wrong"),
+        (b"\xef\xbb\xbfmodel", "1:6: the file ends here"),  # a byte-order mark is passed over
+        (b"model\r\n\r\n", "1:6: the file ends here"),
+        (b"x" * (20 << 20), "a spec has at most 65,536"),
+    ],
+    ids=["not-utf-8", "bom", "crlf", "20-mb"],
+)
+def test_a_strange_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "strange.llm"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_spec(path)
+
+
+def test_an_absent_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        load_spec(tmp_path / "absent.llm")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load_spec(tmp_path)
