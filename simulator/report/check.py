@@ -17,7 +17,7 @@ KEYS: Mapping[str, type] = {
     "provenance": dict,
 }
 METRICS = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")
-STATISTICS = ("p50", "p90", "p99", "mean")
+STATISTICS = ("p50", "p90", "p95", "p99", "max", "mean")
 
 ROW_NUMBERS = (
     "tp",

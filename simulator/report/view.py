@@ -28,7 +28,7 @@ METRIC_NAMES = {
     "e2e": "Request latency (E2E)",
     "queue_delay": "Queue delay",
 }
-STATISTICS = ("p50", "p90", "p99", "mean")
+STATISTICS = ("p50", "p90", "p95", "p99", "max", "mean")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,14 @@ TRACE_RATE_PER_S = 13.0
 
 
 def distribution(p50: float, p90: float, p99: float) -> dict[str, float]:
-    return {"p50": p50, "p90": p90, "p99": p99, "mean": 1.1 * p50}
+    return {
+        "p50": p50,
+        "p90": p90,
+        "p95": (p90 + p99) / 2,
+        "p99": p99,
+        "max": 2 * p99,
+        "mean": 1.1 * p50,
+    }
 
 
 def metrics(load: float, speed: float) -> dict[str, dict[str, float] | None]:
@@ -154,6 +161,13 @@ def example_result() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def pristine() -> dict[str, Any]:
+    """The example, not to be changed."""
+    return example_result()
+
+
 @pytest.fixture
 def result() -> dict[str, Any]:
+    """The example, to be changed at will."""
     return example_result()

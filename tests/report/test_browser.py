@@ -50,56 +50,61 @@ def run_in_page(tmp_path: Path, result: Result, script: str) -> Any:
     return json.loads(title[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
-def test_a_click_sorts_the_ranking_and_another_turns_it_round(
-    tmp_path: Path, result: Result
-) -> None:
-    script = """
-      const column = 11, button = document.querySelectorAll('#ranking thead button')[column];
-      const values = () => [...document.querySelectorAll('#ranking tbody tr')]
-        .map((row) => Number(row.cells[column].dataset.v));
-      button.click(); const up = values();
-      button.click(); return [up, values()];
-    """
-    up, down = run_in_page(tmp_path, result, script)
-    assert up == sorted(up)
-    assert down == up[::-1]
-    assert len(up) == 54
+INTERACTIONS = """
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const one = (selector) => document.querySelector(selector);
+  const seen = {};
+
+  const column = 11, button = all('#ranking thead button')[column];
+  const values = () => all('#ranking tbody tr').map((row) => Number(row.cells[column].dataset.v));
+  button.click(); seen.up = values();
+  button.click(); seen.down = values();
+
+  const filter = one('#filter');
+  filter.value = 'H100 tp2'; filter.dispatchEvent(new Event('input'));
+  seen.rows = all('#ranking tbody tr').filter((row) => !row.hidden)
+    .map((row) => row.cells[1].textContent + row.cells[2].textContent);
+  seen.marks = all('.point:not(.dim)').length;
+  seen.count = one('#count').textContent;
+
+  one('.point[data-row="4"]').dispatchEvent(new MouseEvent('mouseenter'));
+  seen.lit = [one('#r4').className, all('.point.lit').length];
+  seen.tip = [one('#tip').hidden, one('#tip').textContent.slice(0, 3)];
+
+  const paper = () => getComputedStyle(document.body).backgroundColor;
+  seen.before = paper(); one('#theme').click(); seen.after = paper();
+  seen.theme = one('#theme').textContent;
+  return seen;
+"""
 
 
-def test_the_filter_hides_rows_and_dims_their_marks(tmp_path: Path, result: Result) -> None:
-    script = """
-      const filter = document.querySelector('#filter');
-      filter.value = 'H100 tp2'; filter.dispatchEvent(new Event('input'));
-      const rows = [...document.querySelectorAll('#ranking tbody tr')].filter((row) => !row.hidden);
-      return [rows.map((row) => row.cells[1].textContent + row.cells[2].textContent),
-        document.querySelectorAll('.point:not(.dim)').length, document.querySelector('#count').textContent];
-    """
-    rows, marks, count = run_in_page(tmp_path, result, script)
-    assert rows == ["h100-sxm2"] * 6
-    assert (marks, count) == (18, "6 of 54")
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, pristine: Result) -> Result:
+    """What a reader sees who sorts, filters, hovers and switches the theme, in one visit."""
+    found = run_in_page(tmp_path_factory.mktemp("visit"), pristine, INTERACTIONS)
+    assert isinstance(found, dict)
+    return found
 
 
-def test_hovering_a_mark_lights_its_row_and_tells_its_numbers(
-    tmp_path: Path, result: Result
-) -> None:
-    script = """
-      document.querySelector('.point[data-row="4"]').dispatchEvent(new MouseEvent('mouseenter'));
-      const tip = document.querySelector('#tip');
-      return [document.querySelector('#r4').className, tip.hidden, tip.textContent.slice(0, 3),
-        document.querySelectorAll('.point.lit').length];
-    """
-    assert run_in_page(tmp_path, result, script) == ["lit", False, "#5 ", 3]
+def test_a_click_sorts_the_ranking_and_another_turns_it_round(seen: Result) -> None:
+    assert seen["up"] == sorted(seen["up"])
+    assert seen["down"] == seen["up"][::-1]
+    assert len(seen["up"]) == 54
 
 
-def test_the_theme_button_switches_the_colours(tmp_path: Path, result: Result) -> None:
-    script = """
-      const paper = () => getComputedStyle(document.body).backgroundColor;
-      const before = paper(); document.querySelector('#theme').click();
-      return [before, paper(), document.querySelector('#theme').textContent];
-    """
-    before, after, name = run_in_page(tmp_path, result, script)
-    assert before != after
-    assert name in ("Light", "Dark")
+def test_the_filter_hides_rows_and_dims_their_marks(seen: Result) -> None:
+    assert seen["rows"] == ["h100-sxm2"] * 6
+    assert (seen["marks"], seen["count"]) == (18, "6 of 54")
+
+
+def test_hovering_a_mark_lights_its_row_and_tells_its_numbers(seen: Result) -> None:
+    assert seen["lit"] == ["lit", 3]
+    assert seen["tip"] == [False, "#5 "]
+
+
+def test_the_theme_button_switches_the_colours(seen: Result) -> None:
+    assert seen["before"] != seen["after"]
+    assert seen["theme"] in ("Light", "Dark")
 
 
 def test_a_table_downloads_as_raw_numbers_that_no_spreadsheet_runs(

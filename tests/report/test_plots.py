@@ -64,23 +64,23 @@ def run(*arguments: str) -> list[Path]:
     return [Path(line) for line in outcome.output.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("kind", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
-)
-def test_every_figure_is_written_in_every_format(source: Path, kind: str, start: bytes) -> None:
-    paths = run(str(source), "--format", kind, "-o", str(source.parent / "figures"))
-    assert [path.name for path in paths] == [f"{name}.{kind}" for name in plots.PLOTS]
-    assert all(path.read_bytes().startswith(start) for path in paths)
+def test_every_figure_is_written(source: Path) -> None:
+    paths = run(str(source), "--format", "svg", "-o", str(source.parent / "figures"))
+    assert [path.name for path in paths] == [f"{name}.svg" for name in plots.PLOTS]
+    assert all("</svg>" in path.read_text() for path in paths)
 
 
 def test_the_command_offers_exactly_the_figures_there_are() -> None:
     assert tuple(plots.PLOTS) == FIGURES
 
 
-@pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
-def test_equal_results_give_equal_bytes(source: Path, kind: str) -> None:
-    arguments = (str(source), "--format", kind, "--figure", "pareto-latency")
+@pytest.mark.parametrize(
+    ("kind", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
+)
+def test_every_format_repeats_to_the_byte(source: Path, kind: str, start: bytes) -> None:
+    arguments = (str(source), "--format", kind, "--figure", "heat-map")
     first = run(*arguments)[0].read_bytes()
+    assert first.startswith(start)
     assert run(*arguments)[0].read_bytes() == first
 
 

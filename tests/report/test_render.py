@@ -13,7 +13,7 @@ import pytest
 from servecast.compiler.errors import UserError
 from servecast.simulator.report.figures import pareto_charts
 from servecast.simulator.report.render import render
-from servecast.simulator.report.view import MAX_ROWS, TIE_SHARE
+from servecast.simulator.report.view import MAX_ROWS, STATISTICS, TIE_SHARE
 
 MAX_PAGE_BYTES = 3_000_000
 VOID = {"meta", "link", "input", "br", "hr", "img"}
@@ -141,7 +141,7 @@ def test_absent_figures_are_a_dash_and_never_zero(result: Result) -> None:
     best = result["best"]
     best["mfu"] = None
     for row in (best, result["ranked"][0]):
-        row["metrics"]["ttft_s"] = dict.fromkeys(("p50", "p90", "p99", "mean"))
+        row["metrics"]["ttft_s"] = dict.fromkeys(STATISTICS)
     page = Page(render(result))
     assert page.count("g", "point") == 53 + 54 + 53
     assert "– TTFT p90 at capacity" in page.text
