@@ -22,10 +22,11 @@ from servecast.compiler.service import Slo
 from servecast.estimator.load import TableLoader
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.bounds import max_rate_per_s
-from servecast.simulator.search.capacity import Capacity, CapacitySearch
+from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
 from servecast.simulator.search.plan import bounds
 from servecast.simulator.search.space import Axes, enumerate_space
 from servecast.simulator.traces import TraceOptions, read_trace
+from servecast.simulator.workload import Workload
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REQUESTS = 10_000
@@ -41,15 +42,15 @@ def capacity_cost() -> dict[str, float]:
     axes = Axes(("h100-sxm",), (1, 2), (1,), (64, 128, 256), (512, 2048, 8192))
     space = enumerate_space(program, axes, shipped_skus(), 16)
     loader = TableLoader(None)
-    search = CapacitySearch(workload, (Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2)), Engine())
+    judge = Judge(workload, (Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2)), Engine())
     fleets = [
         Fleet(loader.tables(p.sharded, p.sku, bounds(p)), candidate.limits)
         for p in space.placements
         for candidate in p.candidates
     ]
-    search.find(fleets[0], max_rate_per_s(workload, fleets[0].tables, fleets[0].limits))  # compiles
+    find_capacity(judge, fleets[0], upper(workload, fleets[0]))  # compiles
     started = time.process_time()
-    found = [search.find(f, max_rate_per_s(workload, f.tables, f.limits)) for f in fleets]
+    found = [find_capacity(judge, fleet, upper(workload, fleet)) for fleet in fleets]
     cpu_s = time.process_time() - started
     return {
         "configurations": len(found),
@@ -57,6 +58,10 @@ def capacity_cost() -> dict[str, float]:
         / len(found),
         "cpu_ms_per_configuration": 1e3 * cpu_s / len(found),
     }
+
+
+def upper(workload: Workload, fleet: Fleet) -> float:
+    return max_rate_per_s(workload, fleet.tables, fleet.limits)
 
 
 def main_job(cache: Path) -> dict[str, float]:

@@ -83,7 +83,7 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
 def _provenance_line(best: Row) -> str:
     shares = sorted(best["time_by_source"].items(), key=lambda item: -item[1])
     parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
-    return f"Latencies are of one replica at capacity. Predicted time of the best: {parts}."
+    return f"Latencies are those at QPS, the most that it carries. Predicted time of the best: {parts}."
 
 
 def _infeasible_table(infeasible: list[Row]) -> Table:

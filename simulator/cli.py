@@ -24,10 +24,10 @@ COMMANDS = {
     "fit": "servecast.estimator.cli:fit_command",
     "fmt": "servecast.compiler.cli:fmt_command",
     "import": "servecast.compiler.cli:import_command",
-    "diff": "servecast.compiler.cli:diff_command",
     "plot": "servecast.simulator.report.cli:plot_command",
     "profile": "servecast.estimator.profile_cli:profile_command",
     "report": "servecast.simulator.report.cli:report_command",
+    "simulate": "servecast.simulator.simulate_cli:simulate_command",
     "store": "servecast.estimator.cli:store_command",
 }
 
@@ -118,6 +118,10 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--rate", "rate_per_s", type=click.FloatRange(min=0, min_open=True), help="Requests/s."
 )
+@click.option("--trace-format", "format", help="Of --trace, where its header does not tell.")
+@click.option(
+    "--arrival-cv", type=click.FloatRange(min=0), help="Draw arrivals: 1 Poisson, more is bursty."
+)
 @click.option(
     "--requests", "num_requests", type=click.IntRange(min=2), help="First N of the trace."
 )
@@ -148,6 +152,7 @@ def compile_and_search_command(**options: Any) -> None:
     from servecast.compiler.service import Service
     from servecast.simulator.answer import show
     from servecast.simulator.job import JobOptions, asked_slos, run_job, save
+    from servecast.simulator.traces import TraceOptions
 
     axes = {name: options.pop(name) or () for name in ("skus", "tp", "pp", "max_num_seqs")}
     asked = Service(
@@ -157,8 +162,10 @@ def compile_and_search_command(**options: Any) -> None:
         max_batched_tokens=options.pop("max_num_batched_tokens") or (),
         **axes,
     )
+    traffic_options = ("format", "rate_per_s", "arrival_cv", "seed", "num_requests")
+    traffic = TraceOptions(**{name: options.pop(name) for name in traffic_options})
     out, as_json = options.pop("out"), options.pop("as_json")
-    result = run_job(JobOptions(asked=asked, **options))
+    result = run_job(JobOptions(asked=asked, traffic=traffic, **options))
     if out:
         save(result, out)
     if as_json:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.ir import (
+    BF16,
     Attention,
     Collective,
+    Experts,
     LatentAttention,
+    Linear,
     Rows,
     ShardedProgram,
 )
@@ -27,6 +31,7 @@ class FlopsModel:
     per_token: float
     per_output: float
     per_pair: tuple[tuple[int | None, float], ...]  # (window, FLOPs per visible pair)
+    format: str  # of the activations in which most FLOPs per token run
 
     def served(
         self, prompt_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]
@@ -43,20 +48,28 @@ class FlopsModel:
 def flops_model(sharded: ShardedProgram) -> FlopsModel:
     """Sums the operators of every rank; replicated work counts once a rank, as the GPUs spend it."""
     ranks = sharded.parallelism.gpus // sharded.parallelism.pp
+    launches = [
+        (run.count * ranks * call.row_factor, call)
+        for stage in sharded.stages
+        for run in stage.runs
+        for call in run.calls
+    ]
     per_token = per_output = 0.0
-    pairs: dict[int | None, float] = {}
-    for stage in sharded.stages:
-        for run in stage.runs:
-            for call in run.calls:
-                match call.op:
-                    case Collective():
-                        continue
-                    case Attention() | LatentAttention() as op:
-                        window = op.window if isinstance(op, Attention) else None
-                        cost = run.count * ranks * op.flops(0, 1)
-                        pairs[window] = pairs.get(window, 0.0) + cost
-                    case op if call.rows is Rows.LAST_TOKENS:
-                        per_output += run.count * ranks * op.flops(1)
-                    case op:
-                        per_token += run.count * ranks * op.flops(1)
-    return FlopsModel(per_token, per_output, tuple(pairs.items()))
+    pairs: defaultdict[int | None, float] = defaultdict(float)
+    formats = {BF16.name: 0.0}
+    for times, call in launches:
+        match call.op:
+            case Collective():
+                continue
+            case Attention() | LatentAttention() as op:
+                window = op.window if isinstance(op, Attention) else None
+                pairs[window] += times * op.flops(0, 1)
+            case op if call.rows is Rows.LAST_TOKENS:
+                per_output += times * op.flops(1)
+            case op:
+                per_token += times * op.flops(1)
+                if isinstance(op, Linear | Experts):
+                    name = op.activations.name
+                    formats[name] = formats.get(name, 0.0) + times * op.flops(1)
+    busiest = max(formats, key=lambda name: formats[name])
+    return FlopsModel(per_token, per_output, tuple(pairs.items()), busiest)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,7 @@ class JobOptions:
     asked: Service
     model: str | None = None
     service: str | None = None
-    rate_per_s: float | None = None
-    num_requests: int | None = None
-    seed: int = 0
+    traffic: TraceOptions = field(default_factory=TraceOptions)
     store: Path | None = None
     jobs: int | None = None
     quiet: bool = False
@@ -58,10 +56,7 @@ def run_job(options: JobOptions) -> dict[str, Any]:
     """
     spec = load_spec(options.spec)
     question = _question(spec, options)
-    trace = TraceOptions(
-        rate_per_s=options.rate_per_s, seed=options.seed, num_requests=options.num_requests
-    )
-    workload = read_trace(options.trace, trace)
+    workload = read_trace(options.trace, options.traffic)
     workload.check_context(question.program.context_tokens)
     loader = TableLoader(options.store or default_store())
     with _progress(options.quiet) as progress:
@@ -93,7 +88,7 @@ def _question(spec: Spec, options: JobOptions) -> Question:
         axes=axes_of(service, options.asked, DEFAULT_SKUS),
         slos=options.asked.slos or said or DEFAULT_SLOS,
         max_gpus=max_gpus or DEFAULT_MAX_GPUS,
-        seed=options.seed,
+        seed=options.traffic.seed,
     )
 
 

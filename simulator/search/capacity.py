@@ -8,7 +8,7 @@ changes no answer: the count of late requests only grows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isnan
 
 from servecast.compiler.service import Slo
@@ -91,11 +91,11 @@ def violations(records: Records, slos: Sequence[Slo]) -> tuple[Violation, ...]:
     return tuple(v for v in judged if not isnan(v.value_s) and v.value_s > v.slo.limit_s)
 
 
-class CapacitySearch:
-    """Searches capacities over one workload, sharing the engine's buffers between probes."""
+class Judge:
+    """Replays one workload against its targets, sharing the engine's buffers between runs."""
 
     def __init__(self, workload: Workload, slos: Sequence[Slo], engine: Engine) -> None:
-        self._workload = workload
+        self.workload = workload
         self._slos = (*slos, QUEUE_DELAY)
         self._late = late_targets(workload, self._slos)
         counted = {s.metric: s for s in reversed(self._slos) if s.percentile is not None}
@@ -103,45 +103,58 @@ class CapacitySearch:
         self._judged = tuple(s for s in self._slos if s not in self._counted.values())
         self._engine = engine
 
-    def find(
-        self, fleet: Fleet, upper_rate_per_s: float, guess_per_s: float | None = None
-    ) -> Capacity | Hopeless:
-        """Bisects between 0 and ``upper_rate_per_s``, first around a guess where there is one.
+    def broken(self, fleet: Fleet, rate_per_s: float | None = None) -> tuple[Slo, ...] | int:
+        """The targets that do not hold at a rate (None: the workload's own).
 
-        The upper rate is only where to start: a trace too short to fill the queue may go beyond.
+        Of several it may name only the first; a number says how many requests no replica can hold.
         """
-        low, high, probes = 0.0, inf, 0
-        breaks: tuple[Slo, ...] = ()
-        first = () if guess_per_s is None else (guess_per_s * (1 + NEAR), guess_per_s * (1 - NEAR))
-        queue = [rate for rate in first if rate < upper_rate_per_s]
-        floor = upper_rate_per_s * IDLE_FACTOR
-        while high - low > TOLERANCE * high or high == inf:
-            rate = queue.pop(0) if queue else _next_rate(low, high, upper_rate_per_s)
-            if rate > upper_rate_per_s * MAX_FACTOR:
-                break
-            if not low < rate < high:
-                continue
-            probes += 1
-            records = self._engine.run(self._workload.at_rate(rate), fleet, self._late)
-            broken = self._broken(records)
-            if records.rejected.any() or (broken and rate <= floor):
-                return self._hopeless(fleet, rate)
-            if broken:
-                high, breaks = rate, broken
-            else:
-                low = rate
-        kept = self._engine.run(self._workload.at_rate(low), fleet)
-        return Capacity(low, kept, breaks, probes + 1)
-
-    def _broken(self, records: Records) -> tuple[Slo, ...]:
-        """The target whose count gave the run up, or those that the finished run does not keep."""
+        records = self._run(fleet, rate_per_s, self._late)
+        if records.rejected.any():
+            return int(records.rejected.sum())
         if records.broken_metric is not None:
             return (self._counted[records.broken_metric],)
         return tuple(v.slo for v in violations(records, self._judged))
 
-    def _hopeless(self, fleet: Fleet, rate_per_s: float) -> Hopeless:
-        records = self._engine.run(self._workload.at_rate(rate_per_s), fleet)
-        return Hopeless(violations(records, self._slos), int(records.rejected.sum()))
+    def records(self, fleet: Fleet, rate_per_s: float | None = None) -> Records:
+        """The whole run; valid until the engine's next one."""
+        return self._run(fleet, rate_per_s, None)
+
+    def violations(self, fleet: Fleet, rate_per_s: float) -> tuple[Violation, ...]:
+        return violations(self.records(fleet, rate_per_s), self._slos)
+
+    def _run(self, fleet: Fleet, rate_per_s: float | None, late: LateTargets | None) -> Records:
+        workload = self.workload if rate_per_s is None else self.workload.at_rate(rate_per_s)
+        return self._engine.run(workload, fleet, late)
+
+
+def find_capacity(
+    judge: Judge, fleet: Fleet, upper_rate_per_s: float, guess_per_s: float | None = None
+) -> Capacity | Hopeless:
+    """Bisects between 0 and ``upper_rate_per_s``, first around a guess where there is one.
+
+    The upper rate is only where to start: a trace too short to fill the queue may go beyond.
+    """
+    low, high, probes = 0.0, inf, 0
+    breaks: tuple[Slo, ...] = ()
+    first = () if guess_per_s is None else (guess_per_s * (1 + NEAR), guess_per_s * (1 - NEAR))
+    queue = [rate for rate in first if rate < upper_rate_per_s]
+    while high - low > TOLERANCE * high or high == inf:
+        rate = queue.pop(0) if queue else _next_rate(low, high, upper_rate_per_s)
+        if rate > upper_rate_per_s * MAX_FACTOR:
+            break
+        if not low < rate < high:
+            continue
+        probes += 1
+        broken = judge.broken(fleet, rate)
+        if isinstance(broken, int):
+            return Hopeless((), broken)
+        if broken and rate <= upper_rate_per_s * IDLE_FACTOR:
+            return Hopeless(judge.violations(fleet, rate), 0)
+        if broken:
+            high, breaks = rate, broken
+        else:
+            low = rate
+    return Capacity(low, judge.records(fleet, low), breaks, probes + 1)
 
 
 def _next_rate(low: float, high: float, upper: float) -> float:
@@ -151,3 +164,20 @@ def _next_rate(low: float, high: float, upper: float) -> float:
     if low == 0.0:
         return max(high / 2, upper * IDLE_FACTOR)
     return (low + high) / 2
+
+
+def replicas_needed(judge: Judge, fleet: Fleet, estimate: int, most: int) -> int | None:
+    """The fewest replicas that keep every target under the workload as it is; None: more than ``most``.
+
+    Found by simulating them, because replicas that share a burst carry more than one that meets the
+    same burst stretched in time. More replicas are taken to be no worse.
+    """
+    enough, short = most + 1, 0
+    count = min(max(estimate, 1), most)
+    while enough - short > 1:
+        if judge.broken(replace(fleet, replicas=count)) == ():
+            enough = count
+        else:
+            short = count
+        count = (enough + short) // 2
+    return enough if enough <= most else None

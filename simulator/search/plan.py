@@ -19,8 +19,8 @@ from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.metrics import ReplicaMetrics, summarise
 from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.search.result import Demand, Ranking, Row, assemble, rank, slo_texts
-from servecast.simulator.search.run import Outcome, search
+from servecast.simulator.search.result import Ranking, Row, assemble, rank, slo_texts
+from servecast.simulator.search.run import ROUTER, Demand, Outcome, search
 from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
@@ -86,7 +86,7 @@ def plan(
     searched = workload
     if len(workload) < MIN_REQUESTS:
         searched = bootstrap(workload, MIN_REQUESTS, question.seed)
-    demand = Demand(searched, workload.rate_per_s, question.max_gpus)
+    demand = Demand(workload, searched, question.slos, question.max_gpus)
     ranking = _ranking(question, space, demand, loader, jobs, progress)
     skus = {placement.sku.name: placement.sku for placement in space.placements}
     return assemble(
@@ -121,7 +121,7 @@ def _ranking(
         progress(len(outcomes), len(space), doing)
         return loader.tables(placement.sharded, placement.sku, bounds(placement))
 
-    for outcome in search(space.placements, tables_for, demand.searched, question.slos, jobs):
+    for outcome in search(space.placements, tables_for, demand, jobs):
         outcomes.append(outcome)
         progress(len(outcomes), len(space), "searching")
     return rank(outcomes, space.infeasible, demand)
@@ -147,7 +147,7 @@ def _at_trace_rate(
     placement, candidate = ranking.winner.placement, ranking.winner.candidate
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     replicas = ranking.ranked[0]["replicas"]
-    fleet = Fleet(tables, candidate.limits, replicas, "least_outstanding")
+    fleet = Fleet(tables, candidate.limits, replicas, ROUTER)
     return summarise(Engine().run(workload, fleet))
 
 

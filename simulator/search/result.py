@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, isfinite
+from math import isfinite
 from typing import Any
 
 from servecast.compiler.memory import MemoryPlan
@@ -12,7 +12,7 @@ from servecast.compiler.service import Slo
 from servecast.simulator.flops import flops_model
 from servecast.simulator.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
-from servecast.simulator.search.run import Carried, Outcome
+from servecast.simulator.search.run import Carried, Demand, Outcome, TooFewGpus
 from servecast.simulator.search.space import Infeasible
 from servecast.simulator.workload import Workload
 
@@ -33,15 +33,6 @@ class Ranking:
     winner: Outcome | None
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """The requests that were searched with, the rate to carry, and the GPUs there are."""
-
-    searched: Workload
-    rate_per_s: float
-    max_gpus: int
-
-
 def rank(outcomes: Iterable[Outcome], refused: Iterable[Infeasible], demand: Demand) -> Ranking:
     """Most requests per dollar first; equal ones by fewer GPUs, then by name, so that order is total."""
     ranked: list[tuple[Row, Outcome]] = []
@@ -50,14 +41,10 @@ def rank(outcomes: Iterable[Outcome], refused: Iterable[Infeasible], demand: Dem
         if isinstance(outcome.found, Hopeless):
             infeasible.append({**_identity(outcome), "reason": _hopeless_reason(outcome.found)})
             continue
-        row = _row(outcome, outcome.found, demand)
-        if row["gpus"] > demand.max_gpus:
-            reason = (
-                f"carries {row['qps_per_replica']:.2f} req/s a replica, so {demand.rate_per_s:.2f} req/s "
-                f"need {row['gpus']} GPUs, and the limit is {demand.max_gpus}"
-            )
-            infeasible.append({**_identity(outcome), "reason": reason})
+        if isinstance(outcome.found, TooFewGpus):
+            infeasible.append({**_identity(outcome), "reason": _too_few(outcome.found, demand)})
             continue
+        row = _row(outcome, outcome.found, demand)
         ranked.append((row, outcome))
     ranked.sort(key=lambda pair: _rank_key(pair[0]))
     infeasible.sort(key=_name)
@@ -86,23 +73,30 @@ def _identity(outcome: Outcome) -> Row:
     }
 
 
+def _too_few(found: TooFewGpus, demand: Demand) -> str:
+    replicas = "1 replica does" if found.replicas == 1 else f"{found.replicas} replicas do"
+    return (
+        f"{replicas} not keep the targets at {demand.trace.rate_per_s:.2f} req/s, and the limit is "
+        f"{demand.max_gpus} GPUs; one alone carries {found.replica_rate_per_s:.2f} req/s"
+    )
+
+
 def _row(outcome: Outcome, carried: Carried, demand: Demand) -> Row:
-    sku, gpus = outcome.placement.sku, outcome.placement.parallelism.gpus
-    replicas = ceil(demand.rate_per_s / carried.rate_per_s)
-    usd_per_hour = gpus * sku.usd_per_hour
+    gpus = carried.replicas * outcome.placement.parallelism.gpus
+    usd_per_hour = gpus * outcome.placement.sku.usd_per_hour
     metrics = carried.metrics
     return {
         **_identity(outcome),
         "policy": outcome.candidate.policy,
-        "replicas": replicas,
-        "gpus": replicas * gpus,
-        "usd_per_hour": replicas * usd_per_hour,
-        "qps_per_replica": carried.rate_per_s,
-        "qps": replicas * carried.rate_per_s,
+        "replicas": carried.replicas,
+        "gpus": gpus,
+        "usd_per_hour": usd_per_hour,
+        "qps": carried.rate_per_s,
+        "qps_per_replica": carried.replica_rate_per_s,
         "qps_per_usd_hour": carried.rate_per_s / usd_per_hour,
         "usd_per_million_output_tokens": _usd_per_million(usd_per_hour, metrics),
         "metrics": metrics_json(metrics),
-        "mfu": _mfu(outcome, metrics, demand.searched),
+        "mfu": _mfu(outcome, gpus, metrics, demand.searched),
         "kv_use": {"mean": metrics.kv_use_mean, "peak": metrics.kv_use_peak},
         "mean_batch": metrics.mean_batch,
         "busy": metrics.busy,
@@ -117,14 +111,14 @@ def _usd_per_million(usd_per_hour: float, metrics: ReplicaMetrics) -> float:
     return usd_per_hour / (metrics.output_tokens_per_s * 3600) * 1e6
 
 
-def _mfu(outcome: Outcome, metrics: ReplicaMetrics, workload: Workload) -> float | None:
-    """Model FLOPs over peak FLOP/s at the activations' format (bf16 until formats vary)."""
-    peak = outcome.placement.sku.peak("bf16")
+def _mfu(outcome: Outcome, gpus: int, metrics: ReplicaMetrics, workload: Workload) -> float | None:
+    """Model FLOPs over the peak at the format that most of them run in; None where it has none."""
+    model = flops_model(outcome.placement.sharded)
+    peak = outcome.placement.sku.peak(model.format)
     if peak is None:
         return None
-    model = flops_model(outcome.placement.sharded)
     flops = model.served(workload.prompt_tokens, workload.output_tokens).sum()
-    return float(flops / (metrics.duration_s * peak * outcome.placement.parallelism.gpus))
+    return float(flops / (metrics.duration_s * peak * gpus))
 
 
 def _shares(seconds: Sequence[tuple[str, float]]) -> Row:
@@ -174,7 +168,10 @@ def _short_resource(outcome: Outcome, metrics: ReplicaMetrics) -> tuple[str, str
         return "max_num_seqs", f"{metrics.mean_batch:.0f} of {limits.max_num_seqs} sequences decode"
     if metrics.busy > FULL:
         return "gpu", f"the GPUs are busy {metrics.busy:.0%} of the time"
-    return "latency", "no resource is used up: single steps are too slow for the target"
+    return (
+        "latency",
+        f"the GPUs are busy {metrics.busy:.0%} on average: bursts and step times decide",
+    )
 
 
 def _hopeless_reason(found: Hopeless) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,9 +18,11 @@ from servecast.simulator.search.capacity import (
     QUEUE_DELAY,
     TOLERANCE,
     Capacity,
-    CapacitySearch,
     Hopeless,
+    Judge,
+    find_capacity,
     late_targets,
+    replicas_needed,
 )
 from servecast.simulator.workload import Workload
 
@@ -68,7 +72,7 @@ def engine() -> Engine:
 def find(engine: Engine, slos: tuple[Slo, ...], guess: float | None = None) -> Capacity | Hopeless:
     fleet = Fleet(tables(), LIMITS)
     upper = max_rate_per_s(workload(), tables(), LIMITS)
-    return CapacitySearch(workload(), slos, engine).find(fleet, upper, guess)
+    return find_capacity(Judge(workload(), slos, engine), fleet, upper, guess)
 
 
 def test_the_targets_hold_at_the_capacity_and_break_just_above_it(engine: Engine) -> None:
@@ -125,7 +129,7 @@ def test_a_target_that_an_idle_replica_breaks_is_hopeless(engine: Engine) -> Non
 def test_a_request_that_no_cache_holds_is_hopeless_and_counted(engine: Engine) -> None:
     long = Workload("long", np.array([0.0, 1.0]), np.array([10, 9000]), np.array([2, 2]))
     fleet = Fleet(tables(), LIMITS)
-    found = CapacitySearch(long, (TTFT,), engine).find(fleet, 5.0)
+    found = find_capacity(Judge(long, (TTFT,), engine), fleet, 5.0)
     assert isinstance(found, Hopeless)
     assert found.rejected == 1
 
@@ -134,6 +138,17 @@ def test_a_request_that_no_cache_holds_is_hopeless_and_counted(engine: Engine) -
 def test_no_load_is_served_faster_than_the_bound(engine: Engine, rate_per_s: float) -> None:
     served = summarise(engine.run(workload().at_rate(rate_per_s), Fleet(tables(), LIMITS)))
     assert served.requests_per_s < max_rate_per_s(workload(), tables(), LIMITS)
+
+
+def test_the_fewest_replicas_that_keep_the_targets_are_found_from_any_estimate(
+    engine: Engine,
+) -> None:
+    fleet = Fleet(tables(), LIMITS, router="least_outstanding")
+    busy = Judge(workload().at_rate(100.0), (TTFT,), engine)
+    kept = [n for n in range(1, 13) if busy.broken(replace(fleet, replicas=n)) == ()]
+    assert 1 < kept[0] < 12
+    assert {replicas_needed(busy, fleet, n, 12) for n in (1, 3, 12, 40)} == {kept[0]}
+    assert replicas_needed(busy, fleet, 1, kept[0] - 1) is None
 
 
 def test_late_counts_follow_the_first_percentile_target_of_each_metric() -> None:
