@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+MAX_NODE_TP = 8  # ranks beyond a node's links are rarely worth profiling
 EMITS = ("plan", "ir", "kernels", "json")
 
 
@@ -22,6 +23,11 @@ EMITS = ("plan", "ir", "kernels", "json")
     "--sequence-parallel", is_flag=True, help="Norms run on each rank's share of the rows."
 )
 @click.option("--emit", type=click.Choice(EMITS), default="plan", show_default=True)
+@click.option(
+    "--all-degrees", is_flag=True, help="With --emit kernels: every tp up to 8 that divides."
+)
+@click.option("--all-models", is_flag=True, help="With --emit kernels: every model of the file.")
+@click.option("--explain", metavar="OPERATOR", help="Say what one operator is, does and costs.")
 @click.option("--sku", help="GPU whose memory is planned, as h100-sxm.")
 @click.option(
     "--utilisation",
@@ -45,6 +51,9 @@ def compile_command(  # noqa: PLR0913  # one option each
     dp: int,
     sequence_parallel: bool,
     emit: str,
+    all_degrees: bool,
+    all_models: bool,
+    explain: str | None,
     sku: str | None,
     utilisation: float,
     max_num_batched_tokens: int,
@@ -59,14 +68,18 @@ def compile_command(  # noqa: PLR0913  # one option each
     from servecast.compiler.catalog import find_sku
     from servecast.compiler.dump import distinct_kernels, emit_ir, emit_kernels, emit_plan
     from servecast.compiler.dump_json import program_json
+    from servecast.compiler.explain import explain as explain_operator
     from servecast.compiler.ir import Parallelism
     from servecast.compiler.load import load_spec
     from servecast.compiler.memory import plan_memory
-    from servecast.compiler.shard import shard
+    from servecast.compiler.shard import all_tp, shard
 
     compiled = load_spec(spec)
     program = compiled.model(model)
     sharded = shard(program, Parallelism(tp, pp, ep, dp, sequence_parallel))
+    if explain is not None:
+        click.echo(explain_operator(program, sharded, explain), nl=False)
+        return
     plan = None
     if sku is not None:
         memory_bytes = find_sku(compiled, sku).memory_bytes
@@ -76,7 +89,15 @@ def compile_command(  # noqa: PLR0913  # one option each
         case "ir":
             text = emit_ir(program)
         case "kernels":
-            text = emit_kernels(distinct_kernels([sharded]))
+            programs = list(compiled.models.values()) if all_models else [program]
+            degrees = [Parallelism(tp, pp, ep, dp, sequence_parallel)]
+            text = emit_kernels(
+                distinct_kernels(
+                    shard(each, degree)
+                    for each in programs
+                    for degree in (all_tp(each, MAX_NODE_TP) if all_degrees else degrees)
+                )
+            )
         case "json":
             text = json.dumps(program_json(program, sharded, plan), indent=2) + "\n"
         case _:
@@ -125,3 +146,14 @@ def import_command(config: Path, name: str | None, output: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         write_text(output, text)
+
+
+@click.command("diff")
+@click.argument("before")
+@click.argument("after")
+def diff_command(before: str, after: str) -> None:
+    """What changed in operators and memory from BEFORE to AFTER, each FILE or FILE:MODEL."""
+    from servecast.compiler.diff import diff_programs
+    from servecast.compiler.load import load_model
+
+    click.echo(diff_programs(load_model(before), load_model(after)), nl=False)

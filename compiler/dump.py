@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from servecast.compiler.ir import (
     ShardedProgram,
     Stage,
 )
-from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.compiler.kernels import MAX_CASE_S, KernelShape, kernel_shapes, num_cases
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.program import LayerRun, Program
 
@@ -254,12 +255,25 @@ def distinct_kernels(sharded: Iterable[ShardedProgram]) -> list[KernelShape]:
 
 
 def emit_kernels(shapes: Sequence[KernelShape]) -> str:
+    """The shapes with their number of points, and the longest that measuring them takes."""
     rows = [
-        (shape.kernel, shape.dtype, shape.kv_dtype, " ".join(f"{k}={v}" for k, v in shape.dims))
+        (
+            shape.kernel,
+            shape.dtype,
+            shape.kv_dtype,
+            str(num_cases(shape)),
+            " ".join(f"{name}={value}" for name, value in shape.dims),
+        )
         for shape in shapes
     ]
-    table = _table(("kernel", "format", "kv", "sizes"), rows, "llll")
-    return "\n".join([f"{len(shapes)} kernels", *table]) + "\n"
+    cases = sum(map(num_cases, shapes))
+    minutes = math.ceil(cases * MAX_CASE_S / 60)
+    head = (
+        f"{len(shapes)} kernels, about {cases:,} cases, "
+        f"at most {minutes:,} minutes on one GPU of a kind"
+    )
+    table = _table(("kernel", "format", "kv", "cases", "sizes"), rows, "lllrl")
+    return "\n".join([head, *table]) + "\n"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:

@@ -57,6 +57,21 @@ class KernelCase:
     dims: Dims
 
 
+# Points that a shape is measured at with the profiler's usual limits, by the axes it is swept over.
+ROW_CASES, PAYLOAD_CASES, DECODE_CASES, PREFILL_CASES = 26, 27, 108, 208
+# The longest that an agent spends on one point before it says that the noise stays.
+MAX_CASE_S = 2.0
+
+
+def num_cases(shape: KernelShape) -> int:
+    """About how many points there are to measure of a shape."""
+    if shape.kernel.endswith("_prefill"):
+        return PREFILL_CASES
+    if shape.kernel.endswith("_decode"):
+        return DECODE_CASES
+    return PAYLOAD_CASES if "degree" in dict(shape.dims) else ROW_CASES
+
+
 def _shape(kernel: str, dtype: str, kv_dtype: str = "", **dims: int) -> KernelShape:
     return KernelShape(kernel, dtype, kv_dtype, tuple(sorted(dims.items())))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from servecast.compiler.catalog import Spec, compile_text
 from servecast.compiler.errors import UserError
 from servecast.compiler.parse import MAX_TEXT_BYTES
+from servecast.compiler.program import Program
 
 
 def load_spec(path: Path) -> Spec:
@@ -18,6 +19,18 @@ def load_spec(path: Path) -> Spec:
         SpecError: the text is wrong somewhere.
     """
     return compile_text(read_text(path), str(path))
+
+
+def load_model(place: str) -> Program:
+    """A model by ``FILE`` (its first) or ``FILE:MODEL``.
+
+    Raises:
+        UserError: the file cannot be read, or has no such model.
+    """
+    path, _, name = place.rpartition(":")
+    if Path(place).exists() or not path:
+        return load_spec(Path(place)).model()
+    return load_spec(Path(path)).model(name)
 
 
 def read_text(path: Path) -> str:

@@ -77,6 +77,12 @@ def tp_degrees(program: Program, limit: int) -> list[int]:
     return degrees
 
 
+def all_tp(program: Program, limit: int) -> list[Parallelism]:
+    """Every tensor-parallel degree up to ``limit`` that divides the model, with a stage border if it can."""
+    pp = min(2, program.num_layers)
+    return [Parallelism(tp=tp, pp=pp) for tp in tp_degrees(program, limit)]
+
+
 def layers_per_stage(num_layers: int, pp: int) -> list[int]:
     """Layers of each stage; of those left over, the stages before the last get one each."""
     counts = [num_layers // pp] * pp

@@ -1,0 +1,89 @@
+"""What one operator is and costs, what differs between models, and what there is to profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from servecast.compiler.cli import compile_command, diff_command
+from servecast.compiler.diff import diff_programs
+from servecast.compiler.dump import distinct_kernels
+from servecast.compiler.errors import UserError
+from servecast.compiler.explain import explain
+from servecast.compiler.ir import Parallelism
+from servecast.compiler.kernels import num_cases
+from servecast.compiler.load import load_model, load_spec
+from servecast.compiler.shard import all_tp, shard
+from servecast.estimator.plan import PlanLimits, plan_cases
+
+SPEC = Path(__file__).parents[2] / "spec"
+LLAMA = load_spec(SPEC / "llama.llm").model()
+
+
+def test_an_operator_is_explained_with_its_formula() -> None:
+    text = explain(LLAMA, shard(LLAMA, Parallelism(tp=2)), "qkv_proj")
+    assert "unsharded  4096 -> 6144" in text
+    assert "per GPU    4096 -> 3072 at tp 2" in text
+    assert "2 x 4096 x 3072 = 25,165,824 FLOP a row" in text
+
+
+def test_a_collective_of_one_rank_is_nothing() -> None:
+    text = explain(LLAMA, shard(LLAMA, Parallelism()), "o_proj_all_reduce")
+    assert "nothing at tp 1 ep 1 dp 1: there is no one to meet" in text
+
+
+@pytest.mark.parametrize("path", sorted(SPEC.glob("*.llm")), ids=lambda path: path.stem)
+def test_every_operator_can_be_explained(path: Path) -> None:
+    for program in load_spec(path).models.values():
+        sharded = shard(program, Parallelism(tp=2))
+        for name in {site.name for run in program.runs for site in run.sites}:
+            assert explain(program, sharded, name).startswith(name)
+
+
+def test_an_unknown_operator_is_suggested() -> None:
+    with pytest.raises(UserError, match=r"no operator 'q_proj' \(did you mean 'qkv_proj'\?\)"):
+        explain(LLAMA, shard(LLAMA, Parallelism()), "q_proj")
+
+
+def test_equal_models_have_no_difference() -> None:
+    assert diff_programs(LLAMA, LLAMA) == (
+        "llama-3.1-8b and llama-3.1-8b: no difference in operators or memory\n"
+    )
+
+
+def test_a_difference_names_operators_and_totals() -> None:
+    llama_2 = load_model(f"{SPEC / 'llama.llm'}:llama-2-7b")
+    lines = diff_programs(LLAMA, llama_2).splitlines()
+    assert "- layer.attn: attention 32/8 x 128 bf16 columns" in lines
+    assert "+ layer.attn: attention 32/32 x 128 fp16 columns" in lines
+    assert "  KV bytes per token: 131,072 -> 524,288 (x 4)" in lines
+
+
+def test_the_diff_command_reads_file_and_model() -> None:
+    path = SPEC / "llama.llm"
+    result = CliRunner().invoke(diff_command, [str(path), f"{path}:llama-3.1-70b"])
+    assert "  layers: 32 -> 80 (x 2.5)" in result.output
+
+
+def test_shapes_that_degrees_and_models_share_are_profiled_once() -> None:
+    models = load_spec(SPEC / "llama.llm").models
+    both = [models["llama-3.1-70b"], models["codellama-34b"]]
+    apart = [distinct_kernels(shard(m, p) for p in all_tp(m, 8)) for m in both]
+    together = distinct_kernels(shard(m, p) for m in both for p in all_tp(m, 8))
+    assert len(together) < sum(map(len, apart))
+    assert set(together) == {shape for shapes in apart for shape in shapes}
+
+
+def test_the_number_of_cases_is_what_the_profiler_plans() -> None:
+    for name in ("llama", "deepseek-v3"):
+        sharded = shard(load_spec(SPEC / f"{name}.llm").model(), Parallelism(tp=2, pp=2))
+        planned = len(plan_cases([sharded], PlanLimits()))
+        assert sum(map(num_cases, distinct_kernels([sharded]))) == planned
+
+
+def test_kernels_of_all_degrees_are_listed_once() -> None:
+    args = [str(SPEC / "llama.llm"), "--emit", "kernels", "--all-degrees", "--all-models"]
+    lines = CliRunner().invoke(compile_command, args).output.splitlines()
+    assert len(lines[2:]) == len(set(lines[2:])) == int(lines[0].split()[0])
