@@ -23,6 +23,9 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         cost = f"${best['usd_per_million_output_tokens']:.2f} per million output tokens"
         console.print(f"{shape(best)}; {cost}. {binding(best)}", highlight=False)
         console.print()
+        console.print(_latency_table(best))
+        console.print(_use_line(best), highlight=False)
+        console.print()
         console.print(_ranked_table(result["ranked"][:rows], wide=console.width >= 118))
         hidden = len(result["ranked"]) - rows
         if hidden > 0:
@@ -35,8 +38,45 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         console.print(f"note: {note}", style="dim", highlight=False)
 
 
+LATENCIES = {
+    "TTFT": "ttft_s",
+    "TBT": "tbt_s",
+    "TPOT": "tpot_s",
+    "E2E": "e2e_s",
+    "queue": "queue_delay_s",
+}
+AT = ("p50", "p90", "p99", "mean")
+
+
+def _latency_table(best: Row) -> Table:
+    """The best configuration's latencies under the trace as it is, and when full."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("\nms")
+    for load in ("trace", "full"):
+        for name in AT:
+            table.add_column(f"{load}\n{name}", justify="right", no_wrap=True)
+    for name, key in LATENCIES.items():
+        cells = [
+            _ms(metrics[key][at])
+            for metrics in (best["at_trace_rate"]["metrics"], best["metrics"])
+            for at in AT
+        ]
+        table.add_row(name, *cells)
+    return table
+
+
+def _use_line(best: Row) -> str:
+    kv = best["kv_use"]
+    mfu = "–" if best["mfu"] is None else f"{best['mfu']:.0%}"
+    return (
+        f"Full at {best['qps']:.2f} req/s: GPUs busy {best['busy']:.0%}, MFU {mfu}, mean batch "
+        f"{best['mean_batch']:.0f}, KV use {kv['mean']:.0%} (peak {kv['peak']:.0%}) of "
+        f"{best['memory']['kv_blocks']:,} blocks a replica, {best['preemptions']} preemptions."
+    )
+
+
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value * 1e3:.0f} ms"
+    return "–" if value is None else f"{value * 1e3:,.0f}"
 
 
 def _seconds(value: float | None) -> str:
@@ -71,7 +111,7 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
         f"{row['qps_per_usd_hour']:.3f}",
         f"{row['usd_per_million_output_tokens']:.2f}",
         _seconds(metrics["ttft_s"]["p90"]),
-        _ms(metrics["tbt_s"]["p99"]),
+        _ms(metrics["tbt_s"]["p99"]) + " ms",
     ]
     if wide:
         mfu = "–" if row["mfu"] is None else f"{row['mfu']:.0%}"
@@ -83,7 +123,7 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
 def _provenance_line(best: Row) -> str:
     shares = sorted(best["time_by_source"].items(), key=lambda item: -item[1])
     parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
-    return f"Latencies are those at QPS, the most that it carries. Predicted time of the best: {parts}."
+    return f"Latencies are those when full, at QPS. Predicted time of the best: {parts}."
 
 
 def _infeasible_table(infeasible: list[Row]) -> Table:

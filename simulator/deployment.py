@@ -1,4 +1,4 @@
-"""One serving configuration: the GPU, the parallelism, and the engine's limits."""
+"""What bounds a replica's batches: the engine's limits, by vLLM's names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What bounds a replica's batches, by vLLM's names.
-
-    ``kv_blocks`` hold ``block_tokens`` tokens each. ``watermark_blocks`` stay free when a request is
-    admitted. ``reserve_prompt`` admits a request only when its whole prompt fits the free blocks.
+    """``kv_blocks`` hold ``block_tokens`` tokens each. ``watermark_blocks`` stay free when a request is
+    admitted. ``reserve_prompt`` admits a request only when its whole prompt fits the free blocks
+    (vLLM 0.32, vllm/config/scheduler.py: ``scheduler_reserve_full_isl``, on by default).
     """
 
     max_num_seqs: int
@@ -18,20 +17,4 @@ class EngineLimits:
     kv_blocks: int
     block_tokens: int = 16
     watermark_blocks: int = 0
-    reserve_prompt: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """A configuration as a row of the answer; ``replicas`` of tp x pp GPUs each."""
-
-    sku: str
-    tp: int
-    pp: int
-    limits: EngineLimits
-    policy: str = "vllm_v1"
-    replicas: int = 1
-
-    @property
-    def gpus_per_replica(self) -> int:
-        return self.tp * self.pp
+    reserve_prompt: bool = True

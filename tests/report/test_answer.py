@@ -1,0 +1,63 @@
+"""The terminal's answer: fits where it is read, and says what the JSON says."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from servecast.simulator.answer import show
+
+
+def shown(result: dict[str, Any], width: int) -> str:
+    text = io.StringIO()
+    show(result, Console(file=text, width=width, no_color=True))
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(
+    result: dict[str, Any], width: int
+) -> None:
+    text = shown(result, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert f"{result['best']['qps']:.2f}" in text
+    assert f"{result['best']['qps_per_usd_hour']:.3f}" in text
+    assert result["best"]["sku"] in text
+
+
+def test_a_wide_terminal_also_says_what_binds_each_configuration(result: dict[str, Any]) -> None:
+    assert "binds" not in shown(result, 80)
+    assert "binds" in shown(result, 140)
+
+
+def test_what_cannot_serve_is_listed_once_a_placement_with_its_reason(
+    result: dict[str, Any],
+) -> None:
+    miss = {"sku": "l40s", "tp": 1, "pp": 1, "max_num_seqs": 64, "max_batched_tokens": 512}
+    result["infeasible"] = [
+        {**miss, "reason": "too small"},
+        {**miss, "reason": "too small as well"},
+    ]
+    text = shown(result, 120)
+    assert "l40s tp1 pp1" in text
+    assert "too small (and 1 more settings)" in text
+
+
+def test_no_answer_says_which_targets_and_why(result: dict[str, Any]) -> None:
+    result["best"], result["ranked"] = None, []
+    result["infeasible"] = [
+        {
+            "sku": "l40s",
+            "tp": 1,
+            "pp": 1,
+            "max_num_seqs": 64,
+            "max_batched_tokens": 512,
+            "reason": "slow",
+        }
+    ]
+    text = shown(result, 100)
+    assert text.startswith("No configuration serves")
+    assert "slow" in text
