@@ -10,7 +10,7 @@ from servecast.compiler import syntax as s
 from servecast.compiler.check import Definition, check_blocks, model_formats
 from servecast.compiler.experts import lower_routed
 from servecast.compiler.flow import Context, Flow, add_site, expect_whole, join, read_options
-from servecast.compiler.ir import Add, Embedding
+from servecast.compiler.ir import Add, Embedding, SequenceOperator
 from servecast.compiler.layers import Chunk, find_layers
 from servecast.compiler.operators import OPERATORS
 from servecast.compiler.program import Program, Site, Split
@@ -41,8 +41,9 @@ def lower(definition: Definition) -> Program:
     hidden = walk.row(statements[first].at).width
     epilogue = walk.chunks(statements[last + 1 :])
     before, layers, after = find_layers(prologue, body, epilogue)
-    if not layers:
-        raise source.error(statements[first].at, "the repeats hold no operators")
+    if not any(isinstance(site.op, SequenceOperator) for run in layers for site in run.sites):
+        message = "the repeats hold no attention, so there are no layers to cache and cut"
+        raise source.error(statements[first].at, message)
     return Program(
         definition.name,
         source.path,
