@@ -44,8 +44,8 @@ model "tiny" {
     linear   hidden -> vocab  split columns  at last_token
 }
 """
-LIMITS = PlanLimits(max_batched_tokens=64, max_num_seqs=4, max_context_tokens=64)
-OPTIONS = ["--tp", "1,2", "--max-num-batched-tokens", "64", "--max-num-seqs", "4"]
+LIMITS = PlanLimits(max_batched_tokens=1024, max_num_seqs=4, max_context_tokens=64)
+OPTIONS = ["--tp", "1", "--max-num-batched-tokens", "1024", "--max-num-seqs", "4"]
 SKUS = ("cpu-a", "cpu-a", "cpu-b")  # two agents share one SKU
 
 
@@ -155,10 +155,9 @@ def spec(tmp_path: Path) -> Path:
 
 
 def planned() -> set[KernelCase]:
-    """Cases that an agent on a CPU can run: all but the collectives."""
+    """The cases of one rank alone; starting collectives would take the test's time."""
     program = compile_text(SPEC, "tiny.llm").model()
-    cases = plan_cases([shard(program, Parallelism(tp=tp)) for tp in (1, 2)], LIMITS)
-    return {case for case in cases if "degree" not in dict(case.dims)}
+    return set(plan_cases([shard(program, Parallelism())], LIMITS))
 
 
 def check_store(path: Path) -> None:
@@ -201,7 +200,9 @@ def test_a_coordinator_killed_at_fifty_random_moments_goes_on_where_it_was(
         command += ["--max-case-s", "0.02", *fleet.options]
         for _ in range(10):
             run = zygote.start(*command)
-            time.sleep(rng.uniform(0, 0.4))
+            while is_running(run) and not store.exists():
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.5))
             if is_running(run):
                 os.kill(run, signal.SIGKILL)
                 kills += 1
