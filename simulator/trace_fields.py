@@ -24,7 +24,7 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."
 
 
-def _number(name: str, value: object) -> float:
+def finite_number(name: str, value: object) -> float:
     """A finite number from a CSV field or a JSON value; Python's ``1_000`` is not one."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise FieldError(f"{name} {shown(value)} is not a number")
@@ -42,7 +42,7 @@ def _number(name: str, value: object) -> float:
 def tokens(name: str, value: object) -> int:
     if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) < 10:
         return int(value)  # the usual case, and the only fast one
-    number = _number(name, value)
+    number = finite_number(name, value)
     if number < 0:
         raise FieldError(f"{name} {value} is negative; a length is 0 tokens or more")
     if number != int(number):
@@ -53,7 +53,7 @@ def tokens(name: str, value: object) -> int:
 
 
 def _seconds(name: str, value: object) -> float:
-    number = _number(name, value)
+    number = finite_number(name, value)
     if number < 0:
         raise FieldError(f"{name} {value} is negative; arrivals count from 0")
     return number

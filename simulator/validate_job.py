@@ -1,0 +1,75 @@
+"""The edge of ``servecast validate``: reads spec and recording, simulates, compares."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from servecast.compiler.catalog import shipped_skus
+from servecast.compiler.load import load_spec
+from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
+from servecast.simulator.job import default_store
+from servecast.simulator.measured import MeasuredRun, read_run
+from servecast.simulator.simulate import Setup, Simulated, simulate_setup
+from servecast.simulator.validate import compare, comparison_json
+
+SCHEMA_VERSION = 1
+Row = dict[str, Any]  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateOptions:
+    """The command line. ``configuration`` holds what of a `Setup` was said; it overrides the recording."""
+
+    spec: Path
+    run: Path
+    sku: str
+    configuration: dict[str, Any]
+    model: str | None = None
+    store: Path | None = None
+    sources: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def run_validation(asked: ValidateOptions) -> Row:
+    """The object of ``docs/validate.md``.
+
+    Raises:
+        UserError: the spec, the recording, the store or an option is wrong, or the model does not fit.
+    """
+    spec = load_spec(asked.spec)
+    run = read_run(asked.run)
+    program = spec.model(asked.model)
+    setup = Setup(program, **{"sku": asked.sku, **run.settings, **asked.configuration})
+    run.workload.check_context(program.context_tokens)
+    loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES)
+    done = simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recording": _recording(asked, run),
+        "comparison": comparison_json(compare(run, done.records, asked.seed)),
+        "simulation": done.summary | {"provenance": _provenance(done)},
+    }
+
+
+def _recording(asked: ValidateOptions, run: MeasuredRun) -> Row:
+    """What was recorded, and where each setting of the engine comes from."""
+    told = {name: "recorded" for name in run.settings}
+    said = {name: "given" for name in ("sku", *asked.configuration)}
+    notes = [note for note in run.notes if "kv_blocks" not in said or "KV blocks" not in note]
+    return {
+        "path": str(asked.run),
+        "clock": run.clock,
+        "requests": len(run.workload),
+        "settings_from": told | said,
+        "notes": notes,
+    }
+
+
+def _provenance(done: Simulated) -> Row:
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    found: Row = done.summary["provenance"]
+    return found | {"servecast_version": version("servecast"), "command": command}
