@@ -36,6 +36,7 @@ class GroupProfiler:
     """The collectives of a node. One case at a time: the caller holds the devices."""
 
     backend: Backend
+    cpu_ranks: int = CPU_RANKS
     _ranks: RankGroup | None = None
     _idle: threading.Timer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -46,7 +47,7 @@ class GroupProfiler:
 
     @property
     def max_local_ranks(self) -> int:
-        return len(self.backend.devices()) if self.on_gpus else CPU_RANKS
+        return len(self.backend.devices()) if self.on_gpus else self.cpu_ranks
 
     def supported(self) -> list[KernelSupport]:
         """Nothing where there is one device only: a group spans agents then, and says its own degree."""

@@ -16,7 +16,9 @@ from servecast.agent.messages import Node, Status
 from servecast.agent.stopping import Flag
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
+from servecast.estimator.across import Member, measure_across, split_ranks
 from servecast.estimator.case_queue import CaseQueue
+from servecast.estimator.cross_check import Check, Disagreement, disagreements
 from servecast.estimator.measured_row import row_of
 from servecast.estimator.store import Store
 from servecast.estimator.workers import Hello, Job, Result, Shared, start_worker
@@ -38,7 +40,12 @@ class Progress:
     left: int = 0
     unsupported: int = 0
     skus: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
     elapsed_s: float = 0.0
+
+    @property
+    def disagreements(self) -> list[Disagreement]:
+        return disagreements(self.checks)
 
     @property
     def done(self) -> int:
@@ -55,12 +62,14 @@ def collect(
     """
     begin = time.monotonic()
     shared, progress = Shared(job), Progress()
-    for node in first_nodes(job):
-        _welcome(store, shared, node, progress)
+    for address, node in first_nodes(job).items():
+        _welcome(store, shared, Hello(node, address), progress)
     workers = [start_worker(shared, address, 0) for address in job.addresses]
     try:
-        _supervise(store, shared, progress, report)
+        finished = _supervise(store, shared, progress, report)
         shared.stop.set()
+        if finished:
+            _collect_across(store, shared, progress)
     except BaseException:
         shared.stop.set()
         for agent in list(shared.agents.values()):
@@ -76,13 +85,14 @@ def collect(
     return progress
 
 
-def first_nodes(job: Job) -> list[Node]:
-    """Nodes of the agents that answer now. Raises: AgentError where none does."""
-    nodes, errors = [], []
+def first_nodes(job: Job) -> dict[str, Node]:
+    """Nodes of the agents that answer now, by address. Raises: AgentError where none does."""
+    nodes: dict[str, Node] = {}
+    errors = []
     for address in job.addresses:
         try:
             with Agent(address, job.security) as agent:
-                nodes.append(agent.describe())
+                nodes[address] = agent.describe()
         except AgentUnavailableError as error:
             errors.append(error)
     if not nodes:
@@ -90,13 +100,14 @@ def first_nodes(job: Job) -> list[Node]:
     return nodes
 
 
-def _welcome(store: Store, shared: Shared, node: Node, progress: Progress) -> None:
+def _welcome(store: Store, shared: Shared, hello: Hello, progress: Progress) -> None:
     """Makes the queue of a SKU that nobody had before. Raises: AgentError for a node without a SKU."""
+    node = hello.node
     if not node.sku:
         raise AgentError(
             f"{node.hostname}: no SKU is known for {node.devices[0].name}; start its agent with --sku"
         )
-    shared.nodes.append(node)
+    shared.members[hello.address] = node
     if node.sku in shared.queues:
         return
     missing = store.missing(shared.job.cases, node.sku)
@@ -108,8 +119,11 @@ def _welcome(store: Store, shared: Shared, node: Node, progress: Progress) -> No
 
 def _supervise(
     store: Store, shared: Shared, progress: Progress, report: Callable[[Progress], None]
-) -> None:
-    """Commits what comes until there is nothing left, or no time, or for too long no agent."""
+) -> bool:
+    """Commits what comes; True once nothing is left, False at the end of the budget.
+
+    Raises: AgentError where for too long no agent answers.
+    """
     begin = seen = time.monotonic()
     budget_s = shared.job.budget_s
     while shared.unfinished():
@@ -118,9 +132,21 @@ def _supervise(
         report(progress)
         now = time.monotonic()
         if budget_s is not None and now - begin >= budget_s:
-            return
+            return False
         if now - seen > GIVE_UP_S:
             raise AgentError(f"no agent has answered for {GIVE_UP_S:.0f} s; run again to go on")
+    return True
+
+
+def _collect_across(store: Store, shared: Shared, progress: Progress) -> None:
+    """Measures the collectives that need the devices of several agents, one after the other."""
+    for sku, queue in shared.queues.items():
+        members = [Member(a, n) for a, n in shared.members.items() if n.sku == sku]
+        for case in queue.left():
+            chosen = split_ranks(case, members)
+            if chosen and queue.take(case.__eq__) is not None:
+                _keep(store, [measure_across(case, chosen, shared.job)], progress)
+                queue.finish(case)
 
 
 def _commit(store: Store, shared: Shared, progress: Progress, wait_s: float) -> bool:
@@ -128,18 +154,23 @@ def _commit(store: Store, shared: Shared, progress: Progress, wait_s: float) -> 
     events = list(_arrived(shared, wait_s))
     for event in events:
         if isinstance(event, Hello):
-            _welcome(store, shared, event.node, progress)
-    results = [event for event in events if isinstance(event, Result)]
-    kept = [r for r in results if r.outcome.status in (Status.MEASURED, Status.OUT_OF_MEMORY)]
-    store.add_measurements(
-        row_of(r.case, r.node, r.device, r.outcome, r.measured_at_ns) for r in kept
-    )
-    for result in results:
-        _count(result, progress)
+            _welcome(store, shared, event, progress)
+    progress.checks += [event for event in events if isinstance(event, Check)]
+    _keep(store, [event for event in events if isinstance(event, Result)], progress)
     return bool(events)
 
 
-def _arrived(shared: Shared, wait_s: float) -> Iterator[Hello | Result]:
+def _keep(store: Store, results: list[Result], progress: Progress) -> None:
+    """Commits what is an answer, and counts all."""
+    kept = [r for r in results if r.outcome.status in (Status.MEASURED, Status.OUT_OF_MEMORY)]
+    store.add_measurements(
+        row_of(r.case, r.node, r.device, r.outcome, r.measured_at_ns, r.variant) for r in kept
+    )
+    for result in results:
+        _count(result, progress)
+
+
+def _arrived(shared: Shared, wait_s: float) -> Iterator[Hello | Result | Check]:
     """What workers have sent; waits for the first."""
     try:
         yield shared.events.get(timeout=wait_s) if wait_s else shared.events.get_nowait()

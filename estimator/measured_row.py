@@ -14,7 +14,7 @@ US_PER_S = 1e6
 
 
 def row_of(
-    case: KernelCase, node: Node, device: int, outcome: Outcome, measured_at_ns: int
+    case: KernelCase, node: Node, device: int, outcome: Outcome, measured_at_ns: int, variant: str
 ) -> Measurement:
     """A measured or out-of-memory outcome with the whole of what the node told about itself."""
     statistics = outcome.statistics
@@ -25,6 +25,7 @@ def row_of(
         timing=_timing(statistics) if statistics is not None else None,
         outcome=outcome.status.value,
         method=outcome.method,
+        variant=variant,
         flags=tuple(flag.value for flag in outcome.flags),
         node=_json(_fingerprint(node, device)),
         conditions=_json(_conditions(outcome)),

@@ -71,6 +71,13 @@ def _degrees(
 @click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--max-context", type=click.IntRange(1), help="Default: the model's, 32768 at most.")
 @click.option("--max-case-s", type=click.FloatRange(min=0, min_open=True), help="Time per case.")
+@click.option(
+    "--cross-check",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    help="Cases that every GPU measures, to compare nodes where there are several.",
+)
 @client_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and measure nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -85,6 +92,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     max_num_seqs: int,
     max_context: int | None,
     max_case_s: float | None,
+    cross_check: int,
     token_file: Path | None,
     tls_ca: Path | None,
     tls_cert: Path | None,
@@ -108,8 +116,9 @@ def profile_command(  # noqa: PLR0913  # one option each
         [shard(program, Parallelism(tp=degree)) for degree in degrees],
         PlanLimits(max_num_batched_tokens, max_num_seqs, context),
     )
+    checks = cross_check if len(agents) > 1 else 0
     security = client_security(token_file, tls_ca, tls_cert, tls_key)
-    job = Job(agents, tuple(cases), Settings(max_case_s=max_case_s), budget, security)
+    job = Job(agents, tuple(cases), Settings(max_case_s=max_case_s), budget, security, checks)
     if dry_run:
         _show_plan(store_path, job, as_json)
     else:
@@ -121,7 +130,7 @@ def _show_plan(store_path: Path, job: Job, as_json: bool) -> None:
     from servecast.estimator.preview import preview
     from servecast.estimator.store import Store
 
-    nodes = first_nodes(job)
+    nodes = list(first_nodes(job).values())
     where, read_only = (store_path, True) if store_path.exists() else (":memory:", False)
     with Store.open(where, read_only=read_only) as store:
         lines = [dataclasses.asdict(line) for line in preview(store, nodes, job.cases)]
@@ -160,13 +169,17 @@ def _run(store_path: Path, job: Job, as_json: bool) -> None:
 
         done = collect(store, job, show)
     click.echo(json.dumps(_summary(done)) if as_json else _text(done))
+    for found in done.disagreements:
+        click.echo(f"Warning: {found}", err=True)
     if done.failed:
         case, message = done.failed[0]
         raise AgentError(f"{len(done.failed)} cases failed; the first, {case.kernel}: {message}")
 
 
 def _summary(done: Progress) -> dict[str, object]:
-    return dataclasses.asdict(done)
+    told = dataclasses.asdict(done)
+    del told["checks"]
+    return told | {"disagreements": [dataclasses.asdict(found) for found in done.disagreements]}
 
 
 def _text(done: Progress) -> str:

@@ -14,6 +14,7 @@ from servecast.agent.stopping import Flag
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.case_queue import CaseQueue
+from servecast.estimator.cross_check import Check, cases_to_check
 
 POLL_S = 0.05  # between two looks of an idle worker
 RECONNECT_S = 0.5  # between two tries to reach a lost agent
@@ -25,6 +26,7 @@ class Hello:
     """An agent answered, for the first time or again."""
 
     node: Node
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Result:
     device: int
     outcome: Outcome
     measured_at_ns: int
+    variant: str = ""  # how many nodes a collective spanned, where more than one
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Job:
     settings: Settings = field(default_factory=Settings)
     budget_s: float | None = None
     security: ClientSecurity = field(default_factory=ClientSecurity)
+    cross_checks: int = 0  # cases that every GPU measures, to compare nodes of one SKU
 
 
 @dataclass(slots=True)
@@ -54,14 +58,14 @@ class Shared:
     """What the workers and the caller's thread share. Workers write ``agents``; the caller ``queues``."""
 
     job: Job
-    events: SimpleQueue[Hello | Result] = field(default_factory=SimpleQueue)
+    events: SimpleQueue[Hello | Result | Check] = field(default_factory=SimpleQueue)
     queues: dict[str, CaseQueue] = field(default_factory=dict)
-    nodes: list[Node] = field(default_factory=list)
+    members: dict[str, Node] = field(default_factory=dict)  # by address, as last described
     agents: dict[threading.Thread, Agent] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def runnable(self, sku: str, case: KernelCase) -> bool:
-        return any(node.sku == sku and node.runs(case) for node in self.nodes)
+        return any(n.sku == sku and n.runs(case) for n in list(self.members.values()))
 
     def unfinished(self) -> bool:
         """Whether anything is being measured, or waits and can be."""
@@ -84,6 +88,7 @@ def _work(shared: Shared, address: str, device: int) -> None:
     The thread of device 0 starts and joins those of the agent's other devices.
     """
     others: list[threading.Thread] = []
+    checked = False
     while not shared.stop.is_set():
         with Agent(address, shared.job.security) as agent:
             try:
@@ -91,14 +96,31 @@ def _work(shared: Shared, address: str, device: int) -> None:
             except AgentError:
                 shared.stop.wait(RECONNECT_S)
                 continue
-            shared.events.put(Hello(node))
+            shared.events.put(Hello(node, address))
             shared.agents[threading.current_thread()] = agent
             if device == 0 and not others:
                 others = [start_worker(shared, address, d.index) for d in node.devices[1:]]
+            if not checked:
+                checked = _cross_check(shared, agent, node, device)
             _pull(shared, agent, node, device)
             del shared.agents[threading.current_thread()]
     for other in others:
         other.join()
+
+
+def _cross_check(shared: Shared, agent: Agent, node: Node, device: int) -> bool:
+    """Measures the cases that all GPUs measure; False where the agent was lost over it."""
+    for case in cases_to_check(shared.job.cases, shared.job.cross_checks):
+        if not node.runs(case) or shared.stop.is_set():
+            continue
+        try:
+            outcome = _measure(agent, case, shared.job.settings, device)
+        except AgentError:
+            return False
+        if outcome.statistics is not None:
+            who = f"{agent.address}/{device}"
+            shared.events.put(Check(who, node.sku, case, outcome.statistics))
+    return True
 
 
 def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
