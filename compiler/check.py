@@ -9,7 +9,7 @@ from servecast.compiler import syntax as s
 from servecast.compiler.ir import FORMATS, FP16, Format, int4
 from servecast.compiler.program import Formats
 from servecast.compiler.suggest import did_you_mean
-from servecast.compiler.syntax_errors import OPERATOR_WORDS, OPTION_WORDS
+from servecast.compiler.words import OPENING_WORDS, OPTION_WORDS
 
 MAX_VALUE = 10**15  # of any expression; the largest model has 10**13 parameters
 MAX_LIKE_DEPTH = 20
@@ -193,7 +193,7 @@ def check_blocks(definition: Definition) -> None:
         for statement in open_bodies.pop(0):
             open_bodies += _bodies(statement)
             if isinstance(statement, s.BlockCall) and statement.name not in definition.blocks:
-                known = [*definition.blocks, *OPERATOR_WORDS, *OPTION_WORDS]
+                known = [*definition.blocks, *OPENING_WORDS, *OPTION_WORDS]
                 hint = did_you_mean(statement.name, known)
                 message = f"unknown operator or block {statement.name!r}{hint}"
                 raise definition.scope.source.error(statement.at, message)

@@ -238,7 +238,13 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
         end += "; windows counted as full layers, --sequence-tokens counts them at a length"
     if plan.missing_bytes:
         end = f"does not fit: {plan.missing_bytes:,} B short of a single KV block"
-    return [f"memory of a GPU of stage {plan.stage}", *_table(("term", "bytes"), rows, "lr"), end]
+    head = f"memory of a GPU of stage {plan.stage}"
+    share = f"{1 - plan.utilisation:.0%}"
+    note = (
+        "activations and sampler take turns: the larger counts; CUDA context, graphs and collective "
+        f"buffers live in the {share} left free, and eat into the cache where they exceed it"
+    )
+    return [head, *_table(("term", "bytes"), rows, "lr"), note, end]
 
 
 def distinct_kernels(sharded: Iterable[ShardedProgram]) -> list[KernelShape]:

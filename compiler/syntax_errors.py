@@ -11,21 +11,9 @@ from servecast.compiler import syntax
 from servecast.compiler.build import span_of
 from servecast.compiler.errors import SpecError
 from servecast.compiler.suggest import did_you_mean
+from servecast.compiler.words import OPENING_WORDS, OPTION_WORDS, SETTING_WORDS
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-_SETTINGS = "source context weights activations kv_cache communication let block"
-_OPERATORS = """
-embedding linear rms_norm layer_norm rope attention residual parallel repeat experts
-swiglu geglu gelu relu silu
-"""
-_OPTIONS = """
-split columns rows bias tied sinks window dims keep value as at last_token router
-weights activations kv_cache
-"""
-SETTING_WORDS = tuple(_SETTINGS.split())
-OPERATOR_WORDS = tuple(_OPERATORS.split())
-OPTION_WORDS = tuple(_OPTIONS.split())
 
 # How the grammar's patterns are called in messages; literals are quoted as they are.
 _PATTERN_WORDS = {
@@ -120,7 +108,7 @@ def _misspelt_before(source: syntax.SourceText, token: Token) -> SpecError | Non
     line = token.line or 1
     if str(token) in SETTING_WORDS:  # perhaps the setting before it was taken for a block
         return _misspelt(source, line - 1, None, SETTING_WORDS)
-    known = (*SETTING_WORDS, *OPERATOR_WORDS, *OPTION_WORDS)
+    known = (*SETTING_WORDS, *OPENING_WORDS, *OPTION_WORDS)
     return _misspelt(source, line, (token.column or 1) - 1, known)
 
 

@@ -11,12 +11,16 @@ from click.testing import CliRunner, Result
 from servecast.compiler.cli import compile_command
 from servecast.compiler.errors import UserError
 
-SPEC = str(Path(__file__).parents[2] / "spec" / "llama.llm")
+SPECS = Path(__file__).parents[2] / "spec"
+SPEC = str(SPECS / "llama.llm")
+FAMILIES = sorted(
+    path for path in SPECS.glob("*.llm") if path.name not in ("llama.llm", "skus.llm")
+)
 GOLDEN = Path(__file__).parents[1] / "golden" / "compiler"
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(compile_command, [SPEC, *args], catch_exceptions=True)
+def run(*args: str, spec: str = SPEC) -> Result:
+    return CliRunner().invoke(compile_command, [spec, *args], catch_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,18 @@ def run(*args: str) -> Result:
 )
 def test_the_printed_text_is_the_reviewed_one(name: str, args: tuple[str, ...]) -> None:
     assert run(*args).output == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+def test_the_operators_of_each_family_are_the_reviewed_ones(path: Path) -> None:
+    text = run("--emit", "ir", spec=str(path)).output
+    assert text == (GOLDEN / f"{path.stem}.ir.txt").read_text(encoding="utf-8")
+
+
+def test_a_deepseek_plan_over_experts_is_the_reviewed_one() -> None:
+    args = ("--tp", "2", "--dp", "4", "--ep", "8", "--pp", "2", "--sku", "h200-sxm")
+    text = run(*args, "--sequence-parallel", spec=str(SPECS / "deepseek-v3.llm")).output
+    assert text == (GOLDEN / "deepseek-v3.ep8.plan.txt").read_text(encoding="utf-8")
 
 
 def test_json_has_the_parameters_and_the_memory() -> None:

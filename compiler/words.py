@@ -1,0 +1,22 @@
+"""The words of the language by what they do, for suggestions and for colours."""
+
+from __future__ import annotations
+
+_SETTINGS = "source context weights activations kv_cache communication let block"
+_STRUCTURES = "residual parallel repeat experts always choose"
+_OPERATORS = "embedding linear rms_norm layer_norm rope attention swiglu geglu gelu relu silu"
+_OPTIONS = """
+split columns rows by bias tied sinks window dims keep value as at last_token router latent rank
+weights activations kv_cache per group
+"""
+_DATASHEET = "memory bandwidth peak node linked between nodes power idle price"
+_SERVICE = "slo search skus gpus tp pp batch chunk policy"
+
+DECLARATION_WORDS = ("model", "sku", "service", "like")
+SETTING_WORDS = tuple(_SETTINGS.split())
+STRUCTURE_WORDS = tuple(_STRUCTURES.split())
+OPERATOR_WORDS = tuple(_OPERATORS.split())
+OPTION_WORDS = tuple(_OPTIONS.split())
+DATASHEET_WORDS = tuple(_DATASHEET.split())
+SERVICE_WORDS = tuple(_SERVICE.split())
+OPENING_WORDS = (*OPERATOR_WORDS, *STRUCTURE_WORDS)  # what can open a statement
