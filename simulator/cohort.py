@@ -8,7 +8,7 @@ where the lane's calendar (a ring of lists by step) finds it.
 from __future__ import annotations
 
 from servecast.simulator.state import NONE, Simulation
-from servecast.simulator.waiting import push
+from servecast.simulator.waiting import push, send_next
 
 
 def blocks_for(sim: Simulation, tokens: int) -> int:
@@ -37,6 +37,8 @@ def finish(sim: Simulation, r: int, i: int, kv_tokens: int, end_s: float) -> Non
     sim.requests[i].finish_s = end_s
     sim.replicas[r].num_finished += 1
     retire(sim, r, i, kv_tokens)
+    if sim.run[0].concurrency > 0:
+        send_next(sim, r, end_s)
 
 
 def join(sim: Simulation, r: int, lane: int, i: int) -> None:

@@ -3,24 +3,8 @@
 from __future__ import annotations
 
 from servecast.simulator.engine import IDLE, INFINITY, advance
-from servecast.simulator.state import NONE, Simulation
-
-
-def assign(sim: Simulation, r: int, i: int) -> None:
-    """Request i goes to replica r, behind those that it has."""
-    replica, requests = sim.replicas[r], sim.requests
-    requests[i].replica = r
-    requests[i].next_in_replica = NONE
-    if replica.last >= 0:
-        requests[replica.last].next_in_replica = i
-    else:
-        replica.first = i
-    if replica.next_arrival < 0:
-        replica.next_arrival = i
-    if replica.head < 0:
-        replica.head = i
-    replica.last = i
-    replica.num_assigned += 1
+from servecast.simulator.state import Simulation
+from servecast.simulator.waiting import assign, send_next
 
 
 def least_outstanding(sim: Simulation) -> int:
@@ -47,16 +31,25 @@ def route(sim: Simulation) -> int:
     return IDLE
 
 
+def send_all(sim: Simulation) -> None:
+    """Requests whose replica does not depend on the run: all in turn, or each client's first."""
+    run = sim.run[0]
+    if run.concurrency == 0:
+        while run.num_routed < run.num_requests:
+            assign(sim, run.num_routed % len(sim.replicas), run.num_routed)
+            run.num_routed += 1
+    while run.num_routed < min(run.concurrency, run.num_requests):
+        send_next(sim, 0, 0.0)
+
+
 def simulate_all(sim: Simulation) -> int:
     """Run all requests through all replicas; call again after FULL."""
-    run = sim.run[0]
-    if run.routed:
+    if sim.run[0].routed:
         code = route(sim)
         if code != IDLE:
             return code
-    while run.num_routed < run.num_requests:
-        assign(sim, run.num_routed % len(sim.replicas), run.num_routed)
-        run.num_routed += 1
+    else:
+        send_all(sim)
     for r in range(len(sim.replicas)):
         code = advance(sim, r, INFINITY)
         if code != IDLE:

@@ -42,7 +42,8 @@ class ReferenceStep:
     cached: int
     used_blocks: int
     replica: int
-    requests: list[tuple[ReferenceRequest, bool]]  # and whether a token comes out of this batch
+    scheduled: dict[ReferenceRequest, int]  # tokens
+    emitting: list[ReferenceRequest]  # those of whom a token comes out
 
 
 @dataclass(slots=True)
@@ -78,12 +79,13 @@ class ReferenceReplica:
     def next_end_s(self) -> float:
         return self.flights[0].end_s + self.tables.host_step_s if self.flights else float("inf")
 
-    def complete(self) -> None:
+    def complete(self) -> int:
+        """The oldest step in flight is processed; how many requests it finished."""
         step = self.flights.popleft()
-        for request, emits in step.requests:
+        running = len(self.running)
+        for request in step.scheduled:
             request.in_flight -= 1
-            if not emits:
-                continue
+        for request in step.emitting:
             request.token_s.append(step.end_s)
             request.known += 1
             request.decoding = True
@@ -91,6 +93,7 @@ class ReferenceReplica:
                 self.running.remove(request)
                 self.free += self.blocks(request.computed)
                 self.outstanding -= 1
+        return running - len(self.running)
 
     def preempt(self) -> ReferenceRequest | None:
         candidates = [r for r in self.running if not r.in_flight]
@@ -167,7 +170,8 @@ class ReferenceReplica:
             cached=sum(r.computed - 1 for r in decodes),
             used_blocks=self.limits.kv_blocks - self.free,
             replica=self.number,
-            requests=[(r, r.computed == r.known) for r in batch],
+            scheduled=batch,
+            emitting=[r for r in batch if r.computed == r.known],
         )
         chunks = [(r.computed - n, n) for r, n in batch.items() if not r.decoding]
         at_s = now_s
@@ -195,11 +199,15 @@ class ReferenceReplica:
         return time_s
 
 
-def simulate_reference(workload: Workload, fleet: Fleet) -> ReferenceRun:
+def simulate_reference(workload: Workload, fleet: Fleet, concurrency: int = 0) -> ReferenceRun:
     """Event by event: at each instant step ends, then arrivals, then batches are formed."""
     replicas = [ReferenceReplica(n, fleet.tables, fleet.limits) for n in range(fleet.replicas)]
     run = ReferenceRun(_requests(workload, fleet))
     arrivals = deque(r for r in run.requests if r is not None)
+    unsent: deque[ReferenceRequest] = deque()
+    if concurrency:
+        unsent, arrivals = arrivals, deque()
+        _send(concurrency, 0.0, unsent, arrivals)
     num_routed = 0
     while True:
         now_s = min(r.next_end_s() for r in replicas)
@@ -209,8 +217,10 @@ def simulate_reference(workload: Workload, fleet: Fleet) -> ReferenceRun:
             return run
         woken = [r for r in replicas if r.next_end_s() == now_s]
         for replica in woken:
-            replica.complete()
-        while arrivals and arrivals[0].arrival_s == now_s:
+            end_s = replica.flights[0].end_s
+            finished = replica.complete()
+            _send(finished, end_s, unsent, arrivals)
+        while arrivals and arrivals[0].arrival_s <= now_s:
             target = replicas[num_routed % len(replicas)]
             if fleet.router == "least_outstanding":
                 target = min(replicas, key=lambda r: r.outstanding)
@@ -222,6 +232,15 @@ def simulate_reference(workload: Workload, fleet: Fleet) -> ReferenceRun:
         for replica in dict.fromkeys(woken):
             while len(replica.flights) < fleet.tables.num_stages and replica.schedule(now_s):
                 run.steps.append(replica.flights[-1])
+
+
+def _send(
+    count: int, at_s: float, unsent: deque[ReferenceRequest], arrivals: deque[ReferenceRequest]
+) -> None:
+    """Closed-loop clients send their next requests."""
+    for _ in range(min(count, len(unsent))):
+        unsent[0].arrival_s = at_s
+        arrivals.append(unsent.popleft())
 
 
 def _requests(workload: Workload, fleet: Fleet) -> list[ReferenceRequest | None]:

@@ -99,15 +99,30 @@ class Engine:
         self._compiled = compiled
         self._pools = Pools()
 
-    def run(self, workload: Workload, fleet: Fleet, targets: LateTargets | None = None) -> Records:
+    def run(
+        self,
+        workload: Workload,
+        fleet: Fleet,
+        targets: LateTargets | None = None,
+        *,
+        concurrency: int | None = None,
+    ) -> Records:
         """Simulate every request to its end, or until ``targets`` are missed.
 
-        Raises LivelockError.
+        With a ``concurrency`` the arrivals of the workload do not count: so many clients send its
+        requests in order, each the next one when its last is finished, all the first at 0.
+
+        Raises LivelockError; UserError where the clients would have to choose between replicas.
         """
+        if concurrency is not None and (concurrency < 1 or fleet.replicas > 1):
+            raise UserError(
+                f"concurrency {concurrency} with {fleet.replicas} replicas: "
+                "closed-loop clients need 1 replica, and at least 1 of them"
+            )
         limits = fleet.limits
         kv_tokens = workload.prompt_tokens + workload.output_tokens - 1  # the last is never cached
         fits = -(-kv_tokens // limits.block_tokens) <= limits.kv_blocks
-        sim = self._prepare(workload, fleet, fits, targets or LateTargets())
+        sim = self._prepare(workload, fleet, fits, targets or LateTargets(), concurrency or 0)
         code = self._run(sim)
         while code == FULL:
             sim = self._pools.with_longer_logs(sim)
@@ -122,11 +137,22 @@ class Engine:
         return _records(sim, workload, fleet, fits)
 
     def _prepare(
-        self, workload: Workload, fleet: Fleet, fits: NDArray[np.bool_], targets: LateTargets
+        self,
+        workload: Workload,
+        fleet: Fleet,
+        fits: NDArray[np.bool_],
+        targets: LateTargets,
+        concurrency: int,
     ) -> Simulation:
         key = ranks(POLICIES[fleet.policy](workload)[fits])
         requests = self._pools.requests(workload, fits, key)
-        run = Run(**_limits(fleet, workload, key), **_targets(targets), **_table_axes(fleet.tables))
+        run = Run(
+            concurrency=concurrency,
+            routed=int(ROUTERS[fleet.router] and concurrency == 0),
+            **_limits(fleet, workload, key),
+            **_targets(targets),
+            **_table_axes(fleet.tables),
+        )
         sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
         return sim if self._compiled else as_lists(sim)
 
@@ -169,7 +195,6 @@ def _limits(fleet: Fleet, workload: Workload, key: NDArray[np.int64]) -> dict[st
         "max_waiting": limits.max_num_seqs if ordered else len(key),
         "max_stalled": _STALLED_PER_CHUNK * stages * (chunks + 1),
         "ordered": int(ordered),
-        "routed": int(ROUTERS[fleet.router]),
         "num_requests": len(key),
     }
 

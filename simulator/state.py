@@ -130,6 +130,7 @@ class Run:
     ordered: int  # keys rise in arrival order
     routed: int  # by the replicas' state
     num_requests: int
+    concurrency: int  # closed-loop clients; 0: requests arrive by themselves
     # LateTargets
     watching: int
     queue_delay_limit_s: float

@@ -1,4 +1,4 @@
-"""Waiting requests of a replica: a heap by key and, in key order, the arrivals behind it."""
+"""Requests sent to a replica, and those that wait: a heap by key, and arrivals in key order behind it."""
 
 from __future__ import annotations
 
@@ -69,3 +69,29 @@ def leave_queue(sim: Simulation, r: int) -> None:
     else:
         replica.num_fresh -= 1
         replica.head = sim.requests[replica.head].next_in_replica
+
+
+def assign(sim: Simulation, r: int, i: int) -> None:
+    """Request i goes to replica r, behind those that it has."""
+    replica, requests = sim.replicas[r], sim.requests
+    requests[i].replica = r
+    requests[i].next_in_replica = NONE
+    if replica.last >= 0:
+        requests[replica.last].next_in_replica = i
+    else:
+        replica.first = i
+    if replica.next_arrival < 0:
+        replica.next_arrival = i
+    if replica.head < 0:
+        replica.head = i
+    replica.last = i
+    replica.num_assigned += 1
+
+
+def send_next(sim: Simulation, r: int, at_s: float) -> None:
+    """A closed-loop client sends the next request, if there is one left, to replica r."""
+    run = sim.run[0]
+    if run.num_routed < run.num_requests:
+        sim.requests[run.num_routed].arrival_s = at_s
+        assign(sim, r, run.num_routed)
+        run.num_routed += 1

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from engine_cases import check_invariants, random_case, same, tables_of, workload_of
 
+from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator import routing
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.records import Records
 from servecast.simulator.reference import ReferenceRun, simulate_reference
-from servecast.simulator.routing import Engine, Fleet, LivelockError, simulate
+from servecast.simulator.routing import ROUTERS, Engine, Fleet, LivelockError, simulate
 from servecast.simulator.workload import Workload
 
 
@@ -33,6 +36,7 @@ def assert_equal(records: Records, reference: ReferenceRun) -> None:
     ):
         assert times.tolist() == (request.token_s if request else [])
         if request:
+            assert row["arrival_s"] == request.arrival_s
             assert row["scheduled_s"] == request.scheduled_s
             assert row["preemptions"] == request.preemptions
             assert row["replica"] == request.replica
@@ -55,6 +59,37 @@ def test_every_time_equals_the_reference_to_the_last_bit(
         check_invariants(records)
         if seed % 3 == 0:
             assert_equal(interpreted.run(workload, fleet), reference)
+
+
+def test_closed_loop_clients_equal_the_reference_to_the_last_bit(
+    compiled: Engine, interpreted: Engine
+) -> None:
+    for seed in range(300):
+        workload, fleet = random_case(seed)
+        fleet = replace(fleet, replicas=1, router=str(list(ROUTERS)[seed % len(ROUTERS)]))
+        reference = simulate_reference(workload, fleet, concurrency=1 + seed % 7)
+        records = compiled.run(workload, fleet, concurrency=1 + seed % 7)
+        assert_equal(records, reference)
+        check_invariants(records)
+        if seed % 3 == 0:
+            assert_equal(interpreted.run(workload, fleet, concurrency=1 + seed % 7), reference)
+
+
+def test_a_client_sends_its_next_request_when_the_last_is_finished() -> None:
+    """Two clients, one second a token: A and B 0-3, B is done; C from B's client 3-6 beside A's last."""
+    fleet = Fleet(tables_of(), EngineLimits(8, 16, 1000))
+    workload = workload_of((0, 1, 2), (5, 2, 1), (9, 2, 1), (9, 1, 1))
+    records = Engine(compiled=False).run(workload, fleet, concurrency=2)
+    assert records.arrival_s.tolist() == [0, 0, 3, 6]
+    assert times(records) == [[3, 6], [3], [6], [7]]
+
+
+def test_closed_loop_clients_of_several_replicas_are_refused() -> None:
+    fleet = Fleet(tables_of(), EngineLimits(8, 16, 1000), replicas=2)
+    with pytest.raises(
+        UserError, match=r"^concurrency 4 with 2 replicas: closed-loop clients need 1"
+    ):
+        Engine(compiled=False).run(workload_of((0, 1, 1)), fleet, concurrency=4)
 
 
 def test_the_cases_are_scarce_enough_to_preempt_and_to_reject(compiled: Engine) -> None:
