@@ -30,7 +30,7 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         hidden = len(result["ranked"]) - rows
         if hidden > 0:
             console.print(f"… and {hidden} more; --json or --out has all of them", style="dim")
-        console.print(_provenance_line(result["ranked"][0]), highlight=False)
+        console.print(_provenance_line(result["best"]), highlight=False)
     if result["infeasible"]:
         console.print()
         console.print(_infeasible_table(result["infeasible"]))
@@ -67,10 +67,12 @@ def _latency_table(best: Row) -> Table:
 
 def _use_line(best: Row) -> str:
     kv = best["kv_use"]
+    low, high = best["qps_interval"]
     mfu = "–" if best["mfu"] is None else f"{best['mfu']:.0%}"
+    like = f"{low:.1f} to {high:.1f} under like traffic, 9 times in 10"
     return (
-        f"Full at {best['qps']:.2f} req/s: GPUs busy {best['busy']:.0%}, MFU {mfu}, mean batch "
-        f"{best['mean_batch']:.0f}, KV use {kv['mean']:.0%} (peak {kv['peak']:.0%}) of "
+        f"Full at {best['qps']:.2f} req/s ({like}): GPUs busy {best['busy']:.0%}, MFU {mfu}, "
+        f"mean batch {best['mean_batch']:.0f}, KV use {kv['mean']:.0%} (peak {kv['peak']:.0%}) of "
         f"{best['memory']['kv_blocks']:,} blocks a replica, {best['preemptions']} preemptions."
     )
 
@@ -107,7 +109,7 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
         str(row["max_num_seqs"]),
         str(row["max_batched_tokens"]),
         str(row["replicas"]),
-        f"{row['qps']:.2f}",
+        f"{row['qps']:.2f}{'=' if row['tied_with_best'] else ' '}",
         f"{row['qps_per_usd_hour']:.3f}",
         f"{row['usd_per_million_output_tokens']:.2f}",
         _seconds(metrics["ttft_s"]["p90"]),
@@ -123,7 +125,8 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
 def _provenance_line(best: Row) -> str:
     shares = sorted(best["time_by_source"].items(), key=lambda item: -item[1])
     parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
-    return f"Latencies are those when full, at QPS. Predicted time of the best: {parts}."
+    ties = "= not told apart from the best at 90 % confidence. "
+    return f"{ties}Latencies are those when full, at QPS. Predicted time of the best: {parts}."
 
 
 def _infeasible_table(infeasible: list[Row]) -> Table:

@@ -22,8 +22,8 @@ from servecast.simulator.records import Records
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.plan import bounds
 from servecast.simulator.search.result import metrics_json
-from servecast.simulator.search.run import step_work
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
+from servecast.simulator.search.worker import step_work
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
 

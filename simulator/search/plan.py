@@ -19,9 +19,11 @@ from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.metrics import ReplicaMetrics, summarise
 from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.search.confidence import RESAMPLES, confidences
 from servecast.simulator.search.result import Ranking, Row, assemble, rank, slo_texts
-from servecast.simulator.search.run import ROUTER, Demand, Outcome, search
+from servecast.simulator.search.run import Outcome, Workers
 from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
+from servecast.simulator.search.worker import ROUTER, Demand
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
 
@@ -121,10 +123,18 @@ def _ranking(
         progress(len(outcomes), len(space), doing)
         return loader.tables(placement.sharded, placement.sku, bounds(placement))
 
-    for outcome in search(space.placements, tables_for, demand, jobs):
-        outcomes.append(outcome)
-        progress(len(outcomes), len(space), "searching")
-    return rank(outcomes, space.infeasible, demand)
+    with Workers(demand, jobs) as workers:
+        for outcome in workers.search(space.placements, tables_for):
+            outcomes.append(outcome)
+            progress(len(outcomes), len(space), "searching")
+        ranking = rank(outcomes, space.infeasible, demand)
+        if not ranking.ranked:
+            return ranking
+        progress(len(outcomes), len(space), "resampling the best")
+        seeds = [question.seed + 1 + draw for draw in range(RESAMPLES)]
+        capacities = workers.resampled(ranking.contenders, tables_for, seeds)
+    prices = [row["usd_per_hour"] for row in ranking.ranked[: len(capacities)]]
+    return ranking.with_confidence(confidences(capacities, prices))
 
 
 def bounds(placement: Placement) -> TableBounds:
@@ -142,9 +152,9 @@ def _at_trace_rate(
     ranking: Ranking, workload: Workload, loader: TableLoader
 ) -> ReplicaMetrics | None:
     """The best configuration, all replicas, under the trace as it is."""
-    if ranking.winner is None:
+    if not ranking.outcomes:
         return None
-    placement, candidate = ranking.winner.placement, ranking.winner.candidate
+    placement, candidate = ranking.outcomes[0].placement, ranking.outcomes[0].candidate
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     replicas = ranking.ranked[0]["replicas"]
     fleet = Fleet(tables, candidate.limits, replicas, ROUTER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -12,8 +12,10 @@ from servecast.compiler.service import Slo
 from servecast.simulator.flops import flops_model
 from servecast.simulator.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
-from servecast.simulator.search.run import Carried, Demand, Outcome, TooFewGpus
+from servecast.simulator.search.confidence import CONTENDER, MAX_CONTENDERS, Confidence
+from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.space import Infeasible
+from servecast.simulator.search.worker import Carried, Demand, TooFewGpus
 from servecast.simulator.workload import Workload
 
 SCHEMA_VERSION = 1
@@ -26,11 +28,33 @@ Row = dict[str, Any]  # JSON
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """``winner`` is the outcome behind the first of ``ranked``."""
+    """``outcomes`` are those behind the rows of ``ranked``, in the same order."""
 
     ranked: tuple[Row, ...]
     infeasible: tuple[Row, ...]
-    winner: Outcome | None
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def contenders(self) -> tuple[Outcome, ...]:
+        """The first ones: near enough to the best to ask whether they can be told from it."""
+        near = [
+            outcome
+            for row, outcome in zip(self.ranked, self.outcomes, strict=True)
+            if row["qps_per_usd_hour"] >= CONTENDER * self.ranked[0]["qps_per_usd_hour"]
+        ]
+        return tuple(near[:MAX_CONTENDERS])
+
+    def with_confidence(self, found: Sequence[Confidence]) -> Ranking:
+        """The contenders' intervals and ties; the others are behind and have no interval."""
+        rows = [
+            {**row, "qps_interval": list(each.interval), "tied_with_best": each.tied}
+            for row, each in zip(self.ranked, found, strict=False)
+        ]
+        rest = [
+            {**row, "qps_interval": None, "tied_with_best": False}
+            for row in self.ranked[len(rows) :]
+        ]
+        return replace(self, ranked=(*rows, *rest))
 
 
 def rank(outcomes: Iterable[Outcome], refused: Iterable[Infeasible], demand: Demand) -> Ranking:
@@ -48,8 +72,8 @@ def rank(outcomes: Iterable[Outcome], refused: Iterable[Infeasible], demand: Dem
         ranked.append((row, outcome))
     ranked.sort(key=lambda pair: _rank_key(pair[0]))
     infeasible.sort(key=_name)
-    winner = ranked[0][1] if ranked else None
-    return Ranking(tuple(row for row, _ in ranked), tuple(infeasible), winner)
+    rows, behind = tuple(row for row, _ in ranked), tuple(outcome for _, outcome in ranked)
+    return Ranking(rows, tuple(infeasible), behind)
 
 
 def _rank_key(row: Row) -> tuple[Any, ...]:

@@ -1,58 +1,17 @@
-"""Runs a search: tables for each placement, capacities of its candidates, over worker processes."""
+"""Runs a search over worker processes: tables for each placement, capacities of its candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from math import ceil
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
 
-from servecast.compiler.service import Slo
-from servecast.estimator.tables import RuntimeTables, StepWork, time_by_source
+from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import ReplicaMetrics, summarise
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.search.bounds import max_rate_per_s
-from servecast.simulator.search.capacity import (
-    Capacity,
-    Hopeless,
-    Judge,
-    find_capacity,
-    replicas_needed,
-)
+from servecast.simulator.routing import Fleet
 from servecast.simulator.search.space import Candidate, Placement
-from servecast.simulator.workload import Workload
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What a configuration carries: one replica, and the deployment of ``replicas`` for the trace as it is.
-
-    Metrics, seconds by source and ``breaks`` are of the deployment at its capacity ``rate_per_s``.
-    """
-
-    replica_rate_per_s: float
-    replicas: int
-    rate_per_s: float
-    metrics: ReplicaMetrics
-    seconds_by_source: tuple[tuple[str, float], ...]
-    breaks: tuple[Slo, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TooFewGpus:
-    """So many replicas are all that the GPUs make, and they do not keep the targets under the trace."""
-
-    replicas: int
-    replica_rate_per_s: float
-
-
-ROUTER = "least_outstanding"  # how a deployment's replicas share the trace
-
-Found = Carried | Hopeless | TooFewGpus
-TablesFor = Callable[[Placement], RuntimeTables]
+from servecast.simulator.search.worker import Carried, Demand, Found, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,47 +21,7 @@ class Outcome:
     found: Found
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """The trace to carry, the workload to find capacities with, the targets, the GPUs there are."""
-
-    trace: Workload
-    searched: Workload
-    slos: tuple[Slo, ...]
-    max_gpus: int
-
-
-def search(
-    placements: Sequence[Placement], tables_for: TablesFor, demand: Demand, jobs: int
-) -> Iterator[Outcome]:
-    """Yields outcomes as they come; their order says nothing, their content does not depend on ``jobs``.
-
-    Tables are built here, one placement after the other, while the workers search the earlier ones.
-    """
-    if jobs == 1:
-        worker = _Worker(demand)
-        for placement in placements:
-            tables = tables_for(placement)
-            for group in _groups(placement):
-                yield from _outcomes(
-                    placement,
-                    group,
-                    worker.find_all(tables, _limits(group), placement.parallelism.gpus),
-                )
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _start_worker, (demand,)) as pool:
-        pending: dict[Future[list[Found]], tuple[Placement, Group]] = {}
-        for placement in placements:
-            tables = tables_for(placement)
-            for group in _groups(placement):
-                pending[
-                    pool.submit(_find_all, tables, _limits(group), placement.parallelism.gpus)
-                ] = (placement, group)
-        for future in as_completed(pending):
-            yield from _outcomes(*pending.pop(future), future.result())
-
-
+TablesFor = Callable[[Placement], RuntimeTables]
 Group = tuple[Candidate, ...]
 
 
@@ -115,88 +34,79 @@ def _groups(placement: Placement) -> list[Group]:
     ]
 
 
-def _limits(group: Group) -> list[EngineLimits]:
-    return [candidate.limits for candidate in group]
+class Workers:
+    """``jobs`` processes that share nothing but the demand; one job runs here.
+
+    No result depends on ``jobs`` or on the order in which results come.
+    """
+
+    def __init__(self, demand: Demand, jobs: int) -> None:
+        self._pool: Executor = _Here()
+        if jobs > 1:
+            self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start, (demand,))
+        else:
+            _start(demand)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def search(self, placements: Sequence[Placement], tables_for: TablesFor) -> Iterator[Outcome]:
+        """Outcomes as they come. Tables are built here while the workers search the earlier ones."""
+        pending: dict[Future[list[Found]], tuple[Placement, Group]] = {}
+        for placement in placements:
+            tables = tables_for(placement)
+            gpus = placement.parallelism.gpus
+            for group in _groups(placement):
+                limits = [candidate.limits for candidate in group]
+                pending[self._pool.submit(_find_all, tables, limits, gpus)] = (placement, group)
+                yield from _outcomes(pending, [f for f in pending if f.done()])
+        for future in as_completed(list(pending)):
+            yield from _outcomes(pending, [future])
+
+    def resampled(
+        self, outcomes: Sequence[Outcome], tables_for: TablesFor, seeds: Sequence[int]
+    ) -> list[tuple[float, ...]]:
+        """For each outcome that carries the trace, its capacity under one resample for each seed."""
+        futures = []
+        for outcome in outcomes:
+            carried = outcome.found
+            assert isinstance(carried, Carried)
+            fleet = Fleet(tables_for(outcome.placement), outcome.candidate.limits, carried.replicas)
+            futures.append(self._pool.submit(_capacities, fleet, carried.rate_per_s, seeds))
+        return [future.result() for future in futures]
 
 
-def _outcomes(placement: Placement, group: Group, found: list[Found]) -> Iterator[Outcome]:
-    for candidate, each in zip(group, found, strict=True):
-        yield Outcome(placement, candidate, each)
+def _outcomes(
+    pending: dict[Future[list[Found]], tuple[Placement, Group]], done: Sequence[Future[list[Found]]]
+) -> Iterator[Outcome]:
+    for future in done:
+        placement, group = pending.pop(future)
+        for candidate, each in zip(group, future.result(), strict=True):
+            yield Outcome(placement, candidate, each)
 
 
-class _Worker:
-    """One process's engine and workloads."""
+class _Here(Executor):
+    """Runs a task when it is submitted."""
 
-    def __init__(self, demand: Demand) -> None:
-        engine = Engine()
-        self._demand = demand
-        self._searched = Judge(demand.searched, demand.slos, engine)
-        self._trace = Judge(demand.trace, demand.slos, engine)
-
-    def find_all(
-        self, tables: RuntimeTables, limits: Sequence[EngineLimits], gpus: int
-    ) -> list[Found]:
-        """Each configuration starts from the capacity of the one before it. ``gpus``: of a replica."""
-        found: list[Found] = []
-        guess_per_s: float | None = None
-        for each in limits:
-            upper = max_rate_per_s(self._demand.searched, tables, each)
-            fleet = Fleet(tables, each)
-            capacity = find_capacity(self._searched, fleet, upper, guess_per_s)
-            if isinstance(capacity, Hopeless):
-                found.append(capacity)
-                continue
-            guess_per_s = capacity.rate_per_s
-            found.append(self._carried(fleet, capacity, self._demand.max_gpus // gpus))
-        return found
-
-    def _carried(self, replica: Fleet, capacity: Capacity, most: int) -> Carried | TooFewGpus:
-        estimate = ceil(self._demand.trace.rate_per_s / capacity.rate_per_s)
-        routed = replace(replica, router=ROUTER)
-        replicas = replicas_needed(self._trace, routed, estimate, most)
-        if replicas is None:
-            return TooFewGpus(most, capacity.rate_per_s)
-        whole = self._deployed(replace(routed, replicas=replicas), capacity)
-        if isinstance(whole, Hopeless):
-            return TooFewGpus(replicas, capacity.rate_per_s)
-        seconds = time_by_source(replica.tables, step_work(whole.records))
-        return Carried(
-            capacity.rate_per_s,
-            replicas,
-            whole.rate_per_s,
-            summarise(whole.records),
-            tuple(seconds.items()),
-            whole.breaks,
-        )
-
-    def _deployed(self, fleet: Fleet, capacity: Capacity) -> Capacity | Hopeless:
-        """The capacity of all replicas together, given that of one."""
-        if fleet.replicas == 1:
-            records = self._searched.records(fleet, capacity.rate_per_s)
-            return replace(capacity, records=records)
-        guess_per_s = fleet.replicas * capacity.rate_per_s
-        return find_capacity(self._searched, fleet, 2 * guess_per_s, guess_per_s)
+    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]  # as Executor's
+        future = Future()  # type: ignore[var-annotated]
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
-def step_work(records: Records) -> StepWork:
-    """The steps of a run in the estimator's terms."""
-    steps = records.steps
-    return StepWork(
-        tokens=steps["tokens"],
-        sequences=steps["sequences"],
-        decodes=steps["decodes"],
-        cached_tokens=steps["cached"],
-        prefill_s=steps["prefill_s"],
-        prompt_tokens=records.prompt_tokens,
-    )
+_worker: list[Worker] = []  # one per process
 
 
-_worker: list[_Worker] = []  # one per process, set by the pool's initializer
-
-
-def _start_worker(demand: Demand) -> None:
-    _worker.append(_Worker(demand))
+def _start(demand: Demand) -> None:
+    _worker[:] = [Worker(demand)]
 
 
 def _find_all(tables: RuntimeTables, limits: Sequence[EngineLimits], gpus: int) -> list[Found]:
     return _worker[0].find_all(tables, limits, gpus)
+
+
+def _capacities(fleet: Fleet, rate_per_s: float, seeds: Sequence[int]) -> tuple[float, ...]:
+    return _worker[0].capacities(fleet, rate_per_s, seeds)

@@ -48,6 +48,8 @@ def configuration(sku: str, tp: int, max_num_seqs: int, max_batched_tokens: int)
         "gpus": replicas * tp,
         "usd_per_hour": replicas * usd_per_hour,
         "qps_per_replica": qps,
+        "qps_interval": [0.95 * replicas * qps, 1.05 * replicas * qps],
+        "tied_with_best": False,
         "qps": replicas * qps,
         "qps_per_usd_hour": qps / usd_per_hour,
         "usd_per_million_output_tokens": usd_per_hour / (qps * 190 * 3600) * 1e6,
