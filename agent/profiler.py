@@ -122,6 +122,8 @@ class Profiler:
     ) -> Iterator[Event]:
         shape = Shape(case.dtype, case.kv_dtype, dict(case.dims))
         prepared = KERNELS[case.kernel].prepare(shape, self.backend.buffers(index))
+        if stopped():
+            return
         method = settings.method or self.backend.methods[0]
         sampling = Sampling(self._calibrate(prepared, method, index), [])
         elapsed = self.backend.elapsed(method, prepared.launches, index)

@@ -24,7 +24,7 @@ else:
 OPEN = ServerSecurity()
 SERVICE = "servecast.agent.v1.Agent"
 CALL_THREADS = 32  # callers that wait for devices, and room for Describe and health beside them
-STOP_GRACE_S = 8.0  # a stopping agent lets the running case finish for so long, and is gone in 10 s
+STOP_GRACE_S = 6.0  # a stopping agent lets the running case finish for so long, and is gone in 10 s
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
