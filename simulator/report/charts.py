@@ -19,13 +19,17 @@ NUM_SHAPES = 8
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One configuration: ``row`` is its place in the ranking, from 0; ``series`` its GPU."""
+    """One configuration: ``row`` is its place in the ranking, from 0; ``series`` its GPU.
+
+    ``x_interval`` bounds x at 90 % confidence, where that is known.
+    """
 
     x: float
     y: float
     row: int
     series: str
     label: str
+    x_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,12 @@ class Cloud:
     def series(self) -> tuple[str, ...]:
         return tuple(sorted({point.series for point in self.points}))
 
+    @property
+    def x_values(self) -> list[float]:
+        """All that the x axis must span."""
+        ends = (p.x_interval or (p.x, p.x) for p in self.points)
+        return [*(p.x for p in self.points), *(end for pair in ends for end in pair)]
+
     def frontier(self) -> list[tuple[float, float]]:
         """The points that no other beats in both coordinates, by x from the best end."""
         sign = -1 if self.more_x_is_better else 1
@@ -64,13 +74,14 @@ class Cloud:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point placed in the drawing, with the number of its series."""
+    """A point placed in the drawing, with the number of its series. ``bar`` ends relative to x."""
 
     x: float
     y: float
     series: int
     row: int
     label: str
+    bar: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +122,12 @@ class _Scale:
 
 def scatter(cloud: Cloud) -> Scatter:
     """The layout of a cloud that has at least one point, all coordinates above 0."""
-    x_scale = _scale([p.x for p in cloud.points], cloud.x.limit, LEFT, WIDTH - RIGHT)
+    x_scale = _scale(cloud.x_values, cloud.x.limit, LEFT, WIDTH - RIGHT)
     y_scale = _scale([p.y for p in cloud.points], cloud.y.limit, HEIGHT - BOTTOM, TOP)
     series = {name: i % NUM_SHAPES for i, name in enumerate(cloud.series)}
     marks = (
-        Mark(x_scale(p.x), y_scale(p.y), series[p.series], p.row, p.label) for p in cloud.points
+        Mark(x_scale(p.x), y_scale(p.y), series[p.series], p.row, p.label, _bar(p, x_scale))
+        for p in cloud.points
     )
     return Scatter(
         cloud=cloud,
@@ -128,6 +140,13 @@ def scatter(cloud: Cloud) -> Scatter:
         frontier=tuple((x_scale(x), y_scale(y)) for x, y in cloud.frontier()),
         log_axes=tuple(a.title for a, s in ((cloud.x, x_scale), (cloud.y, y_scale)) if s.log),
     )
+
+
+def _bar(point: Point, scale: _Scale) -> tuple[float, float] | None:
+    if point.x_interval is None:
+        return None
+    low, high = (round(scale(end) - scale(point.x), 1) for end in point.x_interval)
+    return low, high
 
 
 def wants_log(low: float, high: float) -> bool:

@@ -65,6 +65,11 @@ def _check_row(row: object, where: str) -> None:
     fields = _mapping(row, where)
     _expect(fields, "sku", str, where)
     _numbers(fields, ROW_NUMBERS, where)
+    bounds = fields.get("qps_interval")
+    if bounds is not None and not (
+        isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))
+    ):
+        raise UserError(f"{where}: qps_interval is {bounds!r}, not two numbers")
     for name in ("metrics", "memory", "binds", "time_by_source"):
         _expect(fields, name, dict, where)
     _numbers(fields["memory"], ("kv_blocks", "block_tokens", "kv_bytes", "total_bytes"), where)

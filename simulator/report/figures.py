@@ -79,12 +79,29 @@ def _latency(metric: str, slos: list[Slo]) -> Quantity:
 
 def _cloud(key: str, title: str, x: Quantity, y: Quantity, ranked: list[Row]) -> Cloud:
     placed = ((index, row, x.of(row), y.of(row)) for index, row in enumerate(ranked))
+    per_dollar = x.axis is VALUE_AXIS
     points = (
-        Point(across, up, index, row["sku"], _label(index, row))
+        Point(
+            across,
+            up,
+            index,
+            row["sku"],
+            _label(index, row),
+            _value_interval(row) if per_dollar else None,
+        )
         for index, row, across, up in placed
         if across and up  # neither absent nor 0, which no logarithmic axis has
     )
-    return Cloud(key, title, x.axis, y.axis, x.axis is VALUE_AXIS, tuple(points))
+    return Cloud(key, title, x.axis, y.axis, per_dollar, tuple(points))
+
+
+def _value_interval(row: Row) -> tuple[float, float] | None:
+    """The capacity's interval as requests per dollar; the price has none."""
+    bounds = row.get("qps_interval")
+    if bounds is None:
+        return None
+    per_qps = row["qps_per_usd_hour"] / row["qps"]
+    return bounds[0] * per_qps, bounds[1] * per_qps
 
 
 def _label(index: int, row: Row) -> str:

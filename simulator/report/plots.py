@@ -96,11 +96,14 @@ def _plot_cloud(cloud: Cloud, axes: Axes) -> None:
         axes.plot(
             [p.x for p in own], [p.y for p in own], marker, ms=3.5, mec="white", mew=0.3, label=name
         )
+    for p in cloud.points:
+        if p.x_interval is not None:
+            axes.plot(p.x_interval, (p.y, p.y), "|-", color="0.3", lw=0.6, ms=3, zorder=1)
     edge = cloud.frontier()
     axes.plot(*zip(*edge, strict=True), "k-", lw=0.8, zorder=1, label="frontier")
     best = min(cloud.points, key=lambda point: point.row)
     axes.plot(best.x, best.y, "o", ms=7, mfc="none", mec="black", label="recommended")
-    _frame(axes.set_xscale, axes.set_xlim, axes.xaxis, cloud.x, [p.x for p in cloud.points])
+    _frame(axes.set_xscale, axes.set_xlim, axes.xaxis, cloud.x, cloud.x_values)
     _frame(axes.set_yscale, axes.set_ylim, axes.yaxis, cloud.y, [p.y for p in cloud.points])
     axes.set(xlabel=cloud.x.title, ylabel=cloud.y.title)
     _shade_targets(cloud, axes)

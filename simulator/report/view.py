@@ -13,10 +13,6 @@ from servecast.simulator.report.text import number, percent, plural, seconds, us
 
 Row = dict[str, Any]
 
-TIE_SHARE = 0.03
-"""Configurations this close in requests per dollar are not told apart: it is the spread of a capacity
-found on 10,000 requests over seeds; the search itself stops at 0.01."""
-
 MAX_ROWS = 1_000
 """Rows of the ranking in the page, which keeps it below 3 MB; the result file has all of them."""
 
@@ -58,13 +54,10 @@ class Refusal:
     reason: str
 
 
-def num_tied(ranked: list[Row]) -> int:
-    """How many configurations besides the first are as good within ``TIE_SHARE``."""
-    return sum(is_tied(row, ranked[0]) for row in ranked[1:])
-
-
-def is_tied(row: Row, first: Row) -> bool:
-    return bool(row["qps_per_usd_hour"] >= (1 - TIE_SHARE) * first["qps_per_usd_hour"])
+def interval(row: Row) -> str | None:
+    """The capacity in 9 of 10 like workloads, in requests per second; None where not computed."""
+    bounds = row.get("qps_interval")
+    return None if bounds is None else f"{number(bounds[0])} to {number(bounds[1])}"
 
 
 def confidence(result: Row) -> list[str]:
@@ -76,12 +69,13 @@ def confidence(result: Row) -> list[str]:
     rest = {name: sources.get(name, 0.0) for name in ("interpolated", "extrapolated", "analytical")}
     said += [f"{percent(share)} is {name}" for name, share in rest.items() if share > 0]
     sentences = [", ".join(said) + "."]
-    tied = num_tied(ranked)
+    if interval(best):
+        sentences.append(f"Like workloads have capacities of {interval(best)} requests per second.")
+    tied = sum(bool(row.get("tied_with_best")) for row in ranked[1:])
     if tied:
         verb = "is" if tied == 1 else "are"
         sentences.append(
-            f"{plural(tied, 'other configuration')} {verb} within {percent(TIE_SHARE)} of it in requests "
-            "per dollar, closer than this search tells apart."
+            f"{plural(tied, 'other configuration')} {verb} as good per dollar at 90% confidence."
         )
     return sentences
 

@@ -144,6 +144,7 @@ def example_result() -> dict[str, Any]:
         "workload": workload(),
         "question": {
             "model": "llama-3.1-8b",
+            "source": "meta-llama/Llama-3.1-8B",
             "slos": ["ttft p90 < 2 s", "tbt p99 < 0.1 s"],
             "axes": {"skus": list(PRICES), "tp": [1, 2, 4, 8], "pp": [1]},
             "max_gpus": 16,

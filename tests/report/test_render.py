@@ -13,7 +13,7 @@ import pytest
 from servecast.compiler.errors import UserError
 from servecast.simulator.report.figures import pareto_charts
 from servecast.simulator.report.render import render
-from servecast.simulator.report.view import MAX_ROWS, STATISTICS, TIE_SHARE
+from servecast.simulator.report.view import MAX_ROWS, STATISTICS
 
 MAX_PAGE_BYTES = 3_000_000
 VOID = {"meta", "link", "input", "br", "hr", "img"}
@@ -100,12 +100,25 @@ def test_what_the_prediction_rests_on_is_said_beside_the_price(result: Result) -
 
 
 def test_configurations_that_cannot_be_told_apart_are_marked(result: Result) -> None:
-    ranked = result["ranked"]
-    ranked[1]["qps_per_usd_hour"] = ranked[0]["qps_per_usd_hour"] * (1 - TIE_SHARE / 2)
+    for row in result["ranked"]:
+        row["tied_with_best"] = row in result["ranked"][:2]
     text = Page(render(result)).text
-    assert "1 other configuration is within 3% of it" in text
+    assert "1 other configuration is as good per dollar at 90% confidence" in text
     assert " 2 = h100-sxm" in text
     assert " 3 = " not in text
+
+
+def test_the_capacity_has_an_interval_in_words_in_the_table_and_in_the_charts(
+    result: Result,
+) -> None:
+    for row in (result["best"], *result["ranked"]):
+        row["qps_interval"] = None
+    for row in (result["best"], result["ranked"][0]):
+        row["qps_interval"] = [19.0, 21.5]
+    page = Page(render(result))
+    assert "Like workloads have capacities of 19.0 to 21.5 requests per second." in page.text
+    assert "20.0 (19.0 to 21.5)" in page.text
+    assert page.count("path", "bar") == 2
 
 
 def test_refusals_of_one_reason_are_one_line_with_their_number(result: Result) -> None:
