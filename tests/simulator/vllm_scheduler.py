@@ -1,0 +1,144 @@
+"""What vLLM's own scheduler decides, step by step, without a model. Runs under a Python that has vLLM.
+
+Reads a JSON list of cases from standard input, each with ``limits`` and ``requests`` ([arrival step, prompt
+tokens, output tokens]); writes for each case its steps: number, tokens by request, requests preempted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+import torch
+from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+)
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+MAX_MODEL_LEN = 4096
+TINY_LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": MAX_MODEL_LEN,
+    "torch_dtype": "bfloat16",
+}
+
+
+def scheduler_of(model: ModelConfig, limits: dict[str, Any]) -> Scheduler:
+    num_blocks = limits["kv_blocks"] + 1  # one of them is vLLM's null block
+    block_tokens = limits["block_tokens"]
+    watermark = limits["watermark_blocks"]
+    config = VllmConfig(
+        model_config=model,
+        cache_config=CacheConfig(block_size=block_tokens, enable_prefix_caching=False),
+        scheduler_config=SchedulerConfig(
+            max_model_len=MAX_MODEL_LEN,
+            is_encoder_decoder=False,
+            max_num_seqs=limits["max_num_seqs"],
+            max_num_batched_tokens=limits["max_batched_tokens"],
+            enable_chunked_prefill=True,
+            scheduler_reserve_full_isl=limits["reserve_prompt"],
+            watermark=(watermark + 0.5) / num_blocks if watermark else 0.0,
+            async_scheduling=False,
+        ),
+    )
+    config.cache_config.num_gpu_blocks = num_blocks
+    spec = FullAttentionSpec(
+        block_size=block_tokens, num_kv_heads=1, head_size=1, dtype=torch.float32
+    )
+    kv = KVCacheConfig(
+        num_blocks=num_blocks,
+        kv_cache_tensors=[],
+        kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+    )
+    manager = StructuredOutputManager(config)
+    return Scheduler(config, kv, manager, block_size=block_tokens)
+
+
+def request_of(number: int, prompt: int, output: int) -> Request:
+    sampling = SamplingParams(ignore_eos=True, max_tokens=output)
+    sampling.update_from_generation_config({}, eos_token_id=127)
+    return Request(
+        request_id=str(number),
+        prompt_token_ids=[1] * prompt,
+        sampling_params=sampling,
+        pooling_params=None,
+        arrival_time=float(number),
+    )
+
+
+def sampled(scheduler: Scheduler, scheduled: dict[str, int]) -> ModelRunnerOutput:
+    """One token for each request whose known tokens are all computed with this step."""
+    names = list(scheduled)
+    requests = [scheduler.requests[name] for name in names]
+    complete = [r.num_computed_tokens >= r.num_tokens for r in requests]
+    return ModelRunnerOutput(
+        req_ids=names,
+        req_id_to_index={name: i for i, name in enumerate(names)},
+        sampled_token_ids=[[2] if done else [] for done in complete],
+    )
+
+
+def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
+    scheduler = scheduler_of(model, case["limits"])
+    waiting = list(enumerate(case["requests"]))
+    steps: list[dict[str, Any]] = []
+    now = 0
+    while waiting or scheduler.has_unfinished_requests():
+        if not scheduler.has_unfinished_requests():
+            now = max(now, waiting[0][1][0])
+        while waiting and waiting[0][1][0] <= now:
+            number, (_, prompt, output) = waiting.pop(0)
+            scheduler.add_request(request_of(number, prompt, output))
+        preemptions = {k: r.num_preemptions for k, r in scheduler.requests.items()}
+        decided = scheduler.schedule()
+        evicted = [k for k, n in preemptions.items() if scheduler.requests[k].num_preemptions > n]
+        steps.append(
+            {
+                "step": now,
+                "tokens": {int(k): n for k, n in decided.num_scheduled_tokens.items()},
+                "preempted": sorted(int(k) for k in evicted),
+            }
+        )
+        scheduler.update_from_output(decided, sampled(scheduler, decided.num_scheduled_tokens))
+        now += 1
+    return steps
+
+
+def main() -> None:
+    cases = json.load(sys.stdin)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(TINY_LLAMA))
+        model = ModelConfig(
+            model=folder, skip_tokenizer_init=True, max_model_len=MAX_MODEL_LEN, dtype="bfloat16"
+        )
+        results = [run(model, case) for case in cases]
+    json.dump(results, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
