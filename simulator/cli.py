@@ -22,6 +22,7 @@ COMMANDS = {
     "compile": "servecast.compiler.cli:compile_command",
     "compile-and-search": "servecast.simulator.cli:compile_and_search_command",
     "fit": "servecast.estimator.cli:fit_command",
+    "deploy": "servecast.simulator.deploy_cli:deploy_command",
     "diff": "servecast.compiler.cli:diff_command",
     "fmt": "servecast.compiler.cli:fmt_command",
     "import": "servecast.compiler.cli:import_command",

