@@ -113,7 +113,7 @@ def load_test(result: Row, model: str) -> Command:
 
 
 def kubernetes(row: Row, model: str) -> str:
-    """A vLLM Deployment of all replicas and its Service, as JSON, which ``kubectl apply -f`` reads as YAML."""
+    """A vLLM Deployment of all replicas and its Service, as JSON; ``kubectl apply -f`` takes it."""
     labels = {"app": "servecast-" + row["sku"]}
     gpus = str(row["tp"] * row["pp"])
     container = {
