@@ -18,6 +18,7 @@ from servecast.simulator.report.text import (
 )
 from servecast.simulator.report.view import MAX_ROWS, STATISTICS, Row, statistic
 
+NOT_USED = "not used"
 VALUE_AXIS = Axis("requests per second per $/hour (more is better)", tick_number)
 
 
@@ -136,7 +137,7 @@ def memory_parts(memory: Row) -> list[Part]:
     terms["KV cache"] = memory["kv_bytes"]
     total = max(memory["total_bytes"], sum(terms.values()))
     shown = sorted(terms.items(), key=lambda item: -item[1])
-    shown.append(("not used", total - sum(terms.values())))
+    shown.append((NOT_USED, total - sum(terms.values())))
     return [
         Part(name.replace("_", " "), value / total, size(value)) for name, value in shown if value
     ]
