@@ -116,6 +116,30 @@ def describe(
     click.echo(json.dumps(dataclasses.asdict(node)) if as_json else node_text(node))
 
 
+@main.command()
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="What to check; auto takes CUDA where a GPU answers.",
+)
+def check(backend: str) -> None:
+    """Run every kernel of this machine once and compare it with float64."""
+    _need_torch()
+    from servecast.agent.kernels.reference import check_kernels
+    from servecast.agent.serve import make_profiler
+
+    failed = 0
+    for found in check_kernels(make_profiler(backend, "", None).backend):
+        verdict = "ok" if found.passed else f"WRONG {found.problem.partition(chr(10))[0]}"
+        formats = " ".join(filter(None, (found.dtype, found.kv_dtype)))
+        click.echo(f"{found.kernel:<18}{formats:<12}{found.error:>10.2e}  {verdict}")
+        failed += not found.passed
+    if failed:
+        raise AgentError(f"{failed} kernels are wrong or refused on this machine")
+
+
 def _need_torch() -> None:
     if find_spec("torch") is None:
         raise AgentError("measuring needs PyTorch: pip install 'servecast[agent]'")

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
+from servecast.agent.kernels.fuse import fused
 from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, floats
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -31,8 +32,9 @@ def _kernel(name: str) -> Kernel:
         rows, width = shape["rows"], shape["width"]
         x = buffers.normal(rows, width * (2 if name in GATED else 1), dtype=dtype)
         buffers.reserve(2 * rows * width * dtype.itemsize)
+        launch = fused(FUNCTIONS[name], x.device)
         return Prepared(
-            launches=(lambda: FUNCTIONS[name](x),),
+            launches=(lambda: launch(x),),
             reference=lambda: FUNCTIONS[name](x.double()),
             tolerance=TOLERANCE[dtype],
         )

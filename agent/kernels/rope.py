@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
+from servecast.agent.kernels.fuse import fused
 from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, floats
 
 BASE = 10_000.0
@@ -20,9 +21,10 @@ def prepare(shape: Shape, buffers: Buffers) -> Prepared:
     buffers.reserve(POSITIONS * 2 * half * 4 + 4 * rows * heads * half * dtype.itemsize)
     angles = _angles(half, x.device)
     table = torch.cat((angles.cos(), angles.sin()), dim=-1).to(dtype)
+    rotate = fused(_rotate, x.device)
     return Prepared(
-        launches=(lambda: _rotate(x, table[positions], half),),
-        reference=lambda: _rotate(x.double(), table.double()[positions], half),
+        launches=(lambda: rotate(x, table, positions, half),),
+        reference=lambda: _rotate(x.double(), table.double(), positions, half),
         tolerance=TOLERANCE[dtype],
     )
 
@@ -33,7 +35,10 @@ def _angles(half: int, device: torch.device) -> torch.Tensor:
     return torch.arange(POSITIONS, device=device)[:, None] * frequencies
 
 
-def _rotate(x: torch.Tensor, turns: torch.Tensor, half: int) -> torch.Tensor:
+def _rotate(
+    x: torch.Tensor, table: torch.Tensor, positions: torch.Tensor, half: int
+) -> torch.Tensor:
+    turns = table[positions]
     cos, sin = turns[:, None, :half], turns[:, None, half:]
     first, second = x[..., :half], x[..., half : 2 * half]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -5,40 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from servecast.agent.cpu import CPU
+from servecast.agent.cpu import CPU, CpuBackend
+from servecast.agent.kernels import activation
 from servecast.agent.kernels.buffers import Buffers, DeviceOutOfMemoryError
+from servecast.agent.kernels.fuse import compiled
 from servecast.agent.kernels.kernel import Prepared, Shape, relative_error
+from servecast.agent.kernels.reference import SIZES, check_kernels, formats_of
 from servecast.agent.kernels.registry import KERNELS
 from servecast.compiler import ir
 from servecast.compiler.kernels import KernelShape, kernel_shapes
 
 MIB = 1 << 20
-SIZES = {
-    "rows": 5,
-    "batch": 3,
-    "chunk": 7,
-    "context": 11,
-    "heads": 8,
-    "kv_heads": 2,
-    "head_dim": 32,
-    "rotary_dim": 16,
-    "width": 96,
-    "per_row": 3,
-    "residual": 1,
-    "window": 6,
-    "in_features": 256,
-    "out_features": 64,
-    "vocab": 80,
-    "hidden": 64,
-    "intermediate": 48,
-    "experts": 4,
-    "total_experts": 8,
-    "top_k": 2,
-    "rank": 32,
-    "rope_dim": 16,
-    "nope_dim": 24,
-    "value_dim": 24,
-}
 
 
 def buffers(free_bytes: int = 256 * MIB, cache_bytes: int = 4096) -> Buffers:
@@ -56,20 +33,13 @@ def error_of(case: Prepared) -> float:
         return relative_error(case.launches[0](), reference)
 
 
-CASES = [
-    (kernel, dtype, kv_dtype)
-    for kernel, row in KERNELS.items()
-    for dtype in row.formats(CPU)
-    for kv_dtype in (
-        (row.kv_formats(CPU) if kernel == "kv_write" else (dtype,)) if row.kv_formats else ("",)
-    )
-]
+CASES = [(kernel, *formats) for kernel, row in KERNELS.items() for formats in formats_of(row, CPU)]
 
 
-@pytest.mark.parametrize(("kernel", "dtype", "kv_dtype"), CASES)
-def test_a_kernel_agrees_with_float64(kernel: str, dtype: str, kv_dtype: str) -> None:
-    case = prepared(kernel, dtype, kv_dtype)
-    assert error_of(case) <= case.tolerance
+def test_every_kernel_agrees_with_float64_in_every_format() -> None:
+    checks = list(check_kernels(CpuBackend(1)))
+    assert {(c.kernel, c.dtype, c.kv_dtype) for c in checks} == set(CASES)
+    assert [check for check in checks if not check.passed] == []
 
 
 @pytest.mark.parametrize(("kernel", "dtype", "kv_dtype"), CASES)
@@ -182,3 +152,13 @@ def test_uniform_routing_gives_each_row_distinct_experts_and_this_rank_its_share
     assert len(routing.rows) == pytest.approx(400 * 4 * 2 / 8, rel=0.1)
     for expert_rows in routing.rows.split(routing.counts):
         assert len(expert_rows.unique()) == len(expert_rows)
+
+
+@pytest.mark.slow
+def test_a_formula_compiled_for_a_gpu_computes_the_same_for_every_number_of_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(activation, "fused", lambda function, device: compiled(function))
+    for rows in (1, 5, 64):
+        case = prepared("swiglu", "bf16", rows=rows)
+        assert error_of(case) <= case.tolerance
