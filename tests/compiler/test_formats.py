@@ -107,6 +107,11 @@ def test_activations_below_sixteen_bits_concern_what_enters_linear_layers() -> N
         assert named(program, name).activations == BF16, name
 
 
+def test_cache_and_communication_keep_sixteen_bits_unless_they_are_named() -> None:
+    formats = model("activations fp8").formats
+    assert (formats.kv_cache, formats.communication) == (BF16, BF16)
+
+
 def test_cache_and_communication_have_formats_of_their_own() -> None:
     program = model("kv_cache fp8\n    communication fp8")
     attention, joined = named(program, "attn"), named(program, "o_proj_all_reduce")

@@ -98,6 +98,21 @@ def test_what_is_not_understood_is_named(config: dict[str, object], message: str
         read_config(config, "c.json")
 
 
+def test_a_deepseek_router_without_correction_has_no_bias() -> None:
+    config: dict[str, object] = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        **{"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 128},
+        **{"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "q_lora_rank": 32},
+        **{"kv_lora_rank": 16, "moe_intermediate_size": 32, "intermediate_size": 96},
+        **{"n_routed_experts": 8, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    }
+    greedy = read_config({**config, "topk_method": "greedy"}, "c.json").moe
+    corrected = read_config({**config, "topk_method": "noaux_tc"}, "c.json").moe
+    assert greedy is not None
+    assert corrected is not None
+    assert (greedy.router_bias, corrected.router_bias) == (False, True)
+
+
 def test_the_command_prints_a_spec(tmp_path: Path) -> None:
     path = tmp_path / "phi-2" / "config.json"
     path.parent.mkdir()

@@ -48,6 +48,24 @@ def test_more_memory_never_gives_fewer_blocks(gib: int, tokens: int) -> None:
     assert more.kv_blocks >= less.kv_blocks
 
 
+def test_what_the_headroom_does_not_hold_comes_off_the_cache() -> None:
+    roomy = plan_memory(LLAMA_8B, 80 * GIB, 0.9, 2048, 256)
+    outside = roomy.cuda_context_bytes + roomy.graph_bytes + roomy.collective_bytes
+    inside = roomy.weight_bytes + roomy.sampler_bytes + roomy.library_bytes
+    assert roomy.kv_budget_bytes == int(80 * GIB * 0.9) - inside
+    full = plan_memory(LLAMA_8B, 80 * GIB, 1.0, 2048, 256)
+    assert full.kv_budget_bytes == 80 * GIB - outside - inside
+
+
+def test_only_ranks_that_meet_others_have_collective_buffers() -> None:
+    def buffers(parallelism: Parallelism) -> int:
+        sharded = shard(LLAMA.model(), parallelism)
+        return plan_memory(sharded, 80 * GIB, 0.9, 2048, 256).collective_bytes
+
+    assert buffers(Parallelism()) == 0
+    assert buffers(Parallelism(tp=2, pp=2)) == 2 * buffers(Parallelism(tp=2))
+
+
 def test_a_window_keeps_no_more_than_its_tokens() -> None:
     gemma = shard(load_spec(SPEC / "gemma3.llm").model(), Parallelism())
     plan = plan_memory(gemma, 80 * GIB, 0.9, 2048, 64)

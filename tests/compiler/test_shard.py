@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.errors import ShardError
 from servecast.compiler.ir import (
+    FP8,
     Attention,
     Collective,
     CollectiveKind,
+    Embedding,
     KvWrite,
     Linear,
     Norm,
     Parallelism,
     Rope,
+    Sample,
     ShardedProgram,
 )
 from servecast.compiler.program import Program
@@ -55,7 +58,7 @@ def tiny(heads: int = 4, kv_heads: int = 2, ffn: int = 24, layers: int = 3) -> P
 
 
 def layer(program: ShardedProgram) -> dict[str, object]:
-    run = next(run for run in program.stages[0].runs if run.name == "layer")
+    run = next(run for run in program.stages[0].runs if run.name.startswith("layer"))
     return {call.name: call.op for call in run.calls}
 
 
@@ -127,6 +130,70 @@ def test_kv_heads_are_replicated_when_ranks_exceed_them() -> None:
     assert layer(sharded)["attn"] == Attention(heads=1, kv_heads=1, head_dim=4)
     assert layer(sharded)["qkv_proj"] == Linear(16, 3 * 4)
     assert sharded.notes == ("2 KV heads over tp 4: each is held by 2 ranks",)
+
+
+def test_replicated_kv_heads_are_written_by_each_rank_that_holds_them() -> None:
+    assert layer(shard(tiny(heads=4, kv_heads=2), Parallelism(tp=4)))["kv_write"] == KvWrite(2 * 4)
+
+
+def test_a_vocabulary_that_does_not_divide_is_padded() -> None:
+    text = TINY.format(heads=4, kv_heads=2, ffn=24, layers=1, vocab=33)
+    (stage,) = shard(compile_text(text, "t").model(), Parallelism(tp=2)).stages
+    ops = {call.name: call.op for run in stage.runs for call in run.calls}
+    assert ops["embed_tokens"] == Embedding(17, 16)
+    assert ops["lm_head"] == Linear(16, 17)
+    assert ops["logits_all_gather"] == Collective(CollectiveKind.ALL_GATHER, 17, 2)
+    assert ops["sample"] == Sample(33)
+
+
+def test_what_stages_send_has_the_format_of_communication() -> None:
+    text = TINY.format(heads=4, kv_heads=2, ffn=24, layers=2, vocab=32)
+    program = compile_text(text.replace("context 64", "context 64 communication fp8"), "t").model()
+    send = shard(program, Parallelism(pp=2)).stages[0].runs[-1].calls[-1].op
+    assert send == Collective(CollectiveKind.SEND, 16, 2, "pp", FP8)
+
+
+MIXED = """
+model "mixed" {
+    context 64
+    embedding 32 -> 16
+    repeat 3 {
+        residual {
+            rms_norm 16
+            linear 16 -> 48  split columns
+            swiglu 24
+            linear 24 -> 16  split rows
+            linear 16 -> (4 + 2*2) * 4  split columns by 2
+            attention 4/2 x 4
+            linear 16 -> 16  split rows
+        }
+    }
+    linear 16 -> 32  split columns  at last_token
+}
+"""
+
+
+def test_only_what_prepares_attention_is_cut_by_heads() -> None:
+    """Four ranks hold two KV heads twice; the feed-forward before is cut in four all the same."""
+    ops = layer(shard(compile_text(MIXED, "mixed.llm").model(), Parallelism(tp=4)))
+    assert ops["gate_up_proj"] == Linear(16, 12)
+    assert ops["qkv_proj"] == Linear(16, (1 + 2 * 1) * 4)
+
+
+def test_a_layer_is_an_attention_with_what_follows_it() -> None:
+    feed_first = TINY.format(heads=4, kv_heads=2, ffn=24, layers=3, vocab=32)
+    body = feed_first.split("repeat 3 {")[1].split("    rms_norm hidden\n    linear hidden -> v")[0]
+    attend, feed = body.split("        residual {")[1:]
+    swapped = (
+        feed_first.replace(attend, "@")
+        .replace(feed.rsplit("}", 1)[0], attend)
+        .replace("@", feed.rsplit("}", 1)[0])
+    )
+    program = compile_text(swapped, "t").model()
+    assert program.num_layers == 3
+    assert [sum(isinstance(s.op, Attention) for s in run.sites) for run in program.layers] == [
+        1
+    ] * 3
 
 
 def test_every_stage_but_the_last_sends_the_hidden_row() -> None:
