@@ -9,12 +9,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from servecast.compiler.hardware import Sku
 from servecast.estimator.baselines import LinearInterpolation, RawForest, RooflineOnly
 from servecast.estimator.features import feature_matrix
 from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES, KernelKind
-from servecast.estimator.predictor import Samples
-from servecast.estimator.regressors import RooflineForest
+from servecast.estimator.predictor import Predictor, Samples
+from servecast.estimator.regressors import RooflineBlend, RooflineBoosting, RooflineForest
 
 HELD_OUT = 0.2
 SWEPT = frozenset({"rows", "batch", "context", "chunk", "payload_bytes"})
@@ -37,7 +39,9 @@ class Contender:
 
 
 CONTENDERS = (
+    Contender("blend", RooflineBlend),
     Contender("roofline forest", RooflineForest),
+    Contender("roofline boosting", RooflineBoosting),
     Contender("raw forest", RawForest, raw=True),
     Contender("linear interpolation", LinearInterpolation, raw=True),
     Contender("roofline", RooflineOnly),
@@ -77,22 +81,41 @@ def scores(
     kind: KernelKind,
     samples: Samples,
     num_sms: int,
-    test: Mask,
+    split: tuple[Mask, Mask],
     contenders: Sequence[Contender] = CONTENDERS,
 ) -> list[Score]:
-    """Every contender's errors on the ``test`` rows, having seen the others."""
+    """Every contender's errors on the second rows of ``split``, having seen the first."""
+    train, test = split
     features = feature_matrix(kind, samples.dims, num_sms)
     raw = np.stack([samples.dims[n].astype(np.float64) for n in sorted(samples.dims)], axis=1)
     found = []
     for contender in contenders:
         x = raw if contender.raw else features
         learner = contender.make()
-        learner.fit(x[~test], samples.seconds[~test])
+        learner.fit(x[train], samples.seconds[train])
         errors = percentage_errors(learner.predict(x[test]), samples.seconds[test])
-        median, p95 = (float(q) for q in np.quantile(errors, (0.5, 0.95)))
-        counts = (int(np.count_nonzero(~test)), int(np.count_nonzero(test)))
-        found.append(Score(contender.name, median, p95, *counts))
+        found.append(_score(contender.name, errors, train))
     return found
+
+
+def served_score(kind: KernelKind, samples: Samples, sku: Sku, split: tuple[Mask, Mask]) -> Score:
+    """The errors of what a run is answered with: a model, look-ups and interpolation together."""
+    train, test = split
+    known = samples.rows(train)
+    sms = num_sms_of(sku.name)
+    models = {}
+    if kind.kernel not in COLLECTIVES:
+        features = feature_matrix(kind, known.dims, sms)
+        models[kind] = RooflineBlend().fit(features, known.seconds).model_
+    predictor = Predictor(sku, sms, samples={kind: known}, models=models)
+    wanted = samples.rows(test)
+    errors = percentage_errors(predictor.predict(kind, wanted.dims).seconds, wanted.seconds)
+    return _score("served", errors, train)
+
+
+def _score(name: str, errors: Floats, train: Mask) -> Score:
+    median, p95 = (float(q) for q in np.quantile(errors, (0.5, 0.95)))
+    return Score(name, median, p95, int(np.count_nonzero(train)), len(errors))
 
 
 def percentage_errors(predicted: Floats, measured: Floats) -> Floats:

@@ -18,7 +18,7 @@ BLOCK_TOKENS = 128  # keys and queries that one flash-attention block handles
 
 
 def _gemm_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
-    rows, k, n = (d[x].astype(float) for x in ("rows", "in_features", "out_features"))
+    rows, k, n = (d[x].astype(np.float64) for x in ("rows", "in_features", "out_features"))
     columns = {"rows": rows, "in_features": k, "out_features": n}
     for tile_rows, tile_columns in GEMM_TILES:
         tiles = np.ceil(rows / tile_rows) * np.ceil(n / tile_columns)
@@ -27,28 +27,40 @@ def _gemm_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
         columns[f"tiles_{name}"] = tiles
         columns[f"wave_use_{name}"] = waves / np.ceil(waves)
         columns[f"tile_use_{name}"] = rows * n / (tiles * tile_rows * tile_columns)
+        columns[f"tile_flops_{name}"] = tiles * k
     for multiple in ALIGNMENTS:
         columns[f"rows_mod_{multiple}"] = rows % multiple
+    columns["output"] = rows * n
+    columns["weights"] = k * n
     return columns
 
 
 def _attention_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
-    columns = {name: d[name].astype(float) for name in d}
+    columns = {name: d[name].astype(np.float64) for name in d}
     chunk = columns.get("chunk", np.ones_like(columns["batch"]))
-    context = columns["context"] + chunk
+    kv_heads = columns.get("kv_heads", np.ones_like(columns["batch"]))
+    window = columns.get("window", np.zeros_like(columns["batch"]))
+    total = columns["context"] + chunk
+    visible = np.where(window > 0, np.minimum(window, total), total)
     blocks = columns["batch"] * np.ceil(chunk / BLOCK_TOKENS)
-    columns["group"] = columns["heads"] / columns.get("kv_heads", np.ones_like(context))
-    columns["batch_heads"] = columns["batch"] * columns["heads"]
-    columns["batch_kv_heads"] = columns["batch"] * columns.get("kv_heads", np.ones_like(context))
-    columns["batch_tokens"] = columns["batch"] * context
-    columns["head_blocks"] = blocks * columns["heads"]
-    waves = columns["head_blocks"] / num_sms
-    columns["wave_use"] = waves / np.ceil(waves)
-    return columns
+    waves = blocks * columns["heads"] / num_sms
+    return columns | {
+        "group": columns["heads"] / kv_heads,
+        "batch_heads": columns["batch"] * columns["heads"],
+        "batch_kv_heads": columns["batch"] * kv_heads,
+        "batch_tokens": columns["batch"] * total,
+        "visible": visible,
+        "pairs": visible * chunk,
+        "head_blocks": blocks * columns["heads"],
+        "wave_use": waves / np.ceil(waves),
+        "pairs_a_wave": visible * chunk / np.ceil(waves),
+        "query_width": columns["heads"] * columns.get("head_dim", np.ones_like(total)),
+        "kv_width": kv_heads * columns.get("head_dim", np.ones_like(total)),
+    }
 
 
 def _expert_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
-    columns = {name: d[name].astype(float) for name in d}
+    columns = {name: d[name].astype(np.float64) for name in d}
     columns["rows_per_expert"] = columns["rows"] * columns["top_k"] / columns["total_experts"]
     columns["matrix"] = columns["hidden"] * columns["intermediate"]
     tiles = columns["experts"] * np.ceil(columns["rows_per_expert"] / 64)
@@ -67,7 +79,7 @@ def feature_columns(kind: KernelKind, dims: Dims, num_sms: int) -> dict[str, Flo
     elif kind.kernel == "experts":
         middle = _expert_columns(dims, num_sms)
     else:
-        middle = {name: column.astype(float) for name, column in dims.items()}
+        middle = {name: column.astype(np.float64) for name, column in dims.items()}
     intensity = work.flops / np.maximum(work.num_bytes, 1)
     return {"flops": work.flops, **middle, "intensity": intensity, "bytes": work.num_bytes}
 

@@ -44,6 +44,7 @@ PREDICTING = (
     "attention_times",
     "build",
     "features",
+    "flatten",
     "forest",
     "load",
     "models",
@@ -90,6 +91,6 @@ def fitted(store: Store, kind: KernelKind, samples: Samples, sms: int) -> Kernel
 
 def _fit(kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
     # Importing scikit-learn takes a second, which a run that finds its models in the store saves.
-    from servecast.estimator.regressors import RooflineForest
+    from servecast.estimator.regressors import RooflineBlend
 
-    return RooflineForest().fit(feature_matrix(kind, samples.dims, sms), samples.seconds).model_
+    return RooflineBlend().fit(feature_matrix(kind, samples.dims, sms), samples.seconds).model_

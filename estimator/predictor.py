@@ -50,6 +50,10 @@ class Samples:
         row = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         return row, self.keys[row] == wanted
 
+    def rows(self, chosen: NDArray[np.bool_]) -> Samples:
+        dims = {name: column[chosen] for name, column in self.dims.items()}
+        return Samples(dims, self.seconds[chosen], self.local[chosen], self.keys[chosen])
+
     def axis_of(self, fixed: Mapping[str, int], axis: str) -> Ints:
         """Increasing values of ``axis`` at which a shape was measured; empty where it never was."""
         same = np.logical_and.reduce([self.dims[name] == value for name, value in fixed.items()])
@@ -122,9 +126,32 @@ class Predictor:
         if model is None:
             return self._analytical(kind, dims)
         seconds = model.predict(feature_matrix(kind, dims, self.num_sms))
+        if "rows" in dims:
+            seconds = self._anchored(kind, dims, samples, seconds)
         inside = SOURCE_CODE[Source.INTERPOLATED]
         outside = SOURCE_CODE[Source.EXTRAPOLATED]
         return seconds, np.where(samples.inside(dims), inside, outside).astype(np.int8)
+
+    def _anchored(self, kind: KernelKind, dims: Dims, samples: Samples, seconds: Floats) -> Floats:
+        """Between two measured row counts of a shape, what the model misses there, interpolated."""
+        fixed = [name for name in samples.dims if name != "rows"]
+        _, shape = np.unique(np.stack([dims[n] for n in fixed]), axis=1, return_inverse=True)
+        model, anchored = self.models[kind], seconds.copy()
+        for number in range(int(shape.max()) + 1):
+            cases = np.flatnonzero(shape.reshape(-1) == number)
+            same = np.logical_and.reduce([samples.dims[n] == dims[n][cases[0]] for n in fixed])
+            near = np.flatnonzero(same)
+            if len(near) < 2:
+                continue
+            near = near[np.argsort(samples.dims["rows"][near])]
+            points = {name: column[near] for name, column in samples.dims.items()}
+            known = model.predict(feature_matrix(kind, points, self.num_sms))
+            missed = np.log(samples.seconds[near] / known)
+            rows = dims["rows"][cases]
+            inside = (rows >= points["rows"][0]) & (rows <= points["rows"][-1])
+            there = np.interp(np.log(rows), np.log(points["rows"]), missed)
+            anchored[cases] *= np.exp(np.where(inside, there, 0.0))
+        return anchored
 
     def _analytical(self, kind: KernelKind, dims: Dims) -> tuple[Floats, Codes]:
         seconds = analytical_s(self.sku, kind, dims)

@@ -9,9 +9,15 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from servecast.estimator.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.forest import FlatForest, KernelModel
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import Work
@@ -51,8 +57,47 @@ def _rate(seconds: Floats, amount: Floats) -> float:
     return float(np.quantile(seconds[used] / amount[used], 0.05))
 
 
-class RooflineForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library
-    """Random forest on the logarithm of time over a fitted roofline.
+class _OverRoofline(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library
+    """What learners of the logarithm of time over a fitted roofline share.
+
+    Features [cases, features] hold FLOPs in column 0 and bytes in the last.
+    """
+
+    def _trees(self, features: Floats, residual: Floats) -> FlatForest:
+        raise NotImplementedError
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803  # scikit-learn's name
+        """Times ``y`` [cases] in seconds, positive.
+
+        Raises
+        ------
+        ValueError
+            A time is not positive.
+        """
+        features, seconds = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        seconds = np.asarray(seconds, dtype=np.float64)
+        if (seconds <= 0).any():
+            raise ValueError(f"times must be positive, got {seconds.min()}")
+        amounts = np.maximum(features, 0)
+        work = Work(amounts[:, 0], amounts[:, -1])
+        roofline = fit_roofline(work, seconds)
+        residual = np.log(seconds / roofline.predict(work))
+        self.model_ = KernelModel(roofline, self._trees(features, residual))
+        return self
+
+    def predict(self, X: Any) -> Floats:  # noqa: N803  # scikit-learn's name
+        check_is_fitted(self)
+        features = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.model_.predict(np.asarray(features))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.positive_only = True
+        return tags
+
+
+class RooflineForest(_OverRoofline):
+    """Random forest over a fitted roofline.
 
     Parameters
     ----------
@@ -68,7 +113,7 @@ class RooflineForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # un
     Attributes
     ----------
     model_ : KernelModel
-        The fit as arrays. Features [cases, features] hold FLOPs in column 0 and bytes in the last.
+        The fit as arrays.
     """
 
     def __init__(
@@ -83,22 +128,8 @@ class RooflineForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # un
         self.max_samples = max_samples
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803  # scikit-learn's name
-        """Times ``y`` [cases] in seconds, positive.
-
-        Raises
-        ------
-        ValueError
-            A time is not positive.
-        """
-        features, seconds = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        seconds = np.asarray(seconds, dtype=np.float64)
-        if (seconds <= 0).any():
-            raise ValueError(f"times must be positive, got {seconds.min()}")
-        amounts = np.maximum(features, 0)
-        roofline = fit_roofline(Work(amounts[:, 0], amounts[:, -1]), seconds)
-        base = roofline.predict(Work(amounts[:, 0], amounts[:, -1]))
-        drawn = len(seconds)  # a count, for scikit-learn warns of shares of small data
+    def _trees(self, features: Floats, residual: Floats) -> FlatForest:
+        drawn = len(residual)  # a count, for scikit-learn warns of shares of small data
         if self.max_samples is not None:
             drawn = max(1, round(self.max_samples * drawn))
         forest = RandomForestRegressor(
@@ -106,39 +137,85 @@ class RooflineForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # un
             max_features=self.max_features,
             max_samples=drawn,
             random_state=self.random_state,
-        ).fit(features, np.log(seconds / base))
-        self.model_ = KernelModel(roofline, flatten(forest))
-        return self
-
-    def predict(self, X: Any) -> Floats:  # noqa: N803  # scikit-learn's name
-        check_is_fitted(self)
-        features = validate_data(self, X, dtype=np.float64, reset=False)
-        return self.model_.predict(np.asarray(features))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.positive_only = True
-        return tags
+        )
+        return flatten(forest.fit(features, residual))
 
 
-def flatten(forest: RandomForestRegressor) -> FlatForest:
-    """The nodes of a fitted forest as arrays, trees one after another."""
-    trees = [tree.tree_ for tree in forest.estimators_]
-    starts = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1].astype(np.int32)
-    leaves = [tree.children_left < 0 for tree in trees]
-    feature = [np.where(leaf, -1, t.feature) for t, leaf in zip(trees, leaves, strict=True)]
-    return FlatForest(
-        roots=starts,
-        feature=np.concatenate(feature).astype(np.int16),
-        threshold=_round_down(np.concatenate([tree.threshold for tree in trees])),
-        left=np.concatenate([t.children_left + s for t, s in zip(trees, starts, strict=True)]),
-        right=np.concatenate([t.children_right + s for t, s in zip(trees, starts, strict=True)]),
-        value=np.concatenate([tree.value[:, 0, 0] for tree in trees]).astype(np.float32),
-    )
+class RooflineBoosting(_OverRoofline):
+    """Gradient-boosted trees over a fitted roofline.
+
+    Parameters
+    ----------
+    n_boosted : int
+        Trees.
+    max_leaf_nodes : int
+        Leaves of a tree.
+    learning_rate : float
+        Share of a tree's correction that is taken.
+    random_state : int
+        Seed of the trees.
+
+    Attributes
+    ----------
+    model_ : KernelModel
+        The fit as arrays.
+    """
+
+    def __init__(
+        self,
+        n_boosted: int = 300,
+        max_leaf_nodes: int = 63,
+        learning_rate: float = 0.08,
+        random_state: int = 0,
+    ) -> None:
+        self.n_boosted = n_boosted
+        self.max_leaf_nodes = max_leaf_nodes
+        self.learning_rate = learning_rate
+        self.random_state = random_state
+
+    def _trees(self, features: Floats, residual: Floats) -> FlatForest:
+        boosting = HistGradientBoostingRegressor(
+            max_iter=self.n_boosted,
+            max_leaf_nodes=self.max_leaf_nodes,
+            learning_rate=self.learning_rate,
+            min_samples_leaf=10,
+            early_stopping=False,
+            random_state=self.random_state,
+        )
+        with threadpool_limits(1, "openmp"):  # on a busy machine more threads only spin
+            return flatten_boosting(boosting.fit(features, residual))
 
 
-def _round_down(threshold: Floats) -> Any:
-    """Single-precision thresholds that split single-precision features as the double ones do."""
-    single = threshold.astype(np.float32)
-    above = single.astype(np.float64) > threshold
-    return np.where(above, np.nextafter(single, np.float32(-np.inf)), single)
+class RooflineBlend(_OverRoofline):
+    """The mean of extremely randomised and of boosted trees over one fitted roofline: they err apart.
+
+    Parameters
+    ----------
+    n_estimators : int
+        Randomised trees.
+    n_boosted : int
+        Boosted trees.
+    random_state : int
+        Seed of the trees.
+
+    Attributes
+    ----------
+    model_ : KernelModel
+        The fit as arrays.
+    """
+
+    def __init__(self, n_estimators: int = 20, n_boosted: int = 300, random_state: int = 0) -> None:
+        self.n_estimators = n_estimators
+        self.n_boosted = n_boosted
+        self.random_state = random_state
+
+    def _trees(self, features: Floats, residual: Floats) -> FlatForest:
+        forest = ExtraTreesRegressor(
+            self.n_estimators,
+            max_features=0.6,
+            min_samples_leaf=2,
+            random_state=self.random_state,
+        )
+        boosting = RooflineBoosting(self.n_boosted, random_state=self.random_state)
+        randomised = flatten(forest.fit(features, residual))
+        return mean_of(randomised, boosting._trees(features, residual))

@@ -60,7 +60,7 @@ def report_rows(store: Store, sku: str, source: str, seed: int) -> list[Row]:
         test = unseen_shapes(kind, samples, seed)
         if not np.count_nonzero(~test):
             continue
-        found = scores(kind, samples, num_sms_of(sku), test)
+        found = scores(kind, samples, num_sms_of(sku), (~test, test))
         row: Row = {
             "kernel": kind.kernel,
             "dtype": kind.dtype,

@@ -6,15 +6,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from servecast.estimator.baselines import LinearInterpolation, RawForest, RooflineOnly
+from servecast.estimator.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.forest import KernelModel
 from servecast.estimator.physics import Work
-from servecast.estimator.regressors import RooflineForest, fit_roofline, flatten
+from servecast.estimator.regressors import (
+    RooflineBlend,
+    RooflineBoosting,
+    RooflineForest,
+    fit_roofline,
+)
 
-LEARNERS = [RooflineForest(n_estimators=5), RooflineOnly(), RawForest(), LinearInterpolation()]
+LEARNERS = [
+    RooflineForest(n_estimators=5),
+    RooflineBoosting(n_boosted=20),
+    RooflineBlend(n_estimators=5, n_boosted=20),
+    RooflineOnly(),
+    RawForest(),
+    LinearInterpolation(),
+]
 
 
 @parametrize_with_checks(LEARNERS)  # type: ignore[untyped-decorator]
@@ -42,8 +55,9 @@ def test_a_known_roofline_is_recovered() -> None:
 def test_the_forest_learns_what_the_roofline_cannot_say() -> None:
     features, seconds, _ = cases()
     unseen, expected, _ = cases(seed=1)
-    error = np.abs(RooflineForest().fit(features, seconds).predict(unseen) / expected - 1)
-    assert np.median(error) < 0.05
+    for learner in (RooflineForest(), RooflineBoosting(), RooflineBlend()):
+        error = np.abs(learner.fit(features, seconds).predict(unseen) / expected - 1)
+        assert np.median(error) < 0.05
 
 
 def test_times_must_be_positive() -> None:
@@ -57,6 +71,25 @@ def test_flat_trees_predict_what_scikit_learn_predicts() -> None:
     forest = RandomForestRegressor(7, random_state=0).fit(features, np.log(seconds))
     unseen = cases(seed=1, rows=3000)[0]
     np.testing.assert_allclose(flatten(forest).predict(unseen), forest.predict(unseen), rtol=1e-6)
+
+
+def test_flat_boosted_trees_predict_what_scikit_learn_predicts() -> None:
+    features, seconds, _ = cases()
+    boosting = HistGradientBoostingRegressor(max_iter=30).fit(features, np.log(seconds))
+    unseen = cases(seed=1, rows=3000)[0]
+    np.testing.assert_allclose(
+        flatten_boosting(boosting).predict(unseen), boosting.predict(unseen), rtol=1e-5
+    )
+
+
+def test_a_blend_is_the_mean_of_its_members() -> None:
+    features, seconds, _ = cases()
+    one = RooflineForest(n_estimators=3).fit(features, seconds).model_.forest
+    other = RooflineBoosting(n_boosted=7).fit(features, seconds).model_.forest
+    both = mean_of(one, other).predict(features)
+    np.testing.assert_allclose(
+        both, (one.predict(features) + other.predict(features)) / 2, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_saved_model_predicts_the_same_bits() -> None:
