@@ -160,9 +160,9 @@ model "mixed" {
     repeat 3 {
         residual {
             rms_norm 16
-            linear 16 -> 48  split columns
-            swiglu 24
-            linear 24 -> 16  split rows
+            linear 16 -> 80  split columns
+            swiglu 40
+            linear 40 -> 16  split rows
             linear 16 -> (4 + 2*2) * 4  split columns by 2
             attention 4/2 x 4
             linear 16 -> 16  split rows
@@ -176,7 +176,7 @@ model "mixed" {
 def test_only_what_prepares_attention_is_cut_by_heads() -> None:
     """Four ranks hold two KV heads twice; the feed-forward before is cut in four all the same."""
     ops = layer(shard(compile_text(MIXED, "mixed.llm").model(), Parallelism(tp=4)))
-    assert ops["gate_up_proj"] == Linear(16, 12)
+    assert ops["gate_up_proj"] == Linear(16, 20)
     assert ops["qkv_proj"] == Linear(16, (1 + 2 * 1) * 4)
 
 
