@@ -80,7 +80,7 @@ STATISTICS = ("mean", *(f"p{percentile:g}" for percentile in PERCENTILES))
 
 def _statistics(values: Floats) -> list[float]:
     """By ``STATISTICS``; percentiles as `metrics` has them, so that both sides are judged alike."""
-    pooled = Samples(np.sort(values), np.arange(1, len(values) + 1))
+    pooled = Samples(values)
     return [pooled.mean(), *(pooled.percentile(percentile) for percentile in PERCENTILES)]
 
 

@@ -28,7 +28,7 @@ def test_the_latencies_of_two_requests(two: Records) -> None:
     assert [value(two, "e2e", p) for p in (50, 51, 100, None)] == [3, 5, 5, 4]
     assert [value(two, "queue_delay", p) for p in (50, None)] == [0, 0]
     assert [value(two, "tpot", p) for p in (50, 100, None)] == [1, 1.5, 1.25]
-    assert samples(two, "tbt").values.tolist() == [1, 1, 2]
+    assert samples(two, "tbt").repeated().tolist() == [1, 1, 2]
     assert value(two, "tbt", None) == pytest.approx(4 / 3)
 
 
@@ -64,8 +64,8 @@ def test_two_batches_at_once_are_busy_once() -> None:
 
 def test_a_window_takes_its_arrivals_and_the_tokens_in_it(two: Records) -> None:
     window = Window(3, 6)
-    assert samples(two, "e2e", window).values.tolist() == [3]
-    assert samples(two, "tbt", window).values.tolist() == [1, 2]
+    assert samples(two, "e2e", window).repeated().tolist() == [3]
+    assert samples(two, "tbt", window).repeated().tolist() == [1, 2]
     assert summarise(two, window).num_finished == 1
 
 
@@ -93,7 +93,11 @@ def test_gaps_are_those_between_the_tokens_of_every_request() -> None:
         records = engine.run(*random_case(seed))
         found = samples(records, "tbt")
         gaps = np.sort(np.concatenate([np.diff(t) for t in records.token_times()]))
-        assert np.repeat(found.values, np.diff(found.upto, prepend=0)) == pytest.approx(gaps)
+        assert found.repeated() == pytest.approx(gaps)
+        for percentile in (1, 50, 99, 100):
+            if len(gaps):
+                expected = np.percentile(gaps, percentile, method="inverted_cdf")
+                assert found.percentile(percentile) == pytest.approx(expected)
         preempted += bool(records.preemptions.any())
     assert preempted > 40
 
