@@ -85,6 +85,25 @@ def test_the_large_model_needs_more_gpus_and_says_what_does_not_fit(
     assert "does not fit: weights 141.1 GB" in too_large[0]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("sku", "model"), [("a100-sxm-80gb", "llama-3.1-8b"), ("h100-sxm", "llama-3.1-70b")]
+)
+def test_vidur_s_profiles_can_be_the_only_source(
+    sku: str, model: str, shared_data: Path, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "vidur.duckdb")
+    profiles = str(shared_data / "profiles" / "vidur")
+    servecast = str(Path(COMMAND).with_name("servecast"))
+    imported = [servecast, "store", "import", "vidur", profiles, "--store", store]
+    subprocess.run(imported, check=True, capture_output=True)
+    limits = ("--max-num-seqs", "64", "--max-num-batched-tokens", "512", "--jobs", "1")
+    trace = ("--trace", str(shared_data / "traces" / "azure-2023-conv.csv"), "--requests", "500")
+    asked = ("--sku", sku, "--model", model, "--tp", "4", "--source", "vidur", "--store", store)
+    shares = answer(*trace, *asked, *limits, "--slo", "tbt p99 < 1 s")["best"]["time_by_source"]
+    assert shares["measured"] == 0
+    assert shares["imported"] + shares["interpolated"] > 0.5
+
+
 def test_workers_change_nothing_in_the_answer(store: str) -> None:
     settings = ("--trace", CHAT, "--store", store, "--tp", "1", "--sku", "h100-sxm")
     limits = ("--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,2048")
@@ -174,6 +193,7 @@ WRONG_USAGE = {
     "metric": (("--slo", "tftt p90 < 2 s"), 2, "did you mean"),
     "percentile": (("--slo", "ttft p101 < 2 s"), 2, "101"),
     "slo unit": (("--slo", "ttft p90 < 2 GB"), 2, "GB"),
+    "source": (("--source", "vidr"), 2, "no source 'vidr' (did you mean 'vidur'?)"),
     "service": (("--service", "chatt"), 2, "no service 'chatt' (did you mean"),
     "list": (("--tp", "1;2"), 2, "'1;2' is not a list of positive whole numbers"),
     "degree": (("--tp", "3"), 3, "1, 2, 4, 8"),

@@ -30,22 +30,22 @@ model "tiny" {
     context  64
     weights  bf16
     kv_cache bf16
-    let hidden = 64, ffn = 96, vocab = 128
+    let hidden = 64, vocab = 128, heads = 4, head = 16
     embedding vocab -> hidden
     repeat 2 {
         residual {
-            rms_norm hidden
-            linear   hidden -> 2*ffn  split columns
-            swiglu   ffn
-            linear   ffn -> hidden  split rows
+            rms_norm  hidden
+            linear    hidden -> 3*heads*head  split columns by heads
+            attention heads/heads x head
+            linear    heads*head -> hidden  split rows
         }
     }
     rms_norm hidden
     linear   hidden -> vocab  split columns  at last_token
 }
 """
-LIMITS = PlanLimits(max_batched_tokens=1024, max_num_seqs=4, max_context_tokens=64)
-OPTIONS = ["--tp", "1", "--max-num-batched-tokens", "1024", "--max-num-seqs", "4"]
+LIMITS = PlanLimits(max_batched_tokens=16, max_num_seqs=4, max_context_tokens=64)
+OPTIONS = ["--tp", "1", "--max-num-batched-tokens", "16", "--max-num-seqs", "4"]
 SKUS = ("cpu-a", "cpu-a", "cpu-b")  # two agents share one SKU
 
 
@@ -178,7 +178,7 @@ def test_agents_killed_at_fifty_random_moments_lose_and_double_nothing(
     while kills < KILLS:
         store = tmp_path / f"{runs}.duckdb"
         command = ["servecast", "profile", str(spec), "--store", str(store), *OPTIONS]
-        run = zygote.start(*command, "--max-case-s", "0.02", *fleet.options)
+        run = zygote.start(*command, "--max-case-s", "0.01", *fleet.options)
         while is_running(run):
             time.sleep(rng.uniform(0, 0.15))
             if kills < KILLS:
@@ -197,12 +197,12 @@ def test_a_coordinator_killed_at_fifty_random_moments_goes_on_where_it_was(
     while kills < KILLS:
         store = tmp_path / f"{runs}.duckdb"
         command = ["servecast", "profile", str(spec), "--store", str(store), *OPTIONS]
-        command += ["--max-case-s", "0.02", *fleet.options]
+        command += ["--max-case-s", "0.01", *fleet.options]
         for _ in range(10):
             run = zygote.start(*command)
             while is_running(run) and not store.exists():
                 time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.25))
             if is_running(run):
                 os.kill(run, signal.SIGKILL)
                 kills += 1
