@@ -47,12 +47,16 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
         super().__init__()
         self._source = source
 
-    def _int(self, token: Token) -> int:
+    def _number(self, token: Token) -> str:
         digits = str(token).replace("_", "")
-        if len(digits) > MAX_NUMBER_DIGITS:
-            message = f"{len(digits)} digits: a number has at most {MAX_NUMBER_DIGITS}"
+        count = len(digits.replace(".", ""))
+        if count > MAX_NUMBER_DIGITS:
+            message = f"{count} digits: a number has at most {MAX_NUMBER_DIGITS}"
             raise self._source.error(span_of(token), message)
-        return int(digits)
+        return digits
+
+    def _int(self, token: Token) -> int:
+        return int(self._number(token))
 
     # ---- expressions
 
@@ -212,7 +216,7 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
 
     def quantity(self, meta: Meta, children: Children) -> s.Quantity:
         number, unit = children
-        return s.Quantity(float(str(number).replace("_", "")), str(unit), span_of(meta))
+        return s.Quantity(float(self._number(number)), str(unit), span_of(meta))
 
     def _sku_item(self, keyword: str, meta: Meta, children: Children) -> s.SkuItem:
         quantities = tuple(c for c in children if isinstance(c, s.Quantity))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from servecast.compiler import syntax as s
 
 
@@ -87,7 +89,8 @@ def _before_x(expr: s.Expr) -> str:
 
 
 def quantity_text(quantity: s.Quantity) -> str:
-    return f"{quantity.value:.15g} {quantity.unit}"
+    number = f"{Decimal(repr(quantity.value)):f}".removesuffix(".0")  # no exponents in the language
+    return f"{number} {quantity.unit}"
 
 
 def sku_item_text(item: s.SkuItem) -> str:
