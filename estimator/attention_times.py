@@ -144,6 +144,39 @@ class PrefillCurve:
         return share * whole * beyond, code.astype(np.int8)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefillSurface:
+    """Where chunks were measured after history too: seconds over context by chunk, ``base_s`` in each."""
+
+    base_s: float
+    surface: Surface
+
+    def chunk_s(self, context: Floats, chunk: Floats) -> tuple[Floats, Codes]:
+        """What ``chunk`` tokens after ``context`` cached ones add, and its source codes."""
+        seconds, code = self.surface.at(context, chunk)
+        return np.maximum(seconds - self.base_s, 0.0), code
+
+
+def prefill_times(predictor: Predictor, shape: KernelShape) -> PrefillCurve | PrefillSurface:
+    """A surface where history was measured, else the curve of whole prompts."""
+    if len(_points(predictor, shape, "context", (0,))) > 1:
+        return _prefill_surface(predictor, shape)
+    return prefill_curve(predictor, shape)
+
+
+def _prefill_surface(predictor: Predictor, shape: KernelShape) -> PrefillSurface:
+    context = _points(predictor, shape, "context", ())
+    chunk = _points(predictor, shape, "chunk", PROMPT_POINTS)
+    grid = np.meshgrid(context, chunk, indexing="ij")
+    swept = {"context": grid[0].ravel(), "chunk": grid[1].ravel()}
+    ones = np.ones(grid[0].size, dtype=np.int64)
+    answer = predictor.predict(kind_of(shape), columns_of(shape, len(ones), batch=ones, **swept))
+    lattice = grid[0].shape
+    seconds, source = answer.seconds.reshape(lattice), answer.source.reshape(lattice)
+    points = context.astype(np.float64), chunk.astype(np.float64)
+    return PrefillSurface(float(seconds.min()), Surface(*points, seconds, source))
+
+
 def prefill_curve(predictor: Predictor, shape: KernelShape) -> PrefillCurve:
     kind = kind_of(shape)
     points = _points(predictor, shape, "chunk", PROMPT_POINTS)

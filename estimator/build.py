@@ -10,7 +10,7 @@ import numpy as np
 
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import ShardedProgram
-from servecast.estimator.attention_times import decode_surface, floor_s, prefill_curve
+from servecast.estimator.attention_times import decode_surface, floor_s, prefill_times
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats
 from servecast.estimator.predictor import Predictor
@@ -104,7 +104,7 @@ def _prefill_times(
     total, base_s = Sum.over(*chunk.shape), 0.0
     for launch, count in launches.items():
         if launch.shape.kernel.endswith("_prefill"):
-            curve = prefill_curve(predictor, launch.shape)
+            curve = prefill_times(predictor, launch.shape)
             seconds, source = curve.chunk_s(context, chunk)
             one = np.ones_like(chunk)
             floor = floor_s(predictor, launch.shape, batch=one, context=context, chunk=chunk)
@@ -143,7 +143,7 @@ def _attention_shares(
     prefill, decode = Sum.over(len(context)), Sum.over(*batch.shape)
     for launch, count in [pair for stage in launches for pair in stage.items()]:
         if launch.shape.kernel.endswith("_prefill"):
-            curve = prefill_curve(predictor, launch.shape)
+            curve = prefill_times(predictor, launch.shape)
             seconds, source = curve.chunk_s(0 * context, context)
             prefill.add(count * (seconds + curve.base_s), source)
         elif launch.shape.kernel.endswith("_decode"):

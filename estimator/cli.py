@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ import platformdirs
 if TYPE_CHECKING:
     from servecast.estimator.measurement import MeasurementBatch
     from servecast.estimator.store import Store
+
+
+FOLDERS = {"vidur": "import_vidur", "llmservingsim": "import_llmservingsim"}
+"""Importers of folders, by source: the function in the source's own module."""
 
 
 def default_store() -> Path:
@@ -76,7 +81,7 @@ def doctor_command(path: Path, as_json: bool) -> None:
 
 
 @store_command.command("import")
-@click.argument("source", type=click.Choice(["silicon", "vidur"]))
+@click.argument("source", type=click.Choice(["silicon", *FOLDERS]))
 @click.argument(
     "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
@@ -92,31 +97,35 @@ def import_command(
     version: str | None,
     path: Path,
 ) -> None:
-    """Take in measurements of others: `silicon` (pip install 'servecast[silicon]') or a Vidur FOLDER."""
+    """Take in measurements of others: `silicon` (pip install 'servecast[silicon]') or a FOLDER of Vidur's or
+    LLMServingSim's profiles.
+    """
     from servecast.estimator.importers.silicon import SiliconQuery
     from servecast.estimator.store import Store
 
-    if source == "vidur" and folder is None:
-        raise click.UsageError("`store import vidur` needs the FOLDER of the profiles")
+    if source in FOLDERS and folder is None:
+        raise click.UsageError(f"`store import {source}` needs the FOLDER of the profiles")
     if source == "silicon" and not skus:
         raise click.UsageError("`store import silicon` needs --sku")
     path.parent.mkdir(parents=True, exist_ok=True)
     with Store.open(path) as store:
-        if folder is not None and source == "vidur":
-            _import_vidur(store, folder)
+        if folder is not None and source in FOLDERS:
+            _import_folder(store, source, folder)
             return
         for sku in skus:
             _import_silicon(store, SiliconQuery(sku, backend, version))
 
 
-def _import_vidur(store: Store, folder: Path) -> None:
+def _import_folder(store: Store, source: str, folder: Path) -> None:
     from servecast.compiler.catalog import shipped_skus
-    from servecast.estimator.importers.vidur import Skipped, import_vidur
+    from servecast.estimator.importers.vidur import Skipped
     from servecast.estimator.measurement import batches_of
     from servecast.estimator.quarantine import screened
 
+    module = import_module(f"servecast.estimator.importers.{source}")
+    reader = getattr(module, FOLDERS[source])
     skipped, skus = Skipped(), shipped_skus()
-    batches = batches_of(import_vidur(folder, skipped))
+    batches = batches_of(reader(folder, skipped))
     added = store.add_batches(part for batch in batches for part in screened(batch, skus))
     click.echo(f"{added:,} new rows from {folder}")
     for reason, count in sorted(skipped.reasons.items()):

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import ShardedProgram
 from servecast.compiler.kernels import KernelShape, kernel_shapes
@@ -30,7 +32,7 @@ from servecast.estimator.store import Store
 from servecast.estimator.stored import KernelData
 from servecast.estimator.tables import RuntimeTables, TableBounds
 
-DEFAULT_SOURCES = ("agent", "silicon", "vidur")
+DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
 # Which kernel answers where a table has several, best first: the engine's own, then the library's.
 VARIANTS = ("", "custom", "balanced", "nccl", "power_law_1.01", "power_law_1.2")
 
@@ -143,7 +145,7 @@ def predictor_from(
         if data is None:
             continue
         samples[kind] = chosen_samples(data)
-        writes_kv |= kind.kernel.startswith("attention") and "silicon" in data.source
+        writes_kv |= kind.kernel.startswith("attention") and _from_vllm(data)
         if needs_model(kind, shapes, samples[kind]):
             models[kind] = fitted(store, kind, samples[kind], num_sms_of(sku.name))
     return Predictor(
@@ -155,6 +157,11 @@ def predictor_from(
         attention_writes_kv=writes_kv,
         notes=_notes(store, sku, sources),
     )
+
+
+def _from_vllm(data: KernelData) -> bool:
+    """These sources time vLLM's attention layer, which stores keys and values before it attends."""
+    return bool(np.isin(("silicon", "llmservingsim"), data.source).any())
 
 
 def _best_source(

@@ -72,9 +72,19 @@ def needs_model(kind: KernelKind, shapes: set[KernelShape], samples: Samples) ->
     if kind.kernel in COLLECTIVES or len(samples.seconds) < MIN_SAMPLES:
         return False
     if kind.kernel.startswith(("attention", "latent")):
-        axis = "context" if kind.kernel.endswith("_decode") else "chunk"
-        return any(len(samples.axis_of(dict(s.dims), axis)) < 2 for s in shapes)
+        return any(not _covers(kind, dict(shape.dims), samples) for shape in shapes)
     return True
+
+
+def _covers(kind: KernelKind, shape: dict[str, int], samples: Samples) -> bool:
+    """Whether the shape's own rows suffice: decodes at two contexts, prefills on a full grid."""
+    contexts = samples.axis_of(shape, "context")
+    if kind.kernel.endswith("_decode"):
+        return len(contexts) > 1
+    chunks = samples.axis_of(shape, "chunk")
+    same = np.logical_and.reduce([samples.dims[name] == size for name, size in shape.items()])
+    alone = np.count_nonzero(same & (samples.dims["batch"] == 1))
+    return len(chunks) > 1 and int(alone) >= len(chunks) * len(contexts)
 
 
 def fitted(store: Store, kind: KernelKind, samples: Samples, sms: int) -> KernelModel:

@@ -170,6 +170,11 @@ def _collective(kind: KernelKind, d: Columns) -> Work:
     return Work(0 * payload, share * payload)
 
 
+# Their operands were written by the kernel before: they may still be in L2.
+THROUGH_CACHE = frozenset(
+    {"rms_norm", "layer_norm", "rope", "add", "embedding", "kv_write", "sample"}
+) | {a.value for a in ActivationKind}
+
 _GATED, _PLAIN = _elementwise(4, 3), _elementwise(4, 2)
 WORK: dict[str, Callable[[KernelKind, Columns], Work]] = {
     "linear": _linear,
@@ -229,6 +234,8 @@ def _fewest_bytes(kind: KernelKind, dims: Dims, work: Work) -> Floats:
     ):  # all rows may be routed alike: to the first row's experts, or elsewhere
         matrices = 3.0 * dims["hidden"] * dims["intermediate"] * _bytes_per_element(kind.dtype)
         return np.where(dims["experts"] == dims["total_experts"], dims["top_k"] * matrices, 0.0)
+    if kind.kernel in THROUGH_CACHE:
+        return np.zeros_like(work.num_bytes)
     if kind.kernel == "all_reduce":  # a switch that adds (NVLink SHARP) takes each byte once
         return np.asarray(dims["payload_bytes"], dtype=np.float64)
     return work.num_bytes

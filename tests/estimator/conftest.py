@@ -29,7 +29,7 @@ from servecast.estimator.store import Store
 HIDDEN, LAYERS = 256, 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def gpu() -> Sku:
     """100 TFLOP/s, 1 TB/s, links of 100 GB/s."""
     return Sku(
@@ -117,7 +117,7 @@ def all_reduce_batch(sku: str = "gpu") -> MeasurementBatch:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_batches() -> list[MeasurementBatch]:
     """Every kernel of the small model on the small GPU, at one and two ranks."""
     return [
@@ -138,6 +138,9 @@ def store(small_batches: list[MeasurementBatch]) -> Iterator[Store]:
         yield opened
 
 
-@pytest.fixture
-def predictor(store: Store, gpu: Sku) -> Predictor:
-    return predictor_from(store, gpu, [small_model(), small_model(tp=2)], ["silicon"])
+@pytest.fixture(scope="session")
+def predictor(small_batches: list[MeasurementBatch], gpu: Sku) -> Predictor:
+    """Fitted once: it holds arrays and changes nothing."""
+    with Store.open(":memory:") as store:
+        store.add_batches(small_batches)
+        return predictor_from(store, gpu, [small_model(), small_model(tp=2)], ["silicon"])

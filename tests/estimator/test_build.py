@@ -13,7 +13,10 @@ from servecast.compiler.ir import Attention, Linear, Rows, ShardedProgram
 from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
+from servecast.estimator.load import predictor_from
+from servecast.estimator.measurement import MeasurementBatch, Origin
 from servecast.estimator.predictor import Predictor
+from servecast.estimator.store import Store
 from servecast.estimator.tables import (
     SOURCES,
     RuntimeTables,
@@ -216,3 +219,25 @@ def test_a_launch_with_a_share_of_the_rows_costs_that_share(
     full_s = tables_of(whole, predictor).token_s[0]
     half_s = tables_of(half, predictor).token_s[0]
     assert half_s[64] == pytest.approx(full_s[32])
+
+
+def test_chunks_measured_after_history_are_interpolated_not_composed(
+    model: Model, gpu: Sku
+) -> None:
+    """30 us a launch, 10 ns for each token of the chunk and 1 ns for each of its history."""
+    context, chunk = (g.ravel() for g in np.meshgrid([0, 1024, 4096], [16, 64]))
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 64, "window": 0}
+    batch = MeasurementBatch(
+        *("attention_prefill", "bf16", "bf16", "gpu", Origin("llmservingsim")),
+        dims={
+            **{name: np.full(6, size) for name, size in shape.items()},
+            **{"batch": np.ones(6, dtype=np.int64), "context": context, "chunk": chunk},
+        },
+        times_s={"mean_s": 30e-6 + 1e-9 * context + 10e-9 * chunk},
+    )
+    with Store.open(":memory:") as store:
+        store.add_batches([batch])
+        tables = tables_of(model(), predictor_from(store, gpu, [model()], ["llmservingsim"]))
+    found = tables.prefill_s[0, 2048 // tables.context_step_tokens, 32 // tables.chunk_step_tokens]
+    whole = found + tables.prefill_base_s[0]
+    assert whole == pytest.approx(LAYERS * (30e-6 + 1e-9 * 2048 + 10e-9 * 32), rel=1e-3)

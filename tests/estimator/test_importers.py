@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from servecast.compiler.errors import DataMissingError
+from servecast.estimator.importers.llmservingsim import import_llmservingsim
 from servecast.estimator.importers.silicon import SiliconQuery, data_root, import_silicon
 from servecast.estimator.importers.vidur import Skipped, import_vidur
 from servecast.estimator.physics import KernelKind, work_of
@@ -142,3 +143,66 @@ def test_vidurs_own_profiles_obey_physics(shared_data: Path) -> None:
     seconds = np.array([r.timing.mean_s for r in gemms if r.timing])
     rates = work_of(KernelKind("linear", "bf16"), dims).flops / seconds
     assert 0.6 * 989e12 < rates.max() < 989e12
+
+
+def serving_profile(folder: Path, name: str, text: str) -> Path:
+    """One file of an LLMServingSim profile of Llama 3.1 8B on two ranks of an RTX 4090."""
+    path = folder / "RTX4090" / "meta-llama" / "Llama-3.1-8B" / "bf16" / "tp2" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return folder
+
+
+def test_llmservingsim_layers_become_one_ranks_kernels(tmp_path: Path) -> None:
+    text = "layer,tokens,time_us\nqkv_proj,8,20\nlayernorm,8,2\nqk_norm,8,2\n"
+    skipped = Skipped()
+    folder = serving_profile(tmp_path, "dense.csv", text)
+    rows = import_llmservingsim(folder, skipped)
+    qkv, norm = (row.case for row in rows)
+    assert (qkv.kernel, dict(qkv.dims)) == (
+        "linear",
+        {"rows": 8, "in_features": 4096, "out_features": (16 + 2 * 4) * 128},
+    )
+    assert (norm.kernel, dict(norm.dims)["residual"]) == ("rms_norm", 1)
+    assert rows[0].timing is not None
+    assert rows[0].timing.mean_s == pytest.approx(20e-6)
+    assert skipped.reasons == {"dense.csv: qk_norm": 1}
+
+
+def test_llmservingsim_mixed_steps_are_counted_not_taken(tmp_path: Path) -> None:
+    text = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n16,32,0,0,9\n0,0,4,64,8\n16,0,4,64,9\n"
+    skipped = Skipped()
+    prefill, decode = import_llmservingsim(
+        serving_profile(tmp_path, "attention.csv", text), skipped
+    )
+    swept = dict(prefill.case.dims)
+    assert (swept["batch"], swept["context"], swept["chunk"]) == (1, 32, 16)
+    assert (decode.case.kernel, dict(decode.case.dims)["batch"]) == ("attention_decode", 4)
+    assert sum(skipped.reasons.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "layer,tokens,time_us\nact_fn,8,-1\n",
+            r"dense.csv:2: column time_us: '-1' is not a number",
+        ),
+        (
+            "layer,tokens,time_us\nact_fn,8,0\n",
+            r"dense.csv:2: column time_us: 0 us is not a positive",
+        ),
+        ("layer,time_us\nact_fn,5\n", r"dense.csv: no column tokens"),
+    ],
+)
+def test_a_bad_llmservingsim_cell_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataMissingError, match=message):
+        import_llmservingsim(serving_profile(tmp_path, "dense.csv", text), Skipped())
+
+
+def test_an_unknown_llmservingsim_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "H100" / "acme" / "m" / "bf16" / "tp1" / "dense.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("layer,tokens,time_us\n")
+    with pytest.raises(DataMissingError, match="unknown model 'acme/m'; known are meta-llama"):
+        import_llmservingsim(tmp_path, Skipped())

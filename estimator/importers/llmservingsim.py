@@ -1,0 +1,196 @@
+"""Reads LLMServingSim's layer-wise vLLM profiles: ``<gpu>/<model…>/<dtype>/tp<k>/*.csv``, in microseconds.
+
+A row of ``attention.csv`` is one step's attention: a prefill chunk after history, a batch of decodes, or both
+at once; mixed rows are not taken. ``moe.csv`` times experts by how many were hit: the row nearest
+to uniform routing stands for balanced. ``qk_norm`` does not say how many kernels it covers.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from servecast.compiler.errors import DataMissingError
+from servecast.compiler.kernels import KernelCase
+from servecast.estimator.importers.vidur import Skipped
+from servecast.estimator.measurement import Measurement, Origin, Timing
+
+LICENCE = "MIT"
+S_PER_US = 1e-6
+SKUS = {"RTX4090": "rtx-4090", "RTXPRO6000": "rtx-pro-6000", "H100": "h100-sxm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the files leave to the model's own configuration (config.json on Hugging Face)."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    experts: int = 0
+    top_k: int = 0
+
+
+MODELS = {
+    "meta-llama/Llama-3.1-8B": Shape(4096, 32, 8, 128, 14336, 128256),
+    "Qwen/Qwen3-32B": Shape(5120, 64, 8, 128, 25600, 151936),
+    "Qwen/Qwen3-30B-A3B-Instruct-2507": Shape(2048, 32, 4, 128, 768, 151936, 128, 8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    model: Shape
+    tp: int
+    dtype: str
+
+
+def import_llmservingsim(folder: Path, skipped: Skipped) -> list[Measurement]:
+    """Everything in ``folder``. Rows not taken are counted in ``skipped``.
+
+    Raises:
+        DataMissingError: there is no profile, or one holds a bad cell; it is named by row and column.
+    """
+    paths = [p for p in sorted(folder.glob("*/**/tp*/*.csv")) if p.name in READERS]
+    if not paths:
+        raise DataMissingError(
+            f"{folder}: no <gpu>/<model>/<dtype>/tp<k>/*.csv of LLMServingSim in it"
+        )
+    return [row for path in paths for row in _read(path, folder, skipped)]
+
+
+def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
+    relative = path.relative_to(folder)
+    gpu, *name, dtype, tp = relative.parts[:-1]
+    model = MODELS.get("/".join(name))
+    if model is None:
+        known = ", ".join(MODELS)
+        raise DataMissingError(f"{path}: unknown model {'/'.join(name)!r}; known are {known}")
+    origin = Origin("llmservingsim", "llmservingsim", "", relative.as_posix(), LICENCE)
+    file = _File(path, model, int(tp.removeprefix("tp")), dtype)
+    for case, time_us in READERS[path.name](file, skipped):
+        timing = Timing(time_us * S_PER_US)
+        yield Measurement(case, SKUS.get(gpu, gpu.lower()), origin, timing, method="eager")
+
+
+def _rows(file: _File, *columns: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """The ``layer`` of each line (empty without such a column) and the numbers of ``columns``."""
+    with file.path.open(newline="", encoding="utf-8") as opened:
+        for number, row in enumerate(csv.DictReader(opened), start=2):
+            values = {}
+            for column in (*columns, "time_us"):
+                text = row.get(column)
+                if text is None:
+                    raise DataMissingError(f"{file.path}: no column {column}")
+                values[column] = _number(text, f"{file.path}:{number}: column {column}")
+            if values["time_us"] <= 0:
+                text = f"{values['time_us']:g} us is not a positive time"
+                raise DataMissingError(f"{file.path}:{number}: column time_us: {text}")
+            yield row.get("layer") or "", values
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise DataMissingError(f"{where}: {text!r} is not a number")
+    return value
+
+
+def _case(file: _File, kernel: str, dims: Mapping[str, int]) -> KernelCase:
+    """Attention reads a cache in the file's own format; sampling works on fp32 logits."""
+    dtype = "fp32" if kernel == "sample" else file.dtype
+    kv_dtype = file.dtype if kernel.startswith("attention") else ""
+    return KernelCase(kernel, dtype, kv_dtype, tuple(sorted(dims.items())))
+
+
+Cases = Iterator[tuple[KernelCase, float]]
+
+
+def _dense(file: _File, skipped: Skipped) -> Cases:
+    m, tp = file.model, file.tp
+    heads, kv_heads = m.heads // tp, max(1, m.kv_heads // tp)
+    q, kv, inner = heads * m.head_dim, kv_heads * m.head_dim, m.intermediate // tp
+    norm = ("rms_norm", {"width": m.hidden, "per_row": 1, "residual": 1})
+    rope = {"heads": heads + kv_heads, "head_dim": m.head_dim, "rotary_dim": m.head_dim}
+    layers: dict[str, tuple[str, dict[str, int]]] = {
+        "embedding": ("embedding", {"vocab": -(-m.vocab // tp), "width": m.hidden}),
+        "layernorm": norm,
+        "final_layernorm": norm,
+        "qkv_proj": ("linear", {"in_features": m.hidden, "out_features": q + 2 * kv}),
+        "rotary_emb": ("rope", rope),
+        "o_proj": ("linear", {"in_features": q, "out_features": m.hidden}),
+        "gate_up_proj": ("linear", {"in_features": m.hidden, "out_features": 2 * inner}),
+        "act_fn": ("swiglu", {"width": inner}),
+        "down_proj": ("linear", {"in_features": inner, "out_features": m.hidden}),
+    }
+    yield from _layers(file, layers, "tokens", skipped)
+
+
+def _per_sequence(file: _File, skipped: Skipped) -> Cases:
+    vocab = -(-file.model.vocab // file.tp)
+    layers = {
+        "lm_head": ("linear", {"in_features": file.model.hidden, "out_features": vocab}),
+        "sampler": ("sample", {"vocab": file.model.vocab}),
+    }
+    yield from _layers(file, layers, "sequences", skipped)
+
+
+def _layers(
+    file: _File, layers: Mapping[str, tuple[str, dict[str, int]]], axis: str, skipped: Skipped
+) -> Cases:
+    for layer, row in _rows(file, axis):
+        if layer not in layers:
+            skipped.reasons[f"{file.path.name}: {layer}"] += 1
+            continue
+        kernel, dims = layers[layer]
+        yield _case(file, kernel, {**dims, "rows": int(row[axis])}), row["time_us"]
+
+
+def _attention(file: _File, skipped: Skipped) -> Cases:
+    m, tp = file.model, file.tp
+    kv_heads = max(1, m.kv_heads // tp)
+    shape = {"heads": m.heads // tp, "kv_heads": kv_heads, "head_dim": m.head_dim, "window": 0}
+    for _, row in _rows(file, "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"):
+        chunk, history, decodes, cached = (int(row[c]) for c in list(row)[:4])
+        if chunk and decodes:
+            skipped.reasons[f"{file.path.name}: prefill and decodes in one launch"] += 1
+        elif chunk:
+            swept = {"batch": 1, "context": history, "chunk": chunk}
+            yield _case(file, "attention_prefill", {**shape, **swept}), row["time_us"]
+        else:
+            swept = {"batch": decodes, "context": cached}
+            yield _case(file, "attention_decode", {**shape, **swept}), row["time_us"]
+
+
+def _moe(file: _File, skipped: Skipped) -> Cases:
+    m = file.model
+    by_tokens: dict[int, list[tuple[float, float]]] = {}
+    for _, row in _rows(file, "tokens", "activated_experts"):
+        tokens = int(row["tokens"])
+        hit = m.experts * (1 - (1 - m.top_k / m.experts) ** tokens)
+        by_tokens.setdefault(tokens, []).append(
+            (abs(row["activated_experts"] - hit), row["time_us"])
+        )
+    for tokens, rows in by_tokens.items():
+        skipped.reasons[f"{file.path.name}: routing far from uniform"] += len(rows) - 1
+        dims = {"hidden": m.hidden, "intermediate": m.intermediate // file.tp, "top_k": m.top_k}
+        experts = {"experts": m.experts, "total_experts": m.experts, "rows": tokens}
+        yield _case(file, "experts", {**dims, **experts}), min(rows)[1]
+
+
+READERS: dict[str, Callable[[_File, Skipped], Cases]] = {
+    "dense.csv": _dense,
+    "per_sequence.csv": _per_sequence,
+    "attention.csv": _attention,
+    "moe.csv": _moe,
+}
