@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
-from servecast.agent.kernels.kernel import TOLERANCE, Capability, Kernel, Prepared, Shape
+from servecast.agent.kernels.kernel import TOLERANCE, Capability, Kernel, Launch, Prepared, Shape
 
 INT4_GROUPS = (32, 64, 128, 256)
 INT4_ZERO = 8  # the middle of 0 to 15
@@ -30,11 +30,32 @@ def _prepare_float(shape: Shape, buffers: Buffers) -> Prepared:
     dtype = TORCH_DTYPES[shape.dtype]
     x, weights = _operands(shape, buffers, dtype)
     buffers.reserve(shape["rows"] * shape["out_features"] * dtype.itemsize)
+    launch = _packed if _packs(x) else _plain
+    first = weights[0]  # the others are only kept if they are what is multiplied
     return Prepared(
-        launches=tuple(partial(functional.linear, x, w) for w in weights),
-        reference=lambda: x.double() @ weights[0].double().t(),
+        launches=tuple(launch(x, w) for w in weights),
+        reference=lambda: x.double() @ first.double().t(),
         tolerance=TOLERANCE[dtype],
     )
+
+
+def _packs(x: torch.Tensor) -> bool:
+    """Whether oneDNN has a packed GEMM of this format on this processor."""
+    if x.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if x.dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return x.dtype is torch.float32
+
+
+def _plain(x: torch.Tensor, w: torch.Tensor) -> Launch:
+    return partial(functional.linear, x, w)
+
+
+def _packed(x: torch.Tensor, w: torch.Tensor) -> Launch:
+    """oneDNN with the weights reordered once, as vLLM's build for processors runs it (csrc/cpu/dnnl_*)."""
+    weight = torch.ops.mkldnn._reorder_linear_weight(w, x.shape[0])
+    return partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
 
 
 def _prepare_fp8(shape: Shape, buffers: Buffers) -> Prepared:
