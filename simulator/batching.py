@@ -85,7 +85,7 @@ def admissible(sim: Simulation, r: int, left: int) -> int:
         return NONE
     tokens = sim.requests[i].prompt
     if run.reserve_prompt == 0:
-        tokens = min(tokens, left)
+        tokens = min(tokens, sim.requests[i].loaded + left)
     watermark = run.watermark_blocks if replica.num_running > 0 else 0
     return i if blocks_for(sim, tokens) <= replica.free - watermark else NONE
 
@@ -98,9 +98,9 @@ def admit(sim: Simulation, r: int, lane: int) -> None:
         request = sim.requests[i]
         leave_queue(sim, r)
         start_running(sim, r, i)
-        chunk = min(request.prompt, budget - batch.tokens)
-        replica.free -= blocks_for(sim, chunk)
+        chunk = min(request.prompt - request.loaded, budget - batch.tokens)
+        replica.free -= blocks_for(sim, request.loaded + chunk)
         if request.scheduled_s != request.scheduled_s:  # NaN: never was
             request.scheduled_s = replica.now_s
-        add_chunk(sim, r, lane, i, 0, chunk)
+        add_chunk(sim, r, lane, i, request.loaded, chunk)
         i = admissible(sim, r, budget - batch.tokens)

@@ -130,6 +130,7 @@ def preempt(sim: Simulation, r: int, held: int) -> bool:
         retire(sim, r, victim, requests[victim].base + sim.lanes[lane].step + held)
         stop_decoding(sim, lane, victim)
     requests[victim].preemptions += 1
+    requests[victim].loaded = 0
     replica.num_preemptions += 1
     push(sim, r, victim)
     return True

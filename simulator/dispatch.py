@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from servecast.simulator.engine import IDLE, INFINITY, advance
-from servecast.simulator.state import Simulation
+from servecast.simulator.engine import IDLE, advance
+from servecast.simulator.state import INFINITY, Simulation
 from servecast.simulator.waiting import assign, send_next
 
 

@@ -7,6 +7,7 @@ the oracle: every time, width and preemption is equal to the last bit.
 * A batch: (1) every decode that is not in flight takes one token, then the one partial prefill takes what
   the budget leaves. Whoever needs a KV block when none is free preempts the largest key among the running
   requests not in flight: its blocks are freed, it waits again and recomputes prompt and emitted tokens.
+  What was loaded for it from elsewhere (``loaded``: its first chunk begins behind that) is lost, too.
   (2) If nothing was preempted, the smallest waiting keys are admitted while budget, ``max_num_seqs`` and
   blocks allow; only the last may be cut to a chunk. The watermark holds while something runs.
 * A step emits one token per decode and per prefill that completed. ``host_step_s`` later the host has
@@ -35,12 +36,11 @@ from servecast.simulator.batching import (
 )
 from servecast.simulator.cohort import finish, join
 from servecast.simulator.lateness import count_late_queue, count_late_tokens, hopeless
-from servecast.simulator.state import NONE, Simulation
+from servecast.simulator.state import INFINITY, NONE, Simulation
 from servecast.simulator.step_time import decode_s, linear_s, send_s, stage_s
 from servecast.simulator.waiting import enqueue_arrivals, front
 
 IDLE, FULL, GIVEN_UP, LIVELOCK = range(4)  # why `advance` returned; FULL: grow the logs, call again
-INFINITY = float("inf")
 
 
 def schedule(sim: Simulation, r: int) -> bool:
@@ -194,7 +194,7 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
 
 
 def next_event(sim: Simulation, r: int, until_s: float) -> bool:
-    """Move the clock to the next step end (up to ``until_s``) or arrival (before it), if there is one."""
+    """Move the clock to the next step end (up to ``until_s``) or arrival, if there is one."""
     replica, run = sim.replicas[r], sim.run[0]
     arrival_s = end_s = INFINITY
     if replica.next_arrival >= 0 and replica.in_flight < run.num_stages:
@@ -208,7 +208,7 @@ def next_event(sim: Simulation, r: int, until_s: float) -> bool:
             if run.watching:
                 count_late_tokens(sim, r, oldest.end_s)
             complete(sim, r)
-    if min(arrival_s, end_s) == INFINITY or (arrival_s < end_s and arrival_s >= until_s):
+    if min(arrival_s, end_s) == INFINITY:
         return False
     replica.now_s = max(replica.now_s, min(arrival_s, end_s))
     replica.due = 1

@@ -92,13 +92,19 @@ class Pools:
         return array[:count]
 
     def requests(
-        self, workload: Workload, fits: NDArray[np.bool_], key: NDArray[np.int64]
+        self,
+        workload: Workload,
+        fits: NDArray[np.bool_],
+        key: NDArray[np.int64],
+        loaded: NDArray[np.int64] | None,
     ) -> Array:
         """The requests that fit, as the engine takes them."""
         array = self._take("requests", len(key), record_dtype(Request))
         array.view(np.uint8)[:] = self._fresh_requests(workload, fits).view(np.uint8)
         array["arrival_s"] = workload.arrival_s[fits]
         array["key"] = key
+        if loaded is not None:
+            array["loaded"] = loaded[fits]
         return array
 
     def _fresh_requests(self, workload: Workload, fits: NDArray[np.bool_]) -> Array:

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from servecast.estimator.tables import Floats, RuntimeTables
 from servecast.simulator.deployment import EngineLimits
@@ -23,6 +24,7 @@ class ReferenceRequest:
     known: int  # tokens: prompt and emitted
     total: int  # tokens when it is finished
     key: int
+    loaded: int = 0  # of them, those whose KV is there at the first admission
     computed: int = 0  # tokens whose KV is cached, or will be by the batches in flight
     in_flight: int = 0  # batches
     decoding: bool = False
@@ -44,12 +46,6 @@ class ReferenceStep:
     replica: int
     scheduled: dict[ReferenceRequest, int]  # tokens
     emitting: list[ReferenceRequest]  # those of whom a token comes out
-
-
-@dataclass(slots=True)
-class ReferenceRun:
-    requests: list[ReferenceRequest | None]  # None: rejected
-    steps: list[ReferenceStep] = field(default_factory=list)
 
 
 def linear(row: Floats, at: float) -> float:
@@ -133,8 +129,9 @@ class ReferenceReplica:
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
             request = min(self.waiting, key=lambda r: r.key)
-            tokens = min(request.known, self.left(batch))
-            reserved = request.known if self.limits.reserve_prompt else tokens
+            loaded = 0 if request.preemptions else request.loaded
+            tokens = min(request.known - loaded, self.left(batch))
+            reserved = request.known if self.limits.reserve_prompt else loaded + tokens
             watermark = self.limits.watermark_blocks if self.running else 0
             if self.blocks(reserved) > self.free - watermark:
                 break
@@ -142,6 +139,8 @@ class ReferenceReplica:
             self.running.append(request)
             if not request.preemptions:
                 request.scheduled_s = now_s
+            request.computed = loaded
+            self.free -= self.blocks(loaded)
             self.take(request, tokens, batch)
 
     def left(self, batch: dict[ReferenceRequest, int]) -> int:
@@ -199,57 +198,79 @@ class ReferenceReplica:
         return time_s
 
 
-def simulate_reference(workload: Workload, fleet: Fleet, concurrency: int = 0) -> ReferenceRun:
-    """Event by event: at each instant step ends, then arrivals, then batches are formed."""
-    replicas = [ReferenceReplica(n, fleet.tables, fleet.limits) for n in range(fleet.replicas)]
-    run = ReferenceRun(_requests(workload, fleet))
-    arrivals = deque(r for r in run.requests if r is not None)
-    unsent: deque[ReferenceRequest] = deque()
-    if concurrency:
-        unsent, arrivals = arrivals, deque()
-        _send(concurrency, 0.0, unsent, arrivals)
-    num_routed = 0
-    while True:
-        now_s = min(r.next_end_s() for r in replicas)
-        if arrivals:
-            now_s = min(now_s, arrivals[0].arrival_s)
-        if now_s == float("inf"):
-            return run
-        woken = [r for r in replicas if r.next_end_s() == now_s]
+class ReferenceRun:
+    """A simulation, event by event: at each instant step ends, then arrivals, then batches."""
+
+    def __init__(
+        self, workload: Workload, fleet: Fleet, concurrency: int, loaded: NDArray[np.int64]
+    ) -> None:
+        self.fleet = fleet
+        self.replicas = [
+            ReferenceReplica(n, fleet.tables, fleet.limits) for n in range(fleet.replicas)
+        ]
+        self.requests = _requests(workload, fleet, loaded)  # None: rejected
+        self.steps: list[ReferenceStep] = []
+        served = deque(r for r in self.requests if r is not None)
+        self.arrivals = deque[ReferenceRequest]() if concurrency else served
+        self.unsent = served if concurrency else deque[ReferenceRequest]()
+        self.num_routed = 0
+        self.send(concurrency, 0.0)
+        while (now_s := self.next_instant()) < float("inf"):
+            self.at(now_s)
+
+    def next_instant(self) -> float:
+        arrival_s = self.arrivals[0].arrival_s if self.arrivals else float("inf")
+        return min(arrival_s, *(r.next_end_s() for r in self.replicas))
+
+    def at(self, now_s: float) -> None:
+        woken = [r for r in self.replicas if r.next_end_s() == now_s]
         for replica in woken:
             end_s = replica.flights[0].end_s
-            finished = replica.complete()
-            _send(finished, end_s, unsent, arrivals)
-        while arrivals and arrivals[0].arrival_s <= now_s:
-            target = replicas[num_routed % len(replicas)]
-            if fleet.router == "least_outstanding":
-                target = min(replicas, key=lambda r: r.outstanding)
-            woken.append(target)
-            arrivals[0].replica = target.number
-            target.waiting.append(arrivals.popleft())
-            target.outstanding += 1
-            num_routed += 1
+            self.send(replica.complete(), end_s)
+        while self.arrivals and self.arrivals[0].arrival_s <= now_s:
+            woken.append(self.route(self.arrivals.popleft()))
         for replica in dict.fromkeys(woken):
-            while len(replica.flights) < fleet.tables.num_stages and replica.schedule(now_s):
-                run.steps.append(replica.flights[-1])
+            while len(replica.flights) < self.fleet.tables.num_stages and replica.schedule(now_s):
+                self.steps.append(replica.flights[-1])
+
+    def route(self, request: ReferenceRequest) -> ReferenceReplica:
+        target = self.replicas[self.num_routed % len(self.replicas)]
+        if self.fleet.router == "least_outstanding":
+            target = min(self.replicas, key=lambda r: r.outstanding)
+        request.replica = target.number
+        target.waiting.append(request)
+        target.outstanding += 1
+        self.num_routed += 1
+        return target
+
+    def send(self, count: int, at_s: float) -> None:
+        """Closed-loop clients send their next requests."""
+        for _ in range(min(count, len(self.unsent))):
+            self.unsent[0].arrival_s = at_s
+            self.arrivals.append(self.unsent.popleft())
 
 
-def _send(
-    count: int, at_s: float, unsent: deque[ReferenceRequest], arrivals: deque[ReferenceRequest]
-) -> None:
-    """Closed-loop clients send their next requests."""
-    for _ in range(min(count, len(unsent))):
-        unsent[0].arrival_s = at_s
-        arrivals.append(unsent.popleft())
+def simulate_reference(
+    workload: Workload,
+    fleet: Fleet,
+    concurrency: int = 0,
+    loaded_tokens: NDArray[np.int64] | None = None,
+) -> ReferenceRun:
+    """What `routing.Engine.run` computes; concurrency 0: requests arrive by themselves."""
+    nothing = np.zeros(len(workload), np.int64)
+    loaded = nothing if loaded_tokens is None else loaded_tokens
+    return ReferenceRun(workload, fleet, concurrency, loaded)
 
 
-def _requests(workload: Workload, fleet: Fleet) -> list[ReferenceRequest | None]:
+def _requests(
+    workload: Workload, fleet: Fleet, loaded: NDArray[np.int64]
+) -> list[ReferenceRequest | None]:
     keys = ranks(POLICIES[fleet.policy](workload))
     capacity = fleet.limits.kv_blocks * fleet.limits.block_tokens
-    columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys)
+    columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, loaded)
     return [
-        ReferenceRequest(float(arrival), int(prompt), int(prompt + output), int(key))
+        ReferenceRequest(float(arrival), int(prompt), int(prompt + output), int(key), int(have))
         if prompt + output - 1 <= capacity
         else None
-        for arrival, prompt, output, key in np.column_stack(columns)
+        for arrival, prompt, output, key, have in np.column_stack(columns)
     ]

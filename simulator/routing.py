@@ -7,8 +7,7 @@ has processed the step's output, and requests assigned before at the same instan
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,11 @@ from servecast.simulator.engine import FULL, IDLE, LIVELOCK
 from servecast.simulator.policy import POLICIES, ranks
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
+from servecast.simulator.run_record import new_run, set_targets
 from servecast.simulator.state import Request, Run, Segment, Simulation, Step
 from servecast.simulator.workload import Workload
 
 ROUTERS = {"round_robin": False, "least_outstanding": True}  # whether it reads the replicas' state
-
-# Without a livelock, the batches between two tokens are at most a few prefills' chunks per stage.
-_STALLED_PER_CHUNK = 100
 
 
 class LivelockError(UserError):
@@ -106,14 +103,19 @@ class Engine:
         targets: LateTargets | None = None,
         *,
         concurrency: int | None = None,
+        loaded_tokens: NDArray[np.int64] | None = None,
     ) -> Records:
         """Simulate every request to its end, or until ``targets`` are missed.
 
         With a ``concurrency`` the arrivals of the workload do not count: so many clients send its
         requests in order, each the next one when its last is finished, all the first at 0.
+        ``loaded_tokens`` [requests] of a prompt, fewer than it has, need no prefill: a prefix that is
+        cached, KV that another replica sends. They take blocks of their own.
 
         Raises LivelockError; UserError where the clients would have to choose between replicas.
         """
+        if loaded_tokens is not None and np.any(loaded_tokens >= workload.prompt_tokens):
+            raise ValueError("loaded_tokens must leave one token of each prompt to compute")
         if concurrency is not None and (concurrency < 1 or fleet.replicas > 1):
             raise UserError(
                 f"concurrency {concurrency} with {fleet.replicas} replicas: "
@@ -122,7 +124,14 @@ class Engine:
         limits = fleet.limits
         kv_tokens = workload.prompt_tokens + workload.output_tokens - 1  # the last is never cached
         fits = -(-kv_tokens // limits.block_tokens) <= limits.kv_blocks
-        sim = self._prepare(workload, fleet, fits, targets or LateTargets(), concurrency or 0)
+        key = ranks(POLICIES[fleet.policy](workload)[fits])
+        run = new_run(limits, fleet.tables, workload, key)
+        set_targets(run, targets or LateTargets())
+        run.concurrency = concurrency or 0
+        run.routed = int(ROUTERS[fleet.router] and concurrency is None)
+        requests = self._pools.requests(workload, fits, key, loaded_tokens)
+        sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
+        sim = sim if self._compiled else as_lists(sim)
         code = self._run(sim)
         while code == FULL:
             sim = self._pools.with_longer_logs(sim)
@@ -136,26 +145,6 @@ class Engine:
             )
         return _records(sim, workload, fleet, fits)
 
-    def _prepare(
-        self,
-        workload: Workload,
-        fleet: Fleet,
-        fits: NDArray[np.bool_],
-        targets: LateTargets,
-        concurrency: int,
-    ) -> Simulation:
-        key = ranks(POLICIES[fleet.policy](workload)[fits])
-        requests = self._pools.requests(workload, fits, key)
-        run = Run(
-            concurrency=concurrency,
-            routed=int(ROUTERS[fleet.router] and concurrency == 0),
-            **_limits(fleet, workload, key),
-            **_targets(targets),
-            **_table_axes(fleet.tables),
-        )
-        sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
-        return sim if self._compiled else as_lists(sim)
-
 
 def simulate(
     workload: Workload, fleet: Fleet, targets: LateTargets | None = None, *, compiled: bool = True
@@ -165,52 +154,6 @@ def simulate(
     Raises LivelockError.
     """
     return Engine(compiled=compiled).run(workload, fleet, targets)
-
-
-def _targets(targets: LateTargets) -> dict[str, Any]:
-    return {
-        "watching": int(targets != LateTargets()),
-        "queue_delay_limit_s": targets.queue_delay_s,
-        "ttft_limit_s": targets.ttft_s,
-        "e2e_limit_s": targets.e2e_s,
-        "tbt_limit_s": targets.tbt_s,
-        "max_late_queue_delay": targets.max_late_queue_delay,
-        "max_late_ttft": targets.max_late_ttft,
-        "max_late_e2e": targets.max_late_e2e,
-        "max_late_gaps": targets.max_late_gaps,
-    }
-
-
-def _limits(fleet: Fleet, workload: Workload, key: NDArray[np.int64]) -> dict[str, Any]:
-    limits, stages = fleet.limits, fleet.tables.num_stages
-    longest = int((workload.prompt_tokens + workload.output_tokens).max())
-    chunks = -(-longest // limits.max_batched_tokens)
-    ordered = bool(np.all(key[1:] > key[:-1]))
-    return {
-        **asdict(limits),
-        "block_shift": limits.block_tokens.bit_length() - 1,
-        "num_stages": stages,
-        "days": 1 << int(workload.output_tokens.max()).bit_length(),
-        # In key order only the preempted are in the heap.
-        "max_waiting": limits.max_num_seqs if ordered else len(key),
-        "max_stalled": _STALLED_PER_CHUNK * stages * (chunks + 1),
-        "ordered": int(ordered),
-        "num_requests": len(key),
-    }
-
-
-def _table_axes(tables: RuntimeTables) -> dict[str, Any]:
-    return {
-        "host_step_s": tables.host_step_s,
-        "per_context_step": 1.0 / tables.context_step_tokens,
-        "per_chunk_step": 1.0 / tables.chunk_step_tokens,
-        "per_kv_step": 1.0 / tables.kv_step_tokens,
-        "num_tokens": tables.token_s.shape[1],
-        "num_sequences": tables.sequence_s.shape[1],
-        "num_contexts": tables.prefill_s.shape[1],
-        "num_chunks": tables.prefill_s.shape[2],
-        "num_kv": tables.decode_s.shape[2],
-    }
 
 
 def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np.bool_]) -> Records:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 NONE = -1  # no request, no lane
 NAN = float("nan")
+INFINITY = float("inf")
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Request:
     key: int = 0  # smallest is admitted first, largest preempted first; no two are equal
     prompt: int = 0
     remaining: int = 0
+    loaded: int = 0  # tokens of the prompt whose KV is there when it is admitted
     next_in_replica: int = NONE
     base: int = 0  # KV tokens minus the lane's step: constant while it decodes
     last: int = 0  # the lane's step that emits the last token
@@ -128,19 +130,7 @@ class Run:
     max_waiting: int
     max_stalled: int
     ordered: int  # keys rise in arrival order
-    routed: int  # by the replicas' state
     num_requests: int
-    concurrency: int  # closed-loop clients; 0: requests arrive by themselves
-    # LateTargets
-    watching: int
-    queue_delay_limit_s: float
-    ttft_limit_s: float
-    e2e_limit_s: float
-    tbt_limit_s: float
-    max_late_queue_delay: int
-    max_late_ttft: int
-    max_late_e2e: int
-    max_late_gaps: int
     # RuntimeTables: lengths of the axes, points per token
     host_step_s: float
     per_context_step: float
@@ -151,6 +141,19 @@ class Run:
     num_contexts: int
     num_chunks: int
     num_kv: int
+    # Who sends the requests
+    routed: int = 0  # by the replicas' state
+    concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
+    # LateTargets
+    watching: int = 0
+    queue_delay_limit_s: float = INFINITY
+    ttft_limit_s: float = INFINITY
+    e2e_limit_s: float = INFINITY
+    tbt_limit_s: float = INFINITY
+    max_late_queue_delay: int = 0
+    max_late_ttft: int = 0
+    max_late_e2e: int = 0
+    max_late_gaps: int = 0
     # Where each part begins: of the pool, of the times
     running_at: int = 0
     waiting_at: int = 0

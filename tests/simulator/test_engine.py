@@ -10,7 +10,7 @@ from engine_cases import check_invariants, random_case, same, tables_of, workloa
 
 from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator import routing
+from servecast.simulator import run_record
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.records import Records
 from servecast.simulator.reference import ReferenceRun, simulate_reference
@@ -73,6 +73,29 @@ def test_closed_loop_clients_equal_the_reference_to_the_last_bit(
         check_invariants(records)
         if seed % 3 == 0:
             assert_equal(interpreted.run(workload, fleet, concurrency=1 + seed % 7), reference)
+
+
+def test_loaded_prompts_equal_the_reference_to_the_last_bit(
+    compiled: Engine, interpreted: Engine
+) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(300):
+        workload, fleet = random_case(seed)
+        loaded = rng.integers(0, workload.prompt_tokens)
+        reference = simulate_reference(workload, fleet, loaded_tokens=loaded)
+        records = compiled.run(workload, fleet, loaded_tokens=loaded)
+        assert_equal(records, reference)
+        check_invariants(records)
+        if seed % 3 == 0:
+            assert_equal(interpreted.run(workload, fleet, loaded_tokens=loaded), reference)
+
+
+def test_a_loaded_prefix_takes_blocks_but_no_time() -> None:
+    """Six tokens, four of them loaded: 0-2, in six blocks."""
+    fleet = Fleet(tables_of(), EngineLimits(8, 16, 1000, block_tokens=1))
+    records = Engine(compiled=False).run(workload_of((0, 6, 1)), fleet, loaded_tokens=np.array([4]))
+    assert times(records) == [[2]]
+    assert records.used_blocks.tolist() == [6]
 
 
 def test_a_client_sends_its_next_request_when_the_last_is_finished() -> None:
@@ -205,7 +228,7 @@ def test_batches_without_a_token_for_ever_end_in_a_named_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The rules know no such case; a limit of zero makes the first chunk look like one."""
-    monkeypatch.setattr(routing, "_STALLED_PER_CHUNK", 0)
+    monkeypatch.setattr(run_record, "_STALLED_PER_CHUNK", 0)
     with pytest.raises(
         LivelockError, match=r"^rows: requests evict each other without end, with 1000"
     ):
