@@ -1,5 +1,6 @@
 """From `.llm` text to sharded operators: parse, check, lower, shard, plan memory.
 
 Reading guide: `ir.py` (what everything else speaks), then `llm.lark` and `syntax.py` (the language),
-`lower.py` and `shard.py` (how a spec becomes operators on ranks), `memory.py`.
+`check.py`, `lower.py` and `operators.py` (how a spec becomes a `program.py`), `shard.py` and
+`tensor_parallel.py` (how a program becomes operators on ranks), `memory.py`. `catalog.py` is the way in.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servecast.compiler.dump import flops_per_token, format_text, kind_text, shape_text
-from servecast.compiler.ir import Call, ShardedProgram, Stage
+from servecast.compiler.ir import Call, Collective, ShardedProgram, Stage
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.program import Program
 
@@ -49,14 +49,23 @@ def _stage_json(stage: Stage) -> dict[str, object]:
 
 
 def _call_json(call: Call) -> dict[str, object]:
+    collective = {}
+    if isinstance(call.op, Collective):
+        collective = {
+            "group": call.op.group,
+            "degree": call.op.degree,
+            "bytes_per_row": call.op.payload_bytes(1),
+        }
     return {
         "name": call.name,
         "kind": kind_text(call.op),
         "rows": call.rows.value,
+        "row_factor": call.row_factor,
         "shape": shape_text(call.op),
         "format": format_text(call.op),
         "weight_bytes": call.op.weight_bytes,
         "flops_per_token": flops_per_token(call.op),
+        **collective,
     }
 
 

@@ -54,6 +54,21 @@ def test_json_has_the_parameters_and_the_memory() -> None:
     assert result["memory"]["kv_blocks"] > 0
 
 
+def test_json_says_of_each_collective_its_kind_bytes_and_group() -> None:
+    result = json.loads(run("--emit", "json", "--tp", "2", "--pp", "2").output)
+    operators = [op for s in result["stages"] for r in s["runs"] for op in r["operators"]]
+    collectives = {
+        (op["kind"], op["group"], op["degree"], op["bytes_per_row"])
+        for op in operators
+        if "group" in op
+    }
+    assert collectives == {
+        ("all_reduce", "tp", 2, 2 * 4096),
+        ("all_gather", "tp", 2, 2 * 128256 // 2),
+        ("send", "pp", 2, 2 * 4096),
+    }
+
+
 def test_an_unknown_gpu_is_a_user_error() -> None:
     error = run("--sku", "h10").exception
     assert isinstance(error, UserError)
