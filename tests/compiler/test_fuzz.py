@@ -47,12 +47,12 @@ def nested(depth: int) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (nested(6_000), "brackets nest at most 40 deep"),
-        ("#" + "x" * (10 << 20), "bytes; a spec has at most 65,536"),
-        ('model "m" { let a = ' + "9" * 50_000 + " }", "50000 digits: a number has at most 15"),
-        ('model "m" { let a = ' + "1+" * 30_000 + "1 }", "an expression nests at most 60 deep"),
-        ('model "' + "m" * 50_000 + '" { context }', "expected"),
-        ("x " * 30_000, "unexpected 'x'; expected 'model'"),
+        (nested(4_500), "brackets nest at most 40 deep"),
+        ("#" + "x" * (10 << 20), "bytes; a spec has at most 49,152"),
+        ('model "m" { let a = ' + "9" * 45_000 + " }", "45000 digits: a number has at most 15"),
+        ('model "m" { let a = ' + "1+" * 24_000 + "1 }", "an expression nests at most 60 deep"),
+        ('model "' + "m" * 45_000 + '" { context }', "expected"),
+        ("x " * 24_000, "unexpected 'x'; expected 'model'"),
         (TINY.replace("rms_norm 8", "repeat 1000000000 { repeat 9 { rms_norm 8 } }"), "expands to"),
     ],
     ids=["nesting", "size", "number", "expression", "name", "noise", "repeats"],
@@ -71,7 +71,7 @@ def test_a_hostile_text_is_refused_within_a_second(text: str, message: str) -> N
         (b"\xff\xfe\x00", "no text in UTF-8, byte 0 is wrong"),
         (b"\xef\xbb\xbfmodel", "1:6: the file ends here"),  # a byte-order mark is passed over
         (b"model\r\n\r\n", "1:6: the file ends here"),
-        (b"x" * (20 << 20), "a spec has at most 65,536"),
+        (b"x" * (20 << 20), "a spec has at most 49,152"),
     ],
     ids=["not-utf-8", "bom", "crlf", "20-mb"],
 )
