@@ -15,9 +15,7 @@ from servecast.compiler.errors import SpecError
 from servecast.compiler.syntax_errors import syntax_error
 
 # All shipped specs together are half of it; the worst text of that size parses in half a second.
-MAX_TEXT_BYTES = (
-    48 * 1024
-)  # all shipped specs together are half of it; the worst text parses in a second
+MAX_TEXT_BYTES = 48 * 1024
 MAX_NESTING = 40
 
 _SKIPPED = re.compile(r'"[^"\n]*"|#[^\n]*')
