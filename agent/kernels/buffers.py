@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
@@ -35,11 +36,9 @@ class Buffers:
     cache_bytes: int
     used_bytes: int = 0
     _generator: torch.Generator = field(init=False)
-    _tile: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self._generator = torch.Generator(self.device).manual_seed(0)
-        self._tile = torch.randn(TILE_ELEMENTS, generator=self._generator, device=self.device)
 
     def reserve(self, num_bytes: int) -> None:
         """Counts memory that a launch will take by itself.
@@ -60,7 +59,7 @@ class Buffers:
     def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
         """Normal numbers; int8 gets them times 32, rounded, so that all its bits toggle."""
         tensor = self.empty(*shape, dtype=dtype)
-        tile = self._tile * (scale if dtype.is_floating_point else 32 * scale)
+        tile = _random_tile(self.device) * (scale if dtype.is_floating_point else 32 * scale)
         if not dtype.is_floating_point:
             tile = tile.round().clamp(-127, 127)
         _fill(tensor.view(-1), tile.to(dtype))
@@ -80,6 +79,12 @@ class Buffers:
         """How many copies of ``cold_bytes`` a rotation needs so that each is found cold."""
         wanted = math.ceil(COLD_CACHES * self.cache_bytes / max(1, cold_bytes))
         return max(1, min(wanted, MAX_COPIES))
+
+
+@cache  # a device's tile serves all its cases: drawing it takes longer than many kernels
+def _random_tile(device: torch.device) -> torch.Tensor:
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(TILE_ELEMENTS, generator=generator, device=device)
 
 
 def _fill(flat: torch.Tensor, tile: torch.Tensor) -> None:
