@@ -1,0 +1,86 @@
+"""Prefill and decode on replicas of their own, worked by hand and by law."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from engine_cases import random_case, tables_of, workload_of
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.disaggregation import DisaggregatedRun, KvLink, run_disaggregated
+from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.workload import Workload
+
+LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=16, kv_blocks=100, block_tokens=1)
+QUARTER_SECOND_A_TOKEN = KvLink(kv_bytes_per_token=1.0, bytes_per_s=4.0, latency_s=0.5)
+NO_LINK = KvLink(kv_bytes_per_token=1.0, bytes_per_s=float("inf"))
+
+
+def run(workload: Workload, link: KvLink, limits: EngineLimits = LIMITS) -> DisaggregatedRun:
+    """One second a token in both fleets of one replica."""
+    fleet = Fleet(tables_of(), limits)
+    return run_disaggregated(Engine(compiled=False), workload, fleet, fleet, link)
+
+
+def test_a_request_is_prefilled_sent_and_decoded() -> None:
+    """0-4 prompt; one second and a half over the link; 5.5-6.5 and 6.5-7.5 the other two tokens."""
+    found = run(workload_of((0, 4, 3)), QUARTER_SECOND_A_TOKEN)
+    assert found.transfer_s.tolist() == [1.5]
+    assert found.finish_s.tolist() == [7.5]
+    assert found.samples("ttft").repeated().tolist() == [4]
+    assert found.samples("e2e").repeated().tolist() == [7.5]
+    assert found.samples("tpot").repeated().tolist() == [1.75]
+    assert found.samples("tbt").repeated().tolist() == [1, 2.5]
+
+
+def test_a_link_sends_one_request_after_the_other() -> None:
+    """Both have their first token at 8; A is sent in 8-9, B in 9-10."""
+    found = run(workload_of((0, 4, 2), (0, 4, 2)), QUARTER_SECOND_A_TOKEN)
+    assert found.transfer_s.tolist() == [1.5, 2.5]
+
+
+def test_every_prefill_replica_has_a_link() -> None:
+    fleet = Fleet(tables_of(), LIMITS, replicas=2)
+    workload = workload_of((0, 4, 2), (0, 4, 2))
+    found = run_disaggregated(
+        Engine(compiled=False), workload, fleet, fleet, QUARTER_SECOND_A_TOKEN
+    )
+    assert found.transfer_s.tolist() == [1.5, 1.5]
+
+
+def test_decodes_are_not_delayed_by_prefills() -> None:
+    """B's long prompt arrives while A decodes; A's gaps stay one second."""
+    found = run(workload_of((0, 2, 9), (3, 16, 1)), NO_LINK)
+    assert found.samples("tbt").repeated().tolist() == [1] * 8
+
+
+def test_one_token_needs_no_decode_replica() -> None:
+    found = run(workload_of((0, 2, 1)), NO_LINK)
+    assert found.finish_s.tolist() == [2]
+    assert found.decode is None
+    assert found.samples("tbt").total == 0
+
+
+def test_a_request_too_long_for_the_decode_replicas_is_rejected() -> None:
+    """98 tokens of prompt fit; with four more they do not."""
+    found = run(workload_of((0, 98, 5), (0, 5, 2)), NO_LINK)
+    assert found.rejected.tolist() == [True, False]
+    assert np.isnan(found.finish_s).tolist() == [True, False]
+
+
+def test_every_request_is_served_or_rejected_and_no_time_goes_back() -> None:
+    engine = Engine()
+    for seed in range(150):
+        workload, fleet = random_case(seed)
+        found = run_disaggregated(engine, workload, fleet, fleet, QUARTER_SECOND_A_TOKEN)
+        assert np.array_equal(np.isfinite(found.finish_s), ~found.rejected)
+        served = np.isfinite(found.finish_s)
+        assert (found.finish_s >= found.prefill.first_token_s)[served].all()
+        gaps = workload.output_tokens[served].sum() - served.sum()
+        assert found.samples("tbt").total == gaps
+
+
+def test_a_link_without_bandwidth_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^a KV link of 0 bytes/s and 0 s latency: the bandwidth"):
+        KvLink(kv_bytes_per_token=1.0, bytes_per_s=0.0)
