@@ -129,6 +129,9 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals that are drawn.")
 @click.option("--store", type=PATH, help="Profile store; a per-user one by default.")
+@click.option(
+    "--source", "sources", multiple=True, help="Of operator times: agent, silicon, vidur…; repeat."
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; all cores by default.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json."

@@ -23,7 +23,7 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service, Slo
 from servecast.compiler.suggest import did_you_mean
-from servecast.estimator.load import TableLoader
+from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.report.render import render
 from servecast.simulator.search.plan import DEFAULT_MAX_GPUS, Progress, Question, axes_of, plan
 from servecast.simulator.traces import TraceOptions, read_trace
@@ -44,6 +44,7 @@ class JobOptions:
     service: str | None = None
     traffic: TraceOptions = field(default_factory=TraceOptions)
     store: Path | None = None
+    sources: tuple[str, ...] = ()
     jobs: int | None = None
     quiet: bool = False
 
@@ -58,7 +59,7 @@ def run_job(options: JobOptions) -> dict[str, Any]:
     question = _question(spec, options)
     workload = read_trace(options.trace, options.traffic)
     workload.check_context(question.program.context_tokens)
-    loader = TableLoader(options.store or default_store())
+    loader = TableLoader(options.store or default_store(), _sources(options.sources))
     with _progress(options.quiet) as progress:
         return plan(
             question,
@@ -68,6 +69,15 @@ def run_job(options: JobOptions) -> dict[str, Any]:
             progress=progress,
             versions=_versions(),
         )
+
+
+def _sources(asked: tuple[str, ...]) -> tuple[str, ...]:
+    for source in asked:
+        if source not in DEFAULT_SOURCES:
+            hint = did_you_mean(source, DEFAULT_SOURCES)
+            known = ", ".join(DEFAULT_SOURCES)
+            raise UserError(f"--source: no source {source!r}{hint}; there are {known}")
+    return asked or DEFAULT_SOURCES
 
 
 def default_store() -> Path:

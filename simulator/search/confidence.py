@@ -28,31 +28,36 @@ class Confidence:
 
 
 def confidences(
-    capacities: Sequence[Sequence[float]], usd_per_hour: Sequence[float]
+    found: Sequence[float], resampled: Sequence[Sequence[float]], usd_per_hour: Sequence[float]
 ) -> list[Confidence]:
-    """From capacities [configurations, RESAMPLES] and prices, the best configuration first.
+    """From the capacities found, those [configurations, RESAMPLES] and prices, the best first.
 
     A configuration is tied when the 90 % interval of its mean log ratio of requests per dollar to the
     best, resample by resample, does not exclude a draw.
     """
     per_dollar = [
         [value / price for value in each]
-        for each, price in zip(capacities, usd_per_hour, strict=True)
+        for each, price in zip(resampled, usd_per_hour, strict=True)
     ]
     best = per_dollar[0]
     return [
-        Confidence(_interval(capacity), index == 0 or not _behind(mine, best))
-        for index, (capacity, mine) in enumerate(zip(capacities, per_dollar, strict=True))
+        Confidence(_interval(point, capacities), index == 0 or not _behind(mine, best))
+        for index, (point, capacities, mine) in enumerate(
+            zip(found, resampled, per_dollar, strict=True)
+        )
     ]
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """Prediction interval of one more value, on the log scale; from 0 where a resample had none."""
-    if min(values) <= 0:
-        return 0.0, max(values)
-    logs = [log(value) for value in values]
-    reach = T_90 * stdev(logs) * sqrt(1 + 1 / len(logs))
-    return exp(fmean(logs) - reach), exp(fmean(logs) + reach)
+def _interval(point: float, resampled: Sequence[float]) -> tuple[float, float]:
+    """Where one more draw falls, given ``point``, a draw itself, and the spread of the resamples.
+
+    On the log scale the difference of two draws has twice the variance of one. From 0 where a
+    resample had no capacity.
+    """
+    if min(resampled) <= 0:
+        return 0.0, max(point, *resampled)
+    reach = T_90 * stdev([log(value) for value in resampled]) * sqrt(2)
+    return point * exp(-reach), point * exp(reach)
 
 
 def _behind(values: Sequence[float], best: Sequence[float]) -> bool:

@@ -133,8 +133,9 @@ def _ranking(
         progress(len(outcomes), len(space), "resampling the best")
         seeds = [question.seed + 1 + draw for draw in range(RESAMPLES)]
         capacities = workers.resampled(ranking.contenders, tables_for, seeds)
-    prices = [row["usd_per_hour"] for row in ranking.ranked[: len(capacities)]]
-    return ranking.with_confidence(confidences(capacities, prices))
+    rows = ranking.ranked[: len(capacities)]
+    points, prices = ([row[key] for row in rows] for key in ("qps", "usd_per_hour"))
+    return ranking.with_confidence(confidences(points, capacities, prices))
 
 
 def bounds(placement: Placement) -> TableBounds:
