@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-MAX_NODE_TP = 8  # ranks beyond a node's links are rarely worth profiling
 EMITS = ("plan", "ir", "kernels", "json")
 
 
@@ -62,47 +61,22 @@ def compile_command(  # noqa: PLR0913  # one option each
     kv_blocks: int | None,
 ) -> None:
     """Compile SPEC, a .llm file, and print what each GPU of one replica runs."""
-    import json
-    from dataclasses import replace
-
-    from servecast.compiler.catalog import find_sku
-    from servecast.compiler.dump import distinct_kernels, emit_ir, emit_kernels, emit_plan
-    from servecast.compiler.dump_json import program_json
-    from servecast.compiler.explain import explain as explain_operator
+    from servecast.compiler.emit import EmitRequest, MemoryRequest
+    from servecast.compiler.emit import emit as emit_text
     from servecast.compiler.ir import Parallelism
     from servecast.compiler.load import load_spec
-    from servecast.compiler.memory import plan_memory
-    from servecast.compiler.shard import all_tp, shard
 
-    compiled = load_spec(spec)
-    program = compiled.model(model)
-    sharded = shard(program, Parallelism(tp, pp, ep, dp, sequence_parallel))
-    if explain is not None:
-        click.echo(explain_operator(program, sharded, explain), nl=False)
-        return
-    plan = None
+    if sku is None and (sequence_tokens or kv_blocks):
+        raise click.UsageError("--sequence-tokens and --kv-blocks need --sku")
+    if emit != "kernels" and (all_degrees or all_models):
+        raise click.UsageError("--all-degrees and --all-models need --emit kernels")
+    memory = None
     if sku is not None:
-        memory_bytes = find_sku(compiled, sku).memory_bytes
-        plan = plan_memory(sharded, memory_bytes, utilisation, max_num_batched_tokens, max_num_seqs)
-        plan = replace(plan, sequence_tokens=sequence_tokens, pinned_kv_blocks=kv_blocks)
-    match emit:
-        case "ir":
-            text = emit_ir(program)
-        case "kernels":
-            programs = list(compiled.models.values()) if all_models else [program]
-            degrees = [Parallelism(tp, pp, ep, dp, sequence_parallel)]
-            text = emit_kernels(
-                distinct_kernels(
-                    shard(each, degree)
-                    for each in programs
-                    for degree in (all_tp(each, MAX_NODE_TP) if all_degrees else degrees)
-                )
-            )
-        case "json":
-            text = json.dumps(program_json(program, sharded, plan), indent=2) + "\n"
-        case _:
-            text = emit_plan(program, sharded, plan)
-    click.echo(text, nl=False)
+        limits = (utilisation, max_num_batched_tokens, max_num_seqs, sequence_tokens, kv_blocks)
+        memory = MemoryRequest(sku, *limits)
+    parallelism = Parallelism(tp, pp, ep, dp, sequence_parallel)
+    request = EmitRequest(model, parallelism, emit, explain, memory, all_degrees, all_models)
+    click.echo(emit_text(load_spec(spec), request), nl=False)
 
 
 @click.command("fmt")

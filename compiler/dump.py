@@ -6,87 +6,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from servecast.compiler.ir import (
-    Activation,
-    Add,
-    Attention,
-    Call,
-    Collective,
-    Embedding,
-    Experts,
-    KvWrite,
-    LatentAttention,
-    Linear,
-    Norm,
-    Operator,
-    Rope,
-    Router,
-    Rows,
-    Run,
-    Sample,
-    ShardedProgram,
-    Stage,
+from servecast.compiler.dump_text import (
+    flops_per_token,
+    format_text,
+    kind_text,
+    shape_text,
+    table_lines,
 )
+from servecast.compiler.ir import Call, Rows, Run, ShardedProgram, Stage
 from servecast.compiler.kernels import MAX_CASE_S, KernelShape, kernel_shapes, num_cases
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.program import LayerRun, Program
-
-
-def shape_text(op: Operator) -> str:  # noqa: C901  # one case an operator
-    """An operator's sizes on one rank, as ``4096 -> 6144``."""
-    match op:
-        case Linear():
-            extras = [" +bias" if op.bias else "", " tied" if op.tied else ""]
-            return f"{op.in_features} -> {op.out_features}{''.join(extras)}"
-        case Norm():
-            parts = f"{op.per_row} x " if op.per_row > 1 else ""
-            return f"{parts}{op.width}{' +residual' if op.adds_residual else ''}"
-        case Rope():
-            dims = f" dims {op.rotary_dim}" if op.rotary_dim != op.head_dim else ""
-            return f"{op.heads} x {op.head_dim}{dims}"
-        case Activation():
-            return f"{op.kind} {op.width}"
-        case Add():
-            return f"{op.width}"
-        case Embedding():
-            return f"{op.vocab} -> {op.width}"
-        case Router():
-            return f"{op.hidden} -> {op.experts} choose {op.top_k}"
-        case Experts():
-            return f"{op.experts} of {op.total_experts} x ({op.hidden} -> {op.intermediate})"
-        case KvWrite():
-            return f"{op.width}"
-        case Sample():
-            return f"{op.vocab}"
-        case Attention():
-            window = f" window {op.window}" if op.window else ""
-            return f"{op.heads}/{op.kv_heads} x {op.head_dim}{window}"
-        case LatentAttention():
-            return f"{op.heads} x {op.nope_dim} rank {op.rank} rope {op.rope_dim}"
-        case Collective():
-            return f"{op.elements} over {op.group} {op.degree}"
-
-
-def format_text(op: Operator) -> str:
-    """The weights' format, or the cache's, or what moves."""
-    match op:
-        case Linear() | Embedding() | Router() | Experts():
-            return op.weights.name
-        case Attention() | LatentAttention() | KvWrite():
-            return op.kv.name
-        case Collective():
-            return op.format.name
-        case Sample():
-            return "fp32"
-        case _:
-            return op.activations.name
-
-
-def flops_per_token(op: Operator) -> int | None:
-    """FLOPs of one row; None where they depend on the context or nothing is computed."""
-    if isinstance(op, (Attention, LatentAttention, Collective)):
-        return None
-    return op.flops(1)
 
 
 def emit_ir(program: Program) -> str:
@@ -115,7 +45,7 @@ def emit_ir(program: Program) -> str:
             )
             for site in run.sites
         ]
-        lines += _table(("operator", "kind", "shape", "format", "split"), rows, "lllll")
+        lines += table_lines(("operator", "kind", "shape", "format", "split"), rows, "lllll")
     return "\n".join(lines) + "\n"
 
 
@@ -152,7 +82,7 @@ def _stage_lines(stage: Stage) -> list[str]:
         for i, call in enumerate(run.calls)
     ]
     header = ("run", "x", "operator", "kind", "shape per GPU", "format", "weights B", "FLOP/token")
-    return lines + _table(header, rows, "lrllllrr")
+    return lines + table_lines(header, rows, "lrllllrr")
 
 
 def _is_layer(run: Run) -> bool:
@@ -209,20 +139,6 @@ def _call_row(run: str, count: int | None, call: Call) -> tuple[str, ...]:
     )
 
 
-def kind_text(op: Operator) -> str:
-    match op:
-        case Norm() | Collective():
-            return op.kind.value
-        case Activation():
-            return "activation"
-        case KvWrite():
-            return "kv_write"
-        case LatentAttention():
-            return "latent attention"
-        case _:
-            return type(op).__name__.lower()
-
-
 def memory_lines(plan: MemoryPlan) -> list[str]:
     """The memory plan, every term on its line."""
     rows = [(name, f"{num_bytes:,}") for name, num_bytes in plan.terms]
@@ -244,7 +160,7 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
         "activations and sampler take turns: the larger counts; CUDA context, graphs and collective "
         f"buffers live in the {share} left free, and eat into the cache where they exceed it"
     )
-    return [head, *_table(("term", "bytes"), rows, "lr"), note, end]
+    return [head, *table_lines(("term", "bytes"), rows, "lr"), note, end]
 
 
 def distinct_kernels(sharded: Iterable[ShardedProgram]) -> list[KernelShape]:
@@ -278,17 +194,5 @@ def emit_kernels(shapes: Sequence[KernelShape]) -> str:
         f"{len(shapes)} kernels, about {cases:,} cases, "
         f"at most {minutes:,} minutes on one GPU of a kind"
     )
-    table = _table(("kernel", "format", "kv", "cases", "sizes"), rows, "lllrl")
+    table = table_lines(("kernel", "format", "kv", "cases", "sizes"), rows, "lllrl")
     return "\n".join([head, *table]) + "\n"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    """Columns two blanks apart, ``l`` or ``r`` aligned."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return [
-        "  ".join(
-            cell.rjust(width) if side == "r" else cell.ljust(width)
-            for cell, width, side in zip(row, widths, align, strict=True)
-        ).rstrip()
-        for row in [header, *rows]
-    ]

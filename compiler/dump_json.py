@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servecast.compiler.dump import flops_per_token, format_text, kind_text, shape_text
+from servecast.compiler.dump_text import flops_per_token, format_text, kind_text, shape_text
 from servecast.compiler.ir import Call, Collective, ShardedProgram, Stage
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.program import Program

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from servecast.compiler.dump import format_text, kind_text, shape_text
+from servecast.compiler.dump_text import format_text, kind_text, shape_text
 from servecast.compiler.errors import UserError
 from servecast.compiler.ir import (
     Activation,

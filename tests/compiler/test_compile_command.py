@@ -73,3 +73,18 @@ def test_an_unknown_gpu_is_a_user_error() -> None:
     error = run("--sku", "h10").exception
     assert isinstance(error, UserError)
     assert "unknown GPU 'h10'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--kv-blocks", "9"), "--sequence-tokens and --kv-blocks need --sku"),
+        (("--all-degrees",), "--all-degrees and --all-models need --emit kernels"),
+    ],
+)
+def test_an_option_without_what_it_is_for_is_a_usage_error(
+    args: tuple[str, ...], message: str
+) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
