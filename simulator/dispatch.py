@@ -6,13 +6,25 @@ from servecast.simulator.engine import IDLE, advance
 from servecast.simulator.state import INFINITY, Simulation
 from servecast.simulator.waiting import assign, send_next
 
+STATIC, LEAST_OUTSTANDING, BETTER_OF_TWO = range(
+    3
+)  # rules: known beforehand, or read from the replicas
 
-def least_outstanding(sim: Simulation) -> int:
-    """The replica with the fewest unfinished requests; the first of equals."""
+
+def outstanding(sim: Simulation, r: int) -> int:
+    """Requests that the replica was sent and has not finished."""
+    return sim.replicas[r].num_assigned - sim.replicas[r].num_finished
+
+
+def choose(sim: Simulation, i: int) -> int:
+    """The replica for request i by the run's rule, as the replicas stand; the first of equals."""
+    best = sim.requests[i].replica
+    if sim.run[0].router == BETTER_OF_TWO:
+        other = sim.requests[i].second_choice
+        return other if outstanding(sim, other) < outstanding(sim, best) else best
     best = 0
     for r in range(1, len(sim.replicas)):
-        load = sim.replicas[r].num_assigned - sim.replicas[r].num_finished
-        if load < sim.replicas[best].num_assigned - sim.replicas[best].num_finished:
+        if outstanding(sim, r) < outstanding(sim, best):
             best = r
     return best
 
@@ -26,7 +38,7 @@ def route(sim: Simulation) -> int:
             code = advance(sim, r, arrival_s)
             if code != IDLE:
                 return code
-        assign(sim, least_outstanding(sim), run.num_routed)
+        assign(sim, choose(sim, run.num_routed), run.num_routed)
         run.num_routed += 1
     return IDLE
 
@@ -36,7 +48,7 @@ def send_all(sim: Simulation) -> None:
     run = sim.run[0]
     if run.concurrency == 0:
         while run.num_routed < run.num_requests:
-            assign(sim, run.num_routed % len(sim.replicas), run.num_routed)
+            assign(sim, sim.requests[run.num_routed].replica, run.num_routed)
             run.num_routed += 1
     while run.num_routed < min(run.concurrency, run.num_requests):
         send_next(sim, 0, 0.0)
@@ -44,7 +56,7 @@ def send_all(sim: Simulation) -> None:
 
 def simulate_all(sim: Simulation) -> int:
     """Run all requests through all replicas; call again after FULL."""
-    if sim.run[0].routed:
+    if sim.run[0].router != STATIC and sim.run[0].concurrency == 0:
         code = route(sim)
         if code != IDLE:
             return code

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from servecast.estimator.tables import Floats, RuntimeTables
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.policy import POLICIES, ranks
+from servecast.simulator.routers import ROUTERS
 from servecast.simulator.routing import Fleet
 from servecast.simulator.workload import Workload
 
@@ -30,6 +31,7 @@ class ReferenceRequest:
     decoding: bool = False
     scheduled_s: float = float("nan")
     preemptions: int = 0
+    choices: tuple[int, int] = (0, 0)
     replica: int = 0
     token_s: list[float] = field(default_factory=list)
 
@@ -213,7 +215,6 @@ class ReferenceRun:
         served = deque(r for r in self.requests if r is not None)
         self.arrivals = deque[ReferenceRequest]() if concurrency else served
         self.unsent = served if concurrency else deque[ReferenceRequest]()
-        self.num_routed = 0
         self.send(concurrency, 0.0)
         while (now_s := self.next_instant()) < float("inf"):
             self.at(now_s)
@@ -234,13 +235,15 @@ class ReferenceRun:
                 self.steps.append(replica.flights[-1])
 
     def route(self, request: ReferenceRequest) -> ReferenceReplica:
-        target = self.replicas[self.num_routed % len(self.replicas)]
-        if self.fleet.router == "least_outstanding":
-            target = min(self.replicas, key=lambda r: r.outstanding)
+        first, second = request.choices
+        candidates = {
+            "least_outstanding": self.replicas,
+            "power_of_two": [self.replicas[first], self.replicas[second]],
+        }.get(self.fleet.router, [self.replicas[first]])
+        target = min(candidates, key=lambda r: r.outstanding)
         request.replica = target.number
         target.waiting.append(request)
         target.outstanding += 1
-        self.num_routed += 1
         return target
 
     def send(self, count: int, at_s: float) -> None:
@@ -267,10 +270,12 @@ def _requests(
 ) -> list[ReferenceRequest | None]:
     keys = ranks(POLICIES[fleet.policy](workload))
     capacity = fleet.limits.kv_blocks * fleet.limits.block_tokens
+    choices = ROUTERS[fleet.router].choices(workload, fleet.replicas).T.tolist()
     columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, loaded)
-    return [
-        ReferenceRequest(float(arrival), int(prompt), int(prompt + output), int(key), int(have))
-        if prompt + output - 1 <= capacity
-        else None
-        for arrival, prompt, output, key, have in np.column_stack(columns)
-    ]
+    requests: list[ReferenceRequest | None] = []
+    for pair, row in zip(choices, np.column_stack(columns), strict=True):
+        prompt, output, key, have = (int(number) for number in row[1:])
+        request = ReferenceRequest(float(row[0]), prompt, prompt + output, key, have)
+        request.choices = (pair[0], pair[1])
+        requests.append(request if prompt + output - 1 <= capacity else None)
+    return requests

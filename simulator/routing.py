@@ -1,8 +1,8 @@
 """Runs the engine: a workload over the replicas of a fleet, with buffers that later runs use again.
 
-Routing needs no event queue. Static rules assign everything beforehand; a rule that looks at the replicas
-advances each to the arrival, then reads it. It sees what a real router would: a finish counts once the host
-has processed the step's output, and requests assigned before at the same instant count already.
+Routing (`routers.py`) needs no event queue. Static rules assign everything beforehand; one that looks at the
+replicas advances each to the arrival, then reads it. It sees what a real router would: a finish counts once
+the host has processed the step's output, and requests assigned before at the same instant count already.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from servecast.simulator.engine import FULL, IDLE, LIVELOCK
 from servecast.simulator.policy import POLICIES, ranks
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
+from servecast.simulator.routers import ROUTERS
 from servecast.simulator.run_record import new_run, set_targets
 from servecast.simulator.state import Request, Run, Segment, Simulation, Step
 from servecast.simulator.workload import Workload
-
-ROUTERS = {"round_robin": False, "least_outstanding": True}  # whether it reads the replicas' state
 
 
 class LivelockError(UserError):
@@ -128,8 +127,11 @@ class Engine:
         run = new_run(limits, fleet.tables, workload, key)
         set_targets(run, targets or LateTargets())
         run.concurrency = concurrency or 0
-        run.routed = int(ROUTERS[fleet.router] and concurrency is None)
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
+        router = ROUTERS[fleet.router]
+        run.router = router.rule
+        choices = router.choices(workload, fleet.replicas)
+        requests["replica"], requests["second_choice"] = choices[:, fits]
         sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
         sim = sim if self._compiled else as_lists(sim)
         code = self._run(sim)

@@ -34,7 +34,10 @@ class Request:
     link: int = NONE  # next on the same calendar day, or among the batch's completed prefills
     position: int = 0  # in the replica's running
     lane: int = 0
-    replica: int = 0
+    replica: int = (
+        0  # before the request is sent: where a static rule, or the first choice, sends it
+    )
+    second_choice: int = 0  # the other replica that a router compares
     preemptions: int = 0
 
 
@@ -142,7 +145,7 @@ class Run:
     num_chunks: int
     num_kv: int
     # Who sends the requests
-    routed: int = 0  # by the replicas' state
+    router: int = 0  # one of `dispatch`'s rules
     concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
     # LateTargets
     watching: int = 0

@@ -14,7 +14,7 @@ from servecast.simulator import run_record
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.records import Records
 from servecast.simulator.reference import ReferenceRun, simulate_reference
-from servecast.simulator.routing import ROUTERS, Engine, Fleet, LivelockError, simulate
+from servecast.simulator.routing import Engine, Fleet, LivelockError, simulate
 from servecast.simulator.workload import Workload
 
 
@@ -66,7 +66,7 @@ def test_closed_loop_clients_equal_the_reference_to_the_last_bit(
 ) -> None:
     for seed in range(300):
         workload, fleet = random_case(seed)
-        fleet = replace(fleet, replicas=1, router=str(list(ROUTERS)[seed % len(ROUTERS)]))
+        fleet = replace(fleet, replicas=1)
         reference = simulate_reference(workload, fleet, concurrency=1 + seed % 7)
         records = compiled.run(workload, fleet, concurrency=1 + seed % 7)
         assert_equal(records, reference)

@@ -11,7 +11,7 @@ from engine_cases import random_case, tables_of, workload_of
 from servecast.compiler.errors import UserError
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.routing import Engine, Fleet, simulate
-from servecast.simulator.workload import Workload
+from servecast.simulator.workload import PrefixBlocks, Workload
 
 LIMITS = EngineLimits(max_num_seqs=4, max_batched_tokens=16, kv_blocks=1000, block_tokens=1)
 
@@ -52,6 +52,31 @@ def test_equal_replicas_are_taken_in_order() -> None:
     workload = workload_of((0, 1, 1), (0, 1, 1), (0, 1, 1))
     fleet = Fleet(tables_of(), LIMITS, replicas=2, router="least_outstanding")
     assert simulate(workload, fleet, compiled=False).replica.tolist() == [0, 1, 0]
+
+
+def test_of_two_random_replicas_the_one_with_fewer_requests_is_taken(engine: Engine) -> None:
+    """Ten replicas, requests that never end in time: the fullest has fewer than with one choice."""
+    workload = workload_of(*((0.01 * i, 1, 900) for i in range(500)))
+    fleet = Fleet(tables_of(), LIMITS, replicas=10)
+    fullest = {
+        router: np.bincount(engine.run(workload, replace(fleet, router=router)).replica).max()
+        for router in ("random", "power_of_two", "least_outstanding")
+    }
+    assert fullest["least_outstanding"] == 50
+    assert fullest["power_of_two"] < 55 < fullest["random"]
+
+
+def test_the_same_beginning_goes_to_the_same_replica(engine: Engine) -> None:
+    plain = workload_of(*((float(i), 8, 2) for i in range(6)))
+    ids = np.array([7, 1, 9, 2, 7, 3, 9, 4, 7, 5, 8, 6])
+    prefix = PrefixBlocks(block_tokens=4, offsets=np.arange(0, 13, 2), ids=ids)
+    fleet = Fleet(tables_of(), LIMITS, replicas=3, router="prefix_affinity")
+    replicas = engine.run(replace(plain, prefix=prefix), fleet).replica.tolist()
+    assert replicas[0] == replicas[2] == replicas[4]
+    assert replicas[1] == replicas[3]
+    assert len(set(replicas)) == 3
+    with pytest.raises(UserError, match=r"^rows: router 'prefix_affinity' needs a trace with the"):
+        engine.run(plain, fleet)
 
 
 def test_a_finish_at_the_instant_of_an_arrival_is_seen() -> None:
