@@ -51,6 +51,7 @@ def main() -> None:
     "--threads", type=click.IntRange(min=1), help="Threads of a CPU kernel; all cores if not given."
 )
 @server_options
+@click.option("--reflection", is_flag=True, help="Let tools list the services; off by default.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -68,6 +69,7 @@ def serve(  # noqa: PLR0913  # one option each
     tls_key: Path | None,
     tls_client_ca: Path | None,
     insecure: bool,
+    reflection: bool,
     log_level: str,
 ) -> None:
     """Serve measurements over gRPC until stopped."""
@@ -78,9 +80,13 @@ def serve(  # noqa: PLR0913  # one option each
     check_exposure(host, security, insecure)
     _need_torch()
     from servecast.agent.serve import make_profiler, serve_until_stopped
+    from servecast.agent.server import add_reflection, create_server
 
     log_to_stderr(log_level)
-    serve_until_stopped(make_profiler(backend, sku, threads), host, port, security)
+    server = create_server(make_profiler(backend, sku, threads), host, port, security)
+    if reflection:
+        add_reflection(server)
+    serve_until_stopped(server)
 
 
 @main.command()

@@ -11,8 +11,7 @@ import click
 
 from servecast.agent.device import choose_backend, sku_of
 from servecast.agent.profiler import Profiler
-from servecast.agent.security import ServerSecurity
-from servecast.agent.server import create_server
+from servecast.agent.server import AgentServer
 from servecast.compiler.errors import AgentError
 
 LOOK_S = 0.5  # between two looks whether a device is lost
@@ -25,12 +24,11 @@ def make_profiler(backend: str, sku: str, threads: int | None) -> Profiler:
     return Profiler(chosen, sku or sku_of(chosen))
 
 
-def serve_until_stopped(profiler: Profiler, host: str, port: int, security: ServerSecurity) -> None:
+def serve_until_stopped(server: AgentServer) -> None:
     """Serves until SIGTERM or SIGINT; a second signal ends the process at once.
 
-    Raises: AgentError where the address cannot be had, or a device was lost.
+    Raises: AgentError where a device was lost.
     """
-    server = create_server(profiler, host, port, security)
     stopping = threading.Event()
 
     def stop(number: int, frame: object) -> None:

@@ -22,6 +22,13 @@ else:
     HAS_HEALTH = True
 
 OPEN = ServerSecurity()
+try:
+    from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped,import-not-found,unused-ignore]
+except ImportError:  # for debugging only, and asked for by name
+    HAS_REFLECTION = False
+else:
+    HAS_REFLECTION = True
+
 SERVICE = "servecast.agent.v1.Agent"
 CALL_THREADS = 32  # callers that wait for devices, and room for Describe and health beside them
 STOP_GRACE_S = 6.0  # a stopping agent lets the running case finish for so long, and is gone in 10 s
@@ -76,6 +83,14 @@ def create_server(
     healthy = _add_health(server)
     bound = _bind(server, host, port, security.credentials())
     return AgentServer(server, service, healthy, host, bound)
+
+
+def add_reflection(server: AgentServer) -> None:
+    """Lets tools such as grpcurl list the services. Raises: AgentError without the package."""
+    if not HAS_REFLECTION:
+        raise AgentError("--reflection needs a package: pip install grpcio-reflection")
+    names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server.server)
 
 
 def _add_health(server: grpc.Server) -> Any:

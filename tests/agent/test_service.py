@@ -23,7 +23,7 @@ from servecast.agent.messages import (
     Settings,
     Status,
 )
-from servecast.agent.server import create_server
+from servecast.agent.server import add_reflection, create_server
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
 from servecast.protos import agent_pb2 as pb
@@ -291,3 +291,17 @@ def test_node_and_outcome_survive_the_wire_unchanged(serve: Serve, linear: Linea
     assert wire.node_from_wire(wire.node_to_wire(node)) == node
     for outcome in outcomes(agent.profile([linear()], QUICK)):
         assert wire.event_from_wire(wire.event_to_wire(0, outcome)) == outcome
+
+
+def test_reflection_lists_the_services_where_it_is_asked_for(serve: Serve) -> None:
+    pb2 = pytest.importorskip("grpc_reflection.v1alpha.reflection_pb2")
+    pb2_grpc = pytest.importorskip("grpc_reflection.v1alpha.reflection_pb2_grpc")
+    server = create_server(Scripted(lambda case, stopped: iter(())), "127.0.0.1", 0)
+    add_reflection(server)
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        ask = iter([pb2.ServerReflectionRequest(list_services="")])
+        (answer,) = pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(ask, timeout=5)
+    names = {service.name for service in answer.list_services_response.service}
+    assert "servecast.agent.v1.Agent" in names
+    server.stop(0.0)
