@@ -130,8 +130,9 @@ class Engine:
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
         router = ROUTERS[fleet.router]
         run.router = router.rule
-        choices = router.choices(workload, fleet.replicas)
-        requests["replica"], requests["second_choice"] = choices[:, fits]
+        if fleet.replicas > 1:
+            choices = router.choices(workload, fleet.replicas)
+            requests["replica"], requests["second_choice"] = choices[:, fits]
         sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
         sim = sim if self._compiled else as_lists(sim)
         code = self._run(sim)
