@@ -5,6 +5,7 @@ Anything that is not a ``UserError`` is a bug and is allowed to crash.
 
 from __future__ import annotations
 
+MAX_MESSAGE = 600  # characters; a longer one quotes a name that nobody typed
 MAX_QUOTED_COLUMNS = 120  # of a faulty line; the rest would bury the message
 
 
@@ -18,14 +19,16 @@ class SpecError(UserError):
     """A fault in a `.llm` text; the message ends with the line and a caret under the fault."""
 
     def __init__(self, message: str, path: str, span: tuple[int, int, int], line_text: str) -> None:
-        self.message = message
+        self.message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
         self.path = path
         self.line, self.column, end_column = span
         margin = f"{self.line:>5} | "
         shown, column = _shortened(line_text, self.column)
         width = max(1, min(end_column - self.column, len(shown) - column + 1))
         caret = " " * (len(margin) - 2) + "| " + " " * (column - 1) + "^" * width
-        super().__init__(f"{path}:{self.line}:{self.column}: {message}\n{margin}{shown}\n{caret}")
+        super().__init__(
+            f"{path}:{self.line}:{self.column}: {self.message}\n{margin}{shown}\n{caret}"
+        )
 
 
 def _shortened(line: str, column: int) -> tuple[str, int]:

@@ -22,10 +22,11 @@ _SKIPPED = re.compile(r'"[^"\n]*"|#[^\n]*')
 
 
 @cache
-def _lark() -> Lark:
-    grammar = files("servecast.compiler").joinpath("llm.lark").read_text(encoding="utf-8")
+def grammar() -> Lark:
+    """The parser of `llm.lark`, made once."""
+    rules = files("servecast.compiler").joinpath("llm.lark").read_text(encoding="utf-8")
     return Lark(
-        grammar,
+        rules,
         parser="lalr",
         lexer="contextual",
         propagate_positions=True,
@@ -55,10 +56,10 @@ def parse_slo_target(text: str, path: str) -> syntax.SloTarget:
 def _parse(source: syntax.SourceText, start: str) -> object:
     _check_limits(source)
     try:
-        tree = _lark().parse(source.text, start=start)
+        tree = grammar().parse(source.text, start=start)
         return SyntaxBuilder(source).transform(tree)
     except UnexpectedInput as error:
-        raise syntax_error(source, error, _lark()) from None
+        raise syntax_error(source, error, grammar()) from None
     except VisitError as error:
         if isinstance(error.orig_exc, SpecError):
             raise error.orig_exc from None

@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.lark import from_lark
 
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.errors import SpecError, UserError
 from servecast.compiler.load import load_spec
+from servecast.compiler.parse import grammar
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (REPOSITORY / "tests/golden/compiler/wrong/no-layers.llm").read_text(encoding="utf-8")
@@ -40,6 +42,13 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         compile_text(text, "any.llm")
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=from_lark(grammar(), start="start"))
+def test_any_sentence_of_the_grammar_is_compiled_or_refused(text: str) -> None:
+    with suppress(SpecError):
+        compile_text(text, "sentence.llm")
+
+
 def nested(depth: int) -> str:
     return 'model "m" { context 8 embedding 8 -> 8 repeat 1 {' + "residual {" * depth
 
@@ -53,9 +62,11 @@ def nested(depth: int) -> str:
         ('model "m" { let a = ' + "1+" * 24_000 + "1 }", "an expression nests at most 60 deep"),
         ('model "' + "m" * 45_000 + '" { context }', "expected"),
         ("x " * 24_000, "unexpected 'x'; expected 'model'"),
+        ('sku "' + "m" * 45_000 + '" { memory 1 GB }', "^hostile.llm:1:5: 'mmm"),
+        (TINY.replace("rms_norm 8", "repeat " + "b" * 45_000 + " { }"), "unknown name 'bbb"),
         (TINY.replace("rms_norm 8", "repeat 1000000000 { repeat 9 { rms_norm 8 } }"), "expands to"),
     ],
-    ids=["nesting", "size", "number", "expression", "name", "noise", "repeats"],
+    ids=["nesting", "size", "number", "expression", "name", "noise", "sku", "word", "repeats"],
 )
 def test_a_hostile_text_is_refused_within_a_second(text: str, message: str) -> None:
     start = time.process_time()
