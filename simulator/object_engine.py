@@ -70,6 +70,8 @@ class Batch:
 class Scheduler(Protocol):
     """One replica's policy. It never looks at ``decode_tokens``: real schedulers cannot."""
 
+    rejected: list[Job]
+
     def add(self, job: Job) -> None: ...
 
     def next_batch(self) -> list[tuple[Job, int]]:
@@ -96,6 +98,34 @@ class _Replica:
         self.busy = [False] * num_stages
         self.in_flight = 0
 
+    def handle(self, event: Job | tuple[Batch, int], now_s: float) -> None:
+        """An arrival, or the end of a batch in a stage."""
+        if isinstance(event, Job):
+            event.replica = self.number
+            self.scheduler.add(event)
+            return
+        batch, stage = event
+        self.busy[stage] = False
+        if stage + 1 < len(self.queues):
+            self.queues[stage + 1].append(batch)
+            return
+        self.in_flight -= 1
+        for job, tokens in batch.jobs:
+            job.progress(tokens, now_s)
+        self.scheduler.end_batch([job for job, _ in batch.jobs])
+
+    def start(self, now_s: float, timer: Timer) -> list[tuple[Batch, int]]:
+        """Send each idle stage the batch that waits for it; those batches and their stages."""
+        started: list[tuple[Batch, int]] = []
+        for stage, queue in enumerate(self.queues):
+            if queue and not self.busy[stage]:
+                batch = queue.popleft()
+                self.busy[stage] = True
+                batch.start_s.append(now_s)
+                batch.time_s.append(timer.stage_s(batch, stage))
+                started.append((batch, stage))
+        return started
+
     def form(self, now_s: float) -> list[Batch]:
         """Batches until as many are in flight as there are stages or nothing can be scheduled."""
         formed: list[Batch] = []
@@ -116,7 +146,10 @@ class _Replica:
 def run_jobs(
     jobs: Sequence[Job], schedulers: Sequence[Scheduler], timer: Timer, num_stages: int
 ) -> list[Batch]:
-    """Every batch, in the order of forming, of jobs (in arrival order) dealt out round robin."""
+    """Every batch, in the order of forming, of jobs (in arrival order) dealt out round robin.
+
+    Of one instant everything happens before batches are formed.
+    """
     replicas = [_Replica(n, scheduler, num_stages) for n, scheduler in enumerate(schedulers)]
     batches: list[Batch] = []
     ticket = count()
@@ -124,28 +157,16 @@ def run_jobs(
     for job in jobs:
         heappush(events, (job.arrived_s, next(ticket), job))
     while events:
-        now_s, _, event = heappop(events)
-        if isinstance(event, Job):
-            event.replica = event.number % len(replicas)
-            replica = replicas[event.replica]
-            replica.scheduler.add(event)
-        else:
-            batch, stage = event
-            replica = replicas[batch.replica]
-            replica.busy[stage] = False
-            if stage + 1 < num_stages:
-                replica.queues[stage + 1].append(batch)
-            else:
-                replica.in_flight -= 1
-                for job, tokens in batch.jobs:
-                    job.progress(tokens, now_s)
-                replica.scheduler.end_batch([job for job, _ in batch.jobs])
-        batches += replica.form(now_s)
-        for stage, queue in enumerate(replica.queues):
-            if queue and not replica.busy[stage]:
-                started = queue.popleft()
-                replica.busy[stage] = True
-                started.start_s.append(now_s)
-                started.time_s.append(timer.stage_s(started, stage))
-                heappush(events, (now_s + started.time_s[-1], next(ticket), (started, stage)))
+        now_s = events[0][0]
+        woken: dict[_Replica, None] = {}
+        while events and events[0][0] == now_s:
+            event = heappop(events)[2]
+            number = event.number % len(replicas) if isinstance(event, Job) else event[0].replica
+            woken[replicas[number]] = None
+            replicas[number].handle(event, now_s)
+        for replica in woken:
+            batches += replica.form(now_s)
+            for started, stage in replica.start(now_s, timer):
+                end_s = now_s + started.time_s[stage]
+                heappush(events, (end_s, next(ticket), (started, stage)))
     return batches

@@ -1,6 +1,7 @@
 """Batching policies of older engines, as Vidur models them, for `object_engine.py`.
 
-SOURCE: microsoft/vidur, vidur/scheduler/replica_scheduler/*.py, whose recorded batches these repeat exactly.
+SOURCE: microsoft/vidur, vidur/scheduler/replica_scheduler/*.py; vLLM v0, Sarathi and Orca repeat its recorded
+batches exactly.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from servecast.simulator.object_engine import Job
+from servecast.simulator.object_engine import Job, Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,17 @@ class _BlockScheduler:
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []  # hold blocks, not in flight
         self.blocks: dict[Job, int] = {}
+        self.rejected: list[Job] = []
         self.free = limits.kv_blocks
         self.max_micro_batch = limits.max_num_seqs // limits.num_stages
 
     def add(self, job: Job) -> None:
-        self.waiting.append(job)
+        """Let the job wait, or reject it if its prompt never fits."""
+        (self.waiting if self.servable(job) else self.rejected).append(job)
+
+    def servable(self, job: Job) -> bool:
+        usable = self.limits.kv_blocks - self.limits.watermark_blocks
+        return self.prompt_blocks(job) <= usable and job.prefill_tokens < self.limits.max_tokens
 
     def end_batch(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -88,6 +95,10 @@ class VllmV0(_BlockScheduler):
 
     SOURCE: vidur's vllm_replica_scheduler.py; Kwon et al. 2023, section 4.5.
     """
+
+    def servable(self, job: Job) -> bool:
+        """A prompt longer than a batch would block the queue for ever; vLLM refuses it."""
+        return job.prefill_tokens <= self.limits.max_batched_tokens and super().servable(job)
 
     def next_batch(self) -> list[tuple[Job, int]]:
         return self._prefills() or self._decodes()
@@ -172,7 +183,30 @@ class Orca(_BlockScheduler):
         return batch
 
 
-SCHEDULERS: dict[str, Callable[[SchedulerLimits], VllmV0 | Sarathi | Orca]] = {
+class StaticBatching(_BlockScheduler):
+    """One batch until its longest job is done; who is done earlier leaves its place empty.
+
+    A job reserves the longest length there is. SOURCE: NVIDIA FasterTransformer, as vidur's
+    faster_transformer_replica_scheduler.py has it.
+    """
+
+    def next_batch(self) -> list[tuple[Job, int]]:
+        if self.running:
+            going, self.running = self.running, []
+            return [(job, 1) for job in going]
+        if self.blocks:  # its jobs are in flight
+            return []
+        reserve = self.limits.max_tokens // self.limits.block_tokens
+        batch: list[tuple[Job, int]] = []
+        while self.waiting and len(batch) < self.limits.max_num_seqs and self.free >= reserve:
+            job = self.waiting.popleft()
+            self.take(job, reserve)
+            batch.append((job, job.prefill_tokens))
+        return batch
+
+
+SCHEDULERS: dict[str, Callable[[SchedulerLimits], Scheduler]] = {
+    "static": StaticBatching,
     "vllm_v0": VllmV0,
     "sarathi": Sarathi,
     "orca": Orca,
