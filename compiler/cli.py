@@ -60,7 +60,12 @@ def compile_command(  # noqa: PLR0913  # one option each
     sequence_tokens: int | None,
     kv_blocks: int | None,
 ) -> None:
-    """Compile SPEC, a .llm file, and print what each GPU of one replica runs."""
+    """Compile SPEC, a .llm file, and print what each GPU of one replica runs.
+
+    \b
+    servecast compile spec/llama.llm --model llama-3.1-70b --tp 4 --pp 2
+    servecast compile spec/mixtral.llm --emit json
+    """
     from servecast.compiler.emit import EmitRequest, MemoryRequest
     from servecast.compiler.emit import emit as emit_text
     from servecast.compiler.ir import Parallelism
@@ -85,7 +90,12 @@ def compile_command(  # noqa: PLR0913  # one option each
 )
 @click.option("--check", is_flag=True, help="Write nothing; fail where a file would change.")
 def fmt_command(files: tuple[Path, ...], check: bool) -> None:
-    """Rewrite .llm FILES in their one canonical form, comments kept."""
+    """Rewrite .llm FILES in their one canonical form, comments kept.
+
+    \b
+    servecast fmt spec/*.llm
+    servecast fmt --check spec/llama.llm
+    """
     from servecast.compiler.errors import UserError
     from servecast.compiler.fmt import format_source
     from servecast.compiler.load import read_text, write_text
@@ -107,7 +117,11 @@ def fmt_command(files: tuple[Path, ...], check: bool) -> None:
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write."
 )
 def import_command(config: Path, name: str | None, output: Path | None) -> None:
-    """Write a spec from CONFIG, a Hugging Face config.json."""
+    """Write a spec from CONFIG, a Hugging Face config.json.
+
+    \b
+    servecast import config.json --name our-model -o our-model.llm
+    """
     from servecast.compiler.hf_families import read_config
     from servecast.compiler.load import read_json, write_text
     from servecast.compiler.spec_writer import model_name, write_spec
@@ -126,7 +140,11 @@ def import_command(config: Path, name: str | None, output: Path | None) -> None:
 @click.argument("before")
 @click.argument("after")
 def diff_command(before: str, after: str) -> None:
-    """What changed in operators and memory from BEFORE to AFTER, each FILE or FILE:MODEL."""
+    """What changed in operators and memory from BEFORE to AFTER, each FILE or FILE:MODEL.
+
+    \b
+    servecast diff spec/llama.llm:llama-2-7b spec/llama.llm:llama-3.1-8b
+    """
     from servecast.compiler.diff import diff_programs
     from servecast.compiler.load import load_model
 

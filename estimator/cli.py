@@ -161,7 +161,11 @@ def _import_silicon(store: Store, query: object) -> None:
 @store_option
 @json_option
 def fit_command(sku: str, source: str, seed: int, report: bool, path: Path, as_json: bool) -> None:
-    """Fit the learners of every kernel measured on a GPU, or report how well they do."""
+    """Fit the learners of every kernel measured on a GPU, or report how well they do.
+
+    \b
+    servecast fit --sku h100-sxm --report
+    """
     from servecast.estimator.report import fit_all, report_rows
     from servecast.estimator.store import Store
 

@@ -100,7 +100,12 @@ def profile_command(  # noqa: PLR0913  # one option each
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Measure the kernels of SPEC that the store lacks, with agents on GPUs."""
+    """Measure the kernels of SPEC that the store lacks, with agents on GPUs.
+
+    \b
+    servecast profile spec/llama.llm --agent 127.0.0.1:50051 --dry-run
+    servecast profile spec/llama.llm --agent gpu1:50051 --agent gpu2:50051 --budget 10m
+    """
     from servecast.agent.messages import Settings
     from servecast.agent.security import client_security
     from servecast.compiler.ir import Parallelism

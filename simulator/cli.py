@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "servecast.simulator.report.cli:report_command",
     "simulate": "servecast.simulator.simulate_cli:simulate_command",
     "store": "servecast.estimator.cli:store_command",
+    "validate": "servecast.simulator.validate_cli:validate_command",
 }
 
 
