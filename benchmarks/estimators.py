@@ -1,6 +1,6 @@
 """How well held-out measurements are predicted, beside other ways: prints one JSON object.
 
-    python benchmarks/estimators.py [--sku h100-sxm …] [--seeds 0 1] [--quick]
+    python benchmarks/estimators.py [--sku h100-sxm …] [--seeds 0 1] [--quick | --coverage]
 
 Splits hold out whole shapes (a model never seen), whole token counts (a batch never seen), the largest
 steps (a batch larger than any seen), or all but 300 rows (a GPU measured for a few minutes). Errors are
@@ -18,6 +18,7 @@ from dataclasses import asdict
 import numpy as np
 
 from servecast.compiler.catalog import shipped_skus
+from servecast.estimator.calibrate import calibrate
 from servecast.estimator.evaluate import (
     CONTENDERS,
     Contender,
@@ -26,13 +27,16 @@ from servecast.estimator.evaluate import (
     served_score,
     unseen_shapes,
 )
+from servecast.estimator.features import feature_matrix
 from servecast.estimator.importers.silicon import SiliconQuery, import_silicon
-from servecast.estimator.load import chosen_samples
 from servecast.estimator.models import num_sms_of
-from servecast.estimator.physics import KernelKind
+from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Samples
 from servecast.estimator.quarantine import screened
+from servecast.estimator.regressors import RooflineBlend
+from servecast.estimator.sources import chosen_samples
 from servecast.estimator.store import Store
+from servecast.estimator.uncertainty import coverage
 
 SKUS = ("h100-sxm", "h200-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
 KINDS = (
@@ -66,7 +70,8 @@ def splits(kind: KernelKind, samples: Samples, seed: int) -> Iterator[tuple[str,
         yield f"{FEW_ROWS} rows, unseen shapes", few, test
 
 
-def lines(sku: str, seeds: list[int], contenders: list[Contender]) -> Iterator[dict[str, object]]:
+def measured(sku: str) -> Iterator[tuple[KernelKind, Samples]]:
+    """The sound rows of each kernel."""
     skus = shipped_skus()
     with Store.open(":memory:") as store:
         batches = import_silicon(SiliconQuery(sku))
@@ -76,15 +81,37 @@ def lines(sku: str, seeds: list[int], contenders: list[Contender]) -> Iterator[d
             data = store.kernel_data(sku, kind.kernel, formats, ["silicon"])
             if not data.num_rows:
                 continue
-            samples = chosen_samples(data)
-            for seed in seeds:
-                for name, train, test in splits(kind, samples, seed):
-                    said = {"sku": sku, "kernel": kind.kernel, "dtype": kind.dtype}
-                    split = (train, test)
-                    found = [served_score(kind, samples, skus[sku], split)]
-                    found += scores(kind, samples, num_sms_of(sku), split, contenders)
-                    for score in found:
-                        yield {**said, "split": name, "seed": seed, **asdict(score)}
+            yield kind, chosen_samples(data)
+
+
+def lines(sku: str, seeds: list[int], contenders: list[Contender]) -> Iterator[dict[str, object]]:
+    datasheet = shipped_skus()[sku]
+    for kind, samples in measured(sku):
+        for seed in seeds:
+            for name, train, test in splits(kind, samples, seed):
+                said = {"sku": sku, "kernel": kind.kernel, "dtype": kind.dtype}
+                split = (train, test)
+                found = [served_score(kind, samples, datasheet, split)]
+                found += scores(kind, samples, num_sms_of(sku), split, contenders)
+                for score in found:
+                    yield {**said, "split": name, "seed": seed, **asdict(score)}
+
+
+def coverages(sku: str, seeds: list[int]) -> Iterator[dict[str, object]]:
+    """The share of held-out measurements inside intervals calibrated on other shapes."""
+    for kind, samples in measured(sku):
+        if kind.kernel in COLLECTIVES:
+            continue
+        for seed in seeds:
+            test = unseen_shapes(kind, samples, seed)
+            known, wanted = samples.rows(~test), samples.rows(test)
+            sms = num_sms_of(sku)
+            calibration = calibrate(kind, known, sms, seed)
+            model = RooflineBlend().fit(feature_matrix(kind, known.dims, sms), known.seconds)
+            predicted = model.predict(feature_matrix(kind, wanted.dims, sms))
+            found = coverage(calibration, predicted, wanted.seconds)
+            said = {"sku": sku, "kernel": kind.kernel, "dtype": kind.dtype, "seed": seed}
+            yield {**said, **{f"covered_{round(100 * x)}": round(y, 3) for x, y in found.items()}}
 
 
 def main() -> None:
@@ -92,10 +119,14 @@ def main() -> None:
     parser.add_argument("--sku", nargs="+", default=SKUS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--quick", action="store_true", help="only what is served and the roofline")
+    parser.add_argument("--coverage", action="store_true", help="of the intervals, not the errors")
     options = parser.parse_args()
     contenders = [c for c in CONTENDERS if not options.quick or c.name in FAST]
     started = time.process_time()
-    table = [row for sku in options.sku for row in lines(sku, options.seeds, contenders)]
+    if options.coverage:
+        table = [row for sku in options.sku for row in coverages(sku, options.seeds)]
+    else:
+        table = [row for sku in options.sku for row in lines(sku, options.seeds, contenders)]
     print(json.dumps({"rows": table, "cpu_s": round(time.process_time() - started, 1)}, indent=1))
 
 

@@ -5,41 +5,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-
-import numpy as np
 
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import ShardedProgram
-from servecast.compiler.kernels import KernelShape, kernel_shapes
 from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
-from servecast.estimator.forest import KernelModel
-from servecast.estimator.importers.silicon import (
-    SYSTEMS,
-    SiliconQuery,
-    data_root,
-    import_silicon,
-    package_version,
+from servecast.estimator.models import code_version
+from servecast.estimator.predictor import Predictor
+from servecast.estimator.sources import (
+    data_notes,
+    error_draws,
+    import_once,
+    predictor_from,
+    shapes_by_kind,
 )
-from servecast.estimator.models import code_version, fitted, needs_model, num_sms_of
-from servecast.estimator.physics import KernelKind
-from servecast.estimator.predictor import Predictor, Samples, samples_of
-from servecast.estimator.quarantine import screened
 from servecast.estimator.store import Store
-from servecast.estimator.stored import KernelData
 from servecast.estimator.tables import RuntimeTables, TableBounds
 
 DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
-# Which kernel answers where a table has several, best first: the engine's own, then the library's.
-VARIANTS = ("", "custom", "balanced", "nccl", "power_law_1.01", "power_law_1.2")
-
-
-# Tensor cores multiply fp16 as fast as bf16; block scales cost fp8 little, and the public rows of
-# fp8_block are kept from estimators.
-STANDS_IN = {"fp16": "bf16", "fp8_block": "fp8"}
 
 
 class TableLoader:
@@ -58,6 +44,7 @@ class TableLoader:
         self._memory: Store | None = None
         self._programs: dict[Sku, list[ShardedProgram]] = {}
         self._predictors: dict[Sku, Predictor] = {}
+        self._told: dict[Sku, set[str]] = {}
 
     def expect(self, sku: Sku, programs: Sequence[ShardedProgram]) -> None:
         """Says what will be asked for, so that one fit serves all of it."""
@@ -67,25 +54,48 @@ class TableLoader:
     def tables(self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds) -> RuntimeTables:
         """
         Raises:
-            DataMissingError: the store cannot be opened.
+            DataMissingError: the store cannot be opened, or the model is too far from what was measured.
         """
         with self._store() as store:
             import_once(store, sku, self._sources)
             data = store.fingerprint(sku.name, self._sources)
             query = repr((sharded, sku, bounds, self._engine, self._sources, data, code_version()))
             key = hashlib.sha256(query.encode()).hexdigest()
-            body = store.cached(key)
-            if body is None:
+            body, told = store.cached(key), store.cached(f"{key} notes")
+            if body is None or told is None:
                 predictor = self._predictor(store, sharded, sku)
                 built = build_tables(sharded, sku, bounds, predictor, self._engine)
-                body = saved_tables.to_bytes(built)
+                body, told = saved_tables.to_bytes(built), "\n".join(predictor.notes).encode()
                 store.put_cached(key, "tables", body)
+                store.put_cached(f"{key} notes", "notes", told)
+        self._told.setdefault(sku, set()).update(told.decode().splitlines())
         return saved_tables.from_bytes(body)
 
-    def notes(self, sku: Sku) -> tuple[str, ...]:
-        """What a reader of the answer should know of the data."""
+    def drawn_tables(
+        self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds, draw: int
+    ) -> RuntimeTables:
+        """The tables as they may really be: ``draw`` seeds one error for each kernel and range of times.
+
+        Simulating a few draws shows how sure a result is. The first draw calibrates the kernels, which
+        takes a handful of fits each.
+
+        Raises:
+            DataMissingError: as ``tables``.
+        """
         with self._store() as store:
-            return _notes(store, sku, self._sources)
+            import_once(store, sku, self._sources)
+            predictor = self._predictor(store, sharded, sku)
+            errors = error_draws(store, predictor, draw)
+        perturbed = replace(predictor, errors=errors)
+        return build_tables(sharded, sku, bounds, perturbed, self._engine)
+
+    def notes(self, sku: Sku) -> tuple[str, ...]:
+        """What a reader of the answer should know: whose data, and what of the tables asked for so far
+        lies outside it.
+        """
+        with self._store() as store:
+            told = data_notes(store, sku, self._sources)
+        return (*told, *sorted(self._told.get(sku, ())))
 
     def provenance(self, sku: Sku) -> dict[str, object]:
         """JSON: the data's origins with their rows, and the engine profile with its host terms."""
@@ -130,111 +140,3 @@ def load_predictor(
     with Store.open(store_path or Path(":memory:")) as store:
         import_once(store, sku, sources)
         return predictor_from(store, sku, programs, sources)
-
-
-def predictor_from(
-    store: Store, sku: Sku, programs: Sequence[ShardedProgram], sources: Sequence[str]
-) -> Predictor:
-    """From what the store has, fitting what it does not."""
-    samples: dict[KernelKind, Samples] = {}
-    models: dict[KernelKind, KernelModel] = {}
-    writes_kv = False
-    wanted = shapes_by_kind(programs)
-    for kind, shapes in wanted.items():
-        data = _best_source(store, sku, kind, sources)
-        if data is None:
-            continue
-        samples[kind] = chosen_samples(data)
-        writes_kv |= kind.kernel.startswith("attention") and _from_vllm(data)
-        if needs_model(kind, shapes, samples[kind]):
-            models[kind] = fitted(store, kind, samples[kind], num_sms_of(sku.name))
-    return Predictor(
-        sku=sku,
-        num_sms=num_sms_of(sku.name),
-        kinds=tuple(wanted),
-        samples=samples,
-        models=models,
-        attention_writes_kv=writes_kv,
-        notes=_notes(store, sku, sources),
-    )
-
-
-def _from_vllm(data: KernelData) -> bool:
-    """These sources time vLLM's attention layer, which stores keys and values before it attends."""
-    return bool(np.isin(("silicon", "llmservingsim"), data.source).any())
-
-
-def _best_source(
-    store: Store, sku: Sku, kind: KernelKind, sources: Sequence[str]
-) -> KernelData | None:
-    """Rows of the kernel's own formats, or of those that stand in for them."""
-    for formats in _formats(kind):
-        data = _rows_of_first_source(store, sku, kind.kernel, formats, sources)
-        if data is not None:
-            return data
-    return None
-
-
-def _formats(kind: KernelKind) -> Iterator[tuple[str, str]]:
-    own = (kind.dtype, kind.kv_dtype)
-    dtype, kv_dtype = (STANDS_IN.get(name, name) for name in own)
-    yield from dict.fromkeys([own, (dtype, kv_dtype)])
-
-
-def _rows_of_first_source(
-    store: Store, sku: Sku, kernel: str, formats: tuple[str, str], sources: Sequence[str]
-) -> KernelData | None:
-    """Our agents' rows, and of imported ones those of the first source that has any: engines differ in
-    their kernels, and a mixture is the time of none.
-    """
-    for source in (s for s in sources if s != "agent"):
-        picked = ["agent", source] if "agent" in sources else [source]
-        data = store.kernel_data(sku.name, kernel, formats, picked)
-        if source in data.source:
-            return data
-    data = store.kernel_data(sku.name, kernel, formats, ["agent"])
-    return data if "agent" in sources and data.num_rows else None
-
-
-def import_once(store: Store, sku: Sku, sources: Sequence[str]) -> None:
-    """Public timings of the SKU, where their package is installed and the store lacks them."""
-    if "silicon" not in sources or sku.name not in SYSTEMS or data_root() is None:
-        return
-    if not store.has_rows(sku.name, "silicon", package_version()):
-        rows = import_silicon(SiliconQuery(sku.name))
-        store.add_batches(part for batch in rows for part in screened(batch, {sku.name: sku}))
-
-
-def _notes(store: Store, sku: Sku, sources: Sequence[str]) -> tuple[str, ...]:
-    lines = store.origins(sku.name, sources)
-    if lines:
-        packages = sorted({f"{o.package} {o.version} ({o.licence})" for o in lines if o.licence})
-        return tuple(f"{sku.name}: kernel timings from {package}" for package in packages)
-    missing = "silicon" in sources and sku.name in SYSTEMS and data_root() is None
-    remedy = "; pip install 'servecast[silicon]' brings measured ones" if missing else ""
-    return (f"{sku.name}: nothing measured, every time is from the datasheet{remedy}",)
-
-
-def shapes_by_kind(programs: Sequence[ShardedProgram]) -> dict[KernelKind, set[KernelShape]]:
-    found: dict[KernelKind, set[KernelShape]] = {}
-    calls = (c for p in programs for s in p.stages for r in s.runs for c in r.calls)
-    for call in calls:
-        for shape in kernel_shapes(call.op):
-            kind = KernelKind(shape.kernel, shape.dtype, shape.kv_dtype)
-            found.setdefault(kind, set()).add(shape)
-    return found
-
-
-def chosen_samples(data: KernelData) -> Samples:
-    """One variant's rows; of later variants only cases larger than all before (NCCL beyond custom)."""
-    names = [v for v in VARIANTS if v in data.variant]
-    rows = data.variant == (names[0] if names else data.variant[0])
-    if "payload_bytes" in data.dims:
-        for name in names[1:]:
-            limit = data.dims["payload_bytes"][rows].max()
-            rows |= (data.variant == name) & (data.dims["payload_bytes"] > limit)
-    return samples_of(
-        {name: column[rows] for name, column in data.dims.items()},
-        data.seconds[rows],
-        data.source[rows] == "agent",
-    )

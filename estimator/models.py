@@ -14,6 +14,7 @@ from servecast.estimator.forest import KernelModel
 from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Samples
 from servecast.estimator.store import Store
+from servecast.estimator.uncertainty import Calibration
 
 MIN_SAMPLES = 20  # below, a forest knows nothing that the datasheet does not
 
@@ -43,6 +44,9 @@ def num_sms_of(sku: str) -> int:
 PREDICTING = (
     "attention_times",
     "build",
+    "calibrate",
+    "evaluate",
+    "uncertainty",
     "features",
     "flatten",
     "forest",
@@ -53,6 +57,7 @@ PREDICTING = (
     "regressors",
     "roofline",
     "saved_tables",
+    "sources",
     "tables",
     "token_times",
 )
@@ -89,14 +94,31 @@ def _covers(kind: KernelKind, shape: dict[str, int], samples: Samples) -> bool:
 
 def fitted(store: Store, kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
     """The kernel's model, from the store where the same code fitted the same data before."""
-    digest = hashlib.sha256(f"{kind} {sms} {code_version()}".encode())
-    for array in (samples.keys, samples.seconds):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    body = store.cached(digest.hexdigest())
+    key = _key("model", kind, samples, sms)
+    body = store.cached(key)
     if body is None:
         body = _fit(kind, samples, sms).to_bytes()
-        store.put_cached(digest.hexdigest(), "model", body)
+        store.put_cached(key, "model", body)
     return KernelModel.from_bytes(body)
+
+
+def calibrated(store: Store, kind: KernelKind, samples: Samples, sms: int) -> Calibration:
+    """How far the kernel's model is off on shapes not seen; a handful of fits, once."""
+    key = _key("calibration", kind, samples, sms)
+    body = store.cached(key)
+    if body is None:
+        from servecast.estimator.calibrate import calibrate  # scikit-learn, as below
+
+        body = calibrate(kind, samples, sms).to_bytes()
+        store.put_cached(key, "calibration", body)
+    return Calibration.from_bytes(body)
+
+
+def _key(what: str, kind: KernelKind, samples: Samples, sms: int) -> str:
+    digest = hashlib.sha256(f"{what} {kind} {sms} {code_version()}".encode())
+    for array in (samples.keys, samples.seconds):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _fit(kind: KernelKind, samples: Samples, sms: int) -> KernelModel:

@@ -19,6 +19,7 @@ from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_s
 from servecast.estimator.roofline import analytical_s
 from servecast.estimator.tables import SOURCE_CODE, Source
+from servecast.estimator.uncertainty import Calibration
 
 Codes = NDArray[np.int8]
 
@@ -85,6 +86,26 @@ def samples_of(dims: dict[str, Ints], seconds: Floats, local: NDArray[np.bool_])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ErrorDraw:
+    """One run's errors of a kernel, of the logarithm of time: by class where a model answers [classes + 1],
+    and where the datasheet does. Measured cases have none.
+    """
+
+    calibration: Calibration | None
+    of_model: Floats
+    of_datasheet: float
+
+    def factor(self, seconds: Floats, source: Codes) -> Floats:
+        error = np.where(source == SOURCE_CODE[Source.ANALYTICAL], self.of_datasheet, 0.0)
+        if self.calibration is not None:
+            outside = (source == SOURCE_CODE[Source.EXTRAPOLATED]).astype(np.int64)
+            of_model = self.of_model[self.calibration.classes(seconds, outside)]
+            modelled = outside | (source == SOURCE_CODE[Source.INTERPOLATED])
+            error = np.where(modelled, of_model, error)
+        return np.asarray(np.exp(error), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Predictor:
     """Times on one SKU. Holds arrays only, so that it travels between processes.
 
@@ -99,10 +120,13 @@ class Predictor:
     models: Mapping[KernelKind, KernelModel] = field(default_factory=dict)
     attention_writes_kv: bool = False
     notes: tuple[str, ...] = ()
+    errors: Mapping[KernelKind, ErrorDraw] = field(default_factory=dict)
 
     def predict(self, kind: KernelKind, dims: Dims) -> Predicted:
         """Times of cases given as columns [cases] per dimension, floored by physics."""
         seconds, source = self._unguarded(kind, dims)
+        if kind in self.errors:
+            seconds = seconds * self.errors[kind].factor(seconds, source)
         floor = shortest_s(self.sku, kind, dims)
         raised = int(np.count_nonzero(seconds < floor))
         return Predicted(np.maximum(seconds, floor), source, raised)

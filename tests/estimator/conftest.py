@@ -21,9 +21,9 @@ from servecast.compiler.ir import (
     ShardedProgram,
     Stage,
 )
-from servecast.estimator.load import predictor_from
 from servecast.estimator.measurement import MeasurementBatch, Origin
 from servecast.estimator.predictor import Predictor
+from servecast.estimator.sources import predictor_from
 from servecast.estimator.store import Store
 
 HIDDEN, LAYERS = 256, 2

@@ -13,9 +13,9 @@ from servecast.compiler.ir import Attention, Linear, Rows, ShardedProgram
 from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
-from servecast.estimator.load import predictor_from
 from servecast.estimator.measurement import MeasurementBatch, Origin
 from servecast.estimator.predictor import Predictor
+from servecast.estimator.sources import predictor_from
 from servecast.estimator.store import Store
 from servecast.estimator.tables import (
     SOURCES,

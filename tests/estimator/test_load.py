@@ -14,7 +14,7 @@ import pytest
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import ShardedProgram
+from servecast.compiler.ir import Call, Linear, Rows, Run, ShardedProgram
 from servecast.estimator.engine_profile import ENGINE_PROFILES
 from servecast.estimator.load import TableLoader, load_predictor
 from servecast.estimator.measurement import MeasurementBatch
@@ -116,3 +116,41 @@ def test_a_store_that_is_none_is_named(tmp_path: Path, gpu: Sku, model: Model) -
         TableLoader(path).tables(model(), gpu, BOUNDS)
     with pytest.raises(DataMissingError, match=r"text\.duckdb: cannot be opened"):
         load_predictor(path, gpu, [model()])
+
+
+def wide(sharded: ShardedProgram, out_features: int) -> ShardedProgram:
+    """The small model with another head."""
+    (stage,) = sharded.stages
+    head = Run("head", (Call("lm_head", Linear(256, out_features), Rows.LAST_TOKENS),))
+    return replace(sharded, stages=(replace(stage, runs=(stage.runs[0], head)),))
+
+
+def test_what_lies_outside_the_data_is_noted_also_by_the_second_run(
+    path: Path, gpu: Sku, model: Model
+) -> None:
+    note = "gpu: extrapolated: linear bf16 in_features=256 out_features=4096: out_features is 2.0 octaves"
+    for _ in range(2):
+        loader = TableLoader(path)
+        loader.tables(wide(model(), 4096), gpu, BOUNDS)
+        assert loader.notes(gpu)[1] == f"{note} beyond the data"
+
+
+def test_what_lies_too_far_outside_is_refused_with_what_to_measure(
+    path: Path, gpu: Sku, model: Model
+) -> None:
+    message = r"out_features is 5.0 octaves beyond anything measured .*: servecast profile SPEC --model small"
+    with pytest.raises(DataMissingError, match=message):
+        TableLoader(path).tables(wide(model(), 32768), gpu, BOUNDS)
+
+
+def test_a_draw_moves_what_is_predicted_and_keeps_what_was_measured(
+    path: Path, gpu: Sku, model: Model
+) -> None:
+    loader = TableLoader(path)
+    plain = loader.tables(model(), gpu, BOUNDS)
+    drawn = [loader.drawn_tables(model(), gpu, BOUNDS, draw) for draw in (1, 1, 2)]
+    assert same(drawn[0], drawn[1])
+    assert not same(drawn[0], drawn[2])
+    measured = 64  # rows on the grid of measurements
+    assert drawn[0].token_s[0, measured] == pytest.approx(plain.token_s[0, measured], rel=1e-6)
+    assert drawn[0].token_s[0, 40] != pytest.approx(plain.token_s[0, 40], rel=1e-6)

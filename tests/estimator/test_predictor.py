@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import FP16, Call, Linear, Parallelism, Run, ShardedProgram, Stage
 from servecast.compiler.kernels import KernelCase
-from servecast.estimator.load import predictor_from
 from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
 from servecast.estimator.physics import KernelKind, shortest_s
 from servecast.estimator.predictor import Predictor, samples_of
 from servecast.estimator.roofline import analytical_s
+from servecast.estimator.sources import predictor_from
 from servecast.estimator.store import Store
 from servecast.estimator.tables import SOURCES, Source
 

@@ -1,0 +1,78 @@
+"""How far a program's kernels lie outside what was measured, and when that is too far to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from servecast.compiler.errors import DataMissingError
+from servecast.compiler.ir import ShardedProgram
+from servecast.compiler.kernels import KernelShape
+from servecast.estimator.attention_times import kind_of
+from servecast.estimator.predictor import Predictor, Samples
+
+# Held-out GEMMs one octave beyond the largest measured width err by 5 % at the median and 22 % at the
+# 95th percentile, which a label can say; three octaves are another machine's regime.
+MAX_OCTAVES = 3.0
+NOTED_OCTAVES = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A kernel shape, and how many doublings its farthest dimension is from the measured ones."""
+
+    shape: KernelShape
+    dimension: str
+    octaves: float
+
+    def __str__(self) -> str:
+        sizes = " ".join(f"{name}={size}" for name, size in self.shape.dims)
+        kernel = f"{self.shape.kernel} {self.shape.dtype} {sizes}"
+        return f"{kernel}: {self.dimension} is {self.octaves:.1f} octaves"
+
+
+def outside(predictor: Predictor, shapes: Sequence[KernelShape]) -> list[Outside]:
+    """Shapes beyond the data of their kernel's model, farthest first."""
+    found = []
+    for shape in shapes:
+        samples = predictor.samples.get(kind_of(shape))
+        if samples is not None and kind_of(shape) in predictor.models:
+            dimension, octaves = _farthest(samples, shape)
+            if octaves > 0:
+                found.append(Outside(shape, dimension, octaves))
+    return sorted(found, key=lambda x: (-x.octaves, x.shape))
+
+
+def _farthest(samples: Samples, shape: KernelShape) -> tuple[str, float]:
+    distances = [(0.0, "")]
+    for name, size in shape.dims:
+        if name in samples.dims and size > 0:
+            low, high = int(samples.dims[name].min()), int(samples.dims[name].max())
+            over = np.log2(max(size / max(high, 1), max(low, 1) / size))
+            distances.append((float(max(over, 0.0)), name))
+    octaves, dimension = max(distances)
+    return dimension, octaves
+
+
+def refuse_what_is_too_far(
+    predictor: Predictor, programs: Sequence[ShardedProgram], shapes: Sequence[KernelShape]
+) -> tuple[str, ...]:
+    """Notes on what is extrapolated.
+
+    Raises:
+        DataMissingError: a shape is beyond ``MAX_OCTAVES``; it says what to measure, and how.
+    """
+    far = outside(predictor, shapes)
+    if far and far[0].octaves > MAX_OCTAVES:
+        models = ", ".join(sorted({program.model for program in programs}))
+        raise DataMissingError(
+            f"{predictor.sku.name}: {far[0]} beyond anything measured there (at most {MAX_OCTAVES:g} are"
+            f" answered); measure it: servecast profile SPEC --model {models} --agent HOST:PORT --store FILE"
+        )
+    return tuple(
+        f"{predictor.sku.name}: extrapolated: {x} beyond the data"
+        for x in far
+        if x.octaves > NOTED_OCTAVES
+    )

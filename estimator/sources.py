@@ -1,0 +1,161 @@
+"""Which data answers for a GPU's kernels, and the predictor made of it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from servecast.compiler.hardware import Sku
+from servecast.compiler.ir import ShardedProgram
+from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.estimator.envelope import refuse_what_is_too_far
+from servecast.estimator.forest import KernelModel
+from servecast.estimator.importers.silicon import (
+    SYSTEMS,
+    SiliconQuery,
+    data_root,
+    import_silicon,
+    package_version,
+)
+from servecast.estimator.models import calibrated, fitted, needs_model, num_sms_of
+from servecast.estimator.physics import KernelKind
+from servecast.estimator.predictor import ErrorDraw, Predictor, Samples, samples_of
+from servecast.estimator.quarantine import screened
+from servecast.estimator.store import Store
+from servecast.estimator.stored import KernelData
+from servecast.estimator.uncertainty import ANALYTICAL_HALF_WIDTH, Z_OF_90
+
+# Which kernel answers where a table has several, best first: the engine's own, then the library's.
+VARIANTS = ("", "custom", "balanced", "nccl", "power_law_1.01", "power_law_1.2")
+
+
+# Tensor cores multiply fp16 as fast as bf16; block scales cost fp8 little, and the public rows of
+# fp8_block are kept from estimators.
+STANDS_IN = {"fp16": "bf16", "fp8_block": "fp8"}
+
+
+def predictor_from(
+    store: Store, sku: Sku, programs: Sequence[ShardedProgram], sources: Sequence[str]
+) -> Predictor:
+    """From what the store has, fitting what it does not."""
+    samples: dict[KernelKind, Samples] = {}
+    models: dict[KernelKind, KernelModel] = {}
+    writes_kv = False
+    wanted = shapes_by_kind(programs)
+    for kind, shapes in wanted.items():
+        data = _best_source(store, sku, kind, sources)
+        if data is None:
+            continue
+        samples[kind] = chosen_samples(data)
+        writes_kv |= kind.kernel.startswith("attention") and _from_vllm(data)
+        if needs_model(kind, shapes, samples[kind]):
+            models[kind] = fitted(store, kind, samples[kind], num_sms_of(sku.name))
+    found = Predictor(
+        sku=sku,
+        num_sms=num_sms_of(sku.name),
+        kinds=tuple(wanted),
+        samples=samples,
+        models=models,
+        attention_writes_kv=writes_kv,
+    )
+    every = sorted(shape for group in wanted.values() for shape in group)
+    return replace(found, notes=refuse_what_is_too_far(found, programs, every))
+
+
+def error_draws(store: Store, predictor: Predictor, draw: int) -> dict[KernelKind, ErrorDraw]:
+    """One error for each kernel, from a stream of its own."""
+    errors = {}
+    for kind in predictor.kinds:
+        name = zlib.crc32(repr(kind).encode())
+        rng = np.random.default_rng([draw, name])
+        of_datasheet = float(rng.normal(0.0, ANALYTICAL_HALF_WIDTH / Z_OF_90))
+        calibration = None
+        if kind in predictor.models:
+            calibration = calibrated(store, kind, predictor.samples[kind], predictor.num_sms)
+        of_model = np.zeros(0) if calibration is None else calibration.draw(rng)
+        errors[kind] = ErrorDraw(calibration, of_model, of_datasheet)
+    return errors
+
+
+def _from_vllm(data: KernelData) -> bool:
+    """These sources time vLLM's attention layer, which stores keys and values before it attends."""
+    return bool(np.isin(("silicon", "llmservingsim"), data.source).any())
+
+
+def _best_source(
+    store: Store, sku: Sku, kind: KernelKind, sources: Sequence[str]
+) -> KernelData | None:
+    """Rows of the kernel's own formats, or of those that stand in for them."""
+    for formats in _formats(kind):
+        data = _rows_of_first_source(store, sku, kind.kernel, formats, sources)
+        if data is not None:
+            return data
+    return None
+
+
+def _formats(kind: KernelKind) -> Iterator[tuple[str, str]]:
+    own = (kind.dtype, kind.kv_dtype)
+    dtype, kv_dtype = (STANDS_IN.get(name, name) for name in own)
+    yield from dict.fromkeys([own, (dtype, kv_dtype)])
+
+
+def _rows_of_first_source(
+    store: Store, sku: Sku, kernel: str, formats: tuple[str, str], sources: Sequence[str]
+) -> KernelData | None:
+    """Our agents' rows, and of imported ones those of the first source that has any: engines differ in
+    their kernels, and a mixture is the time of none.
+    """
+    for source in (s for s in sources if s != "agent"):
+        picked = ["agent", source] if "agent" in sources else [source]
+        data = store.kernel_data(sku.name, kernel, formats, picked)
+        if source in data.source:
+            return data
+    data = store.kernel_data(sku.name, kernel, formats, ["agent"])
+    return data if "agent" in sources and data.num_rows else None
+
+
+def import_once(store: Store, sku: Sku, sources: Sequence[str]) -> None:
+    """Public timings of the SKU, where their package is installed and the store lacks them."""
+    if "silicon" not in sources or sku.name not in SYSTEMS or data_root() is None:
+        return
+    if not store.has_rows(sku.name, "silicon", package_version()):
+        rows = import_silicon(SiliconQuery(sku.name))
+        store.add_batches(part for batch in rows for part in screened(batch, {sku.name: sku}))
+
+
+def data_notes(store: Store, sku: Sku, sources: Sequence[str]) -> tuple[str, ...]:
+    lines = store.origins(sku.name, sources)
+    if lines:
+        packages = sorted({f"{o.package} {o.version} ({o.licence})" for o in lines if o.licence})
+        return tuple(f"{sku.name}: kernel timings from {package}" for package in packages)
+    missing = "silicon" in sources and sku.name in SYSTEMS and data_root() is None
+    remedy = "; pip install 'servecast[silicon]' brings measured ones" if missing else ""
+    return (f"{sku.name}: nothing measured, every time is from the datasheet{remedy}",)
+
+
+def shapes_by_kind(programs: Sequence[ShardedProgram]) -> dict[KernelKind, set[KernelShape]]:
+    found: dict[KernelKind, set[KernelShape]] = {}
+    calls = (c for p in programs for s in p.stages for r in s.runs for c in r.calls)
+    for call in calls:
+        for shape in kernel_shapes(call.op):
+            kind = KernelKind(shape.kernel, shape.dtype, shape.kv_dtype)
+            found.setdefault(kind, set()).add(shape)
+    return found
+
+
+def chosen_samples(data: KernelData) -> Samples:
+    """One variant's rows; of later variants only cases larger than all before (NCCL beyond custom)."""
+    names = [v for v in VARIANTS if v in data.variant]
+    rows = data.variant == (names[0] if names else data.variant[0])
+    if "payload_bytes" in data.dims:
+        for name in names[1:]:
+            limit = data.dims["payload_bytes"][rows].max()
+            rows |= (data.variant == name) & (data.dims["payload_bytes"] > limit)
+    return samples_of(
+        {name: column[rows] for name, column in data.dims.items()},
+        data.seconds[rows],
+        data.source[rows] == "agent",
+    )

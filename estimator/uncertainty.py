@@ -1,0 +1,97 @@
+"""How far predictions are off: intervals calibrated on shapes that the model had not seen.
+
+Split-conformal (Vovk et al. 2005; cross-conformal over folds of whole shapes), one class per kernel, per
+range of predicted time, and apart for cases outside the data. Half-widths are of the logarithm of
+time: an interval of half-width q is [t exp(-q), t exp(q)].
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from servecast.estimator.measurement import Floats, Ints
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+# What a datasheet time may be off by where nothing was measured, as a 90 % half-width: assumed. A
+# factor of 1.6 either way is what fitted and unfitted rooflines are off by at their worst decile.
+ANALYTICAL_HALF_WIDTH = 0.5
+Z_OF_90 = 1.6449  # a normal's 90 % half-width in standard deviations
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """``edges_s`` [classes - 1] part predicted seconds into classes; ``half_widths`` are
+    [classes + 1, LEVELS], the last row for cases outside the data.
+    """
+
+    edges_s: Floats
+    half_widths: Floats
+
+    def classes(self, seconds: Floats, outside: Ints) -> Ints:
+        """The class of each prediction; ``outside`` is 1 where its case lies outside the data."""
+        inside = np.searchsorted(self.edges_s, seconds, side="right")
+        return np.where(outside > 0, len(self.half_widths) - 1, inside).astype(np.int64)
+
+    def half_width(self, seconds: Floats, outside: Ints, level: float) -> Floats:
+        """
+        Raises:
+            ValueError: the level is none of LEVELS.
+        """
+        if level not in LEVELS:
+            raise ValueError(f"level must be one of {LEVELS}, got {level}")
+        column = self.half_widths[:, LEVELS.index(level)]
+        return np.asarray(column[self.classes(seconds, outside)], dtype=np.float64)
+
+    def draw(self, rng: np.random.Generator) -> Floats:
+        """One error of the logarithm for each class [classes + 1], as one run of the simulator keeps it:
+        a kernel that is slower than predicted is so in every step.
+        """
+        deviation = self.half_widths[:, LEVELS.index(0.9)] / Z_OF_90
+        return np.asarray(rng.normal(0.0, deviation), dtype=np.float64)
+
+    def to_bytes(self) -> bytes:
+        body = io.BytesIO()
+        np.savez(body, allow_pickle=False, edges_s=self.edges_s, half_widths=self.half_widths)
+        return body.getvalue()
+
+    @staticmethod
+    def from_bytes(body: bytes) -> Calibration:
+        with np.load(io.BytesIO(body), allow_pickle=False) as saved:
+            return Calibration(saved["edges_s"], saved["half_widths"])
+
+
+def calibration_of(
+    predicted_s: Floats, measured_s: Floats, beyond: Floats, num_classes: int = 5
+) -> Calibration:
+    """From predictions of cases that the model had not seen; ``beyond`` are the absolute log errors of
+    cases outside the data it was fitted to.
+    """
+    errors = np.abs(np.log(predicted_s / measured_s))
+    edges = np.quantile(predicted_s, np.arange(1, num_classes) / num_classes)
+    number = np.searchsorted(edges, predicted_s, side="right")
+    rows = [_conformal_quantiles(errors[number == i]) for i in range(num_classes)]
+    outside = np.maximum(_conformal_quantiles(beyond), np.max(rows, axis=0))
+    return Calibration(edges, np.stack([*rows, outside]))
+
+
+def _conformal_quantiles(errors: Floats) -> Floats:
+    """With the finite-sample correction: the ceil((n + 1) level)-th smallest error."""
+    if len(errors) == 0:
+        return np.zeros(len(LEVELS))
+    ranks = np.ceil((len(errors) + 1) * np.array(LEVELS)).astype(np.int64)
+    return np.asarray(np.sort(errors)[np.minimum(ranks, len(errors)) - 1], dtype=np.float64)
+
+
+def coverage(
+    calibration: Calibration, predicted_s: Floats, measured_s: Floats
+) -> dict[float, float]:
+    """The share of measurements inside each level's interval."""
+    errors = np.abs(np.log(predicted_s / measured_s))
+    inside = np.zeros(len(errors), dtype=np.int64)
+    return {
+        level: float(np.mean(errors <= calibration.half_width(predicted_s, inside, level)))
+        for level in LEVELS
+    }
