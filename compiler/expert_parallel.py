@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from servecast.compiler.ir import BF16, Call, Collective, CollectiveKind, Experts, Parallelism
+from servecast.compiler.ir import Call, Collective, CollectiveKind, Experts, Format, Parallelism
 from servecast.compiler.program import Site, Split
 from servecast.compiler.tensor_parallel import Indivisible, divided
 
 
-def expert_calls(site: Site, op: Experts, parallelism: Parallelism) -> list[Call]:
+def expert_calls(
+    site: Site, op: Experts, parallelism: Parallelism, communication: Format
+) -> list[Call]:
     """One rank's experts, between what brings rows to them and takes them back."""
     tp, dp, ep = parallelism.tp, parallelism.dp, parallelism.ep
     where = f"{site.name} (line {site.line})"
@@ -36,7 +38,7 @@ def expert_calls(site: Site, op: Experts, parallelism: Parallelism) -> list[Call
     experts = Call(site.name, share, site.rows, row_factor=float(dp))
     if dp == 1:
         return [experts]
-    there, back = _dispatch(op, parallelism), _combine(op, parallelism)
+    there, back = _dispatch(op, parallelism), _combine(op, parallelism, communication)
     return [Call(f"{site.name}_dispatch", there), experts, Call(f"{site.name}_combine", back)]
 
 
@@ -48,11 +50,14 @@ def _dispatch(op: Experts, parallelism: Parallelism) -> Collective:
     return _all_to_all(op, parallelism)
 
 
-def _combine(op: Experts, parallelism: Parallelism) -> Collective:
+def _combine(op: Experts, parallelism: Parallelism, communication: Format) -> Collective:
+    """Results come back in the model's communication format, rows go out in the experts' own."""
     if parallelism.ep == 1:
         elements = op.hidden * parallelism.dp
-        return Collective(CollectiveKind.REDUCE_SCATTER, elements, parallelism.dp, "dp")
-    return replace(_all_to_all(op, parallelism), format=BF16)
+        return Collective(
+            CollectiveKind.REDUCE_SCATTER, elements, parallelism.dp, "dp", communication
+        )
+    return replace(_all_to_all(op, parallelism), format=communication)
 
 
 def _all_to_all(op: Experts, parallelism: Parallelism) -> Collective:

@@ -13,8 +13,8 @@ from servecast.compiler.ir import Add, Call, Collective, CollectiveKind, Norm, R
 from servecast.compiler.tensor_parallel import Indivisible
 
 
-def scatter_rows(runs: Sequence[Run], hidden: int, tp: int) -> list[Run]:
-    """The same runs with every tensor-parallel all-reduce taken apart.
+def scatter_rows(runs: Sequence[Run], gather: Collective) -> list[Run]:
+    """The same runs with every tensor-parallel all-reduce taken apart; ``gather`` is the second part.
 
     Raises:
         Indivisible: two norms read one row, so it would have to be gathered before them.
@@ -23,14 +23,14 @@ def scatter_rows(runs: Sequence[Run], hidden: int, tp: int) -> list[Run]:
     for run in runs:
         calls: list[Call] = []
         for call in run.calls:
-            scattered = _append(calls, call, scattered, hidden, tp)
+            scattered = _append(calls, call, scattered, gather)
         result.append(replace(run, calls=tuple(calls)))
     return result
 
 
-def _append(calls: list[Call], call: Call, scattered: bool, hidden: int, tp: int) -> bool:
+def _append(calls: list[Call], call: Call, scattered: bool, gather: Collective) -> bool:
     """Adds a call to a rank's; whether the rows are scattered after it."""
-    op = call.op
+    op, tp, hidden = call.op, gather.degree, gather.elements
     if isinstance(op, Collective) and op.kind is CollectiveKind.ALL_REDUCE and op.group == "tp":
         name = call.name.replace("all_reduce", "reduce_scatter")
         scatter = replace(op, kind=CollectiveKind.REDUCE_SCATTER)
@@ -40,7 +40,6 @@ def _append(calls: list[Call], call: Call, scattered: bool, hidden: int, tp: int
         calls.append(replace(call, row_factor=call.row_factor / tp))
         return True
     if scattered:
-        gather = Collective(CollectiveKind.ALL_GATHER, hidden, tp)
         calls.append(Call("rows_all_gather", gather, row_factor=1 / tp))
     elif isinstance(op, Norm) and op.width == hidden and op.per_row == 1:
         raise Indivisible(f"{call.name} reads rows that sequence parallelism has scattered")

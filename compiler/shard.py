@@ -16,6 +16,7 @@ from servecast.compiler.ir import (
     Collective,
     CollectiveKind,
     Experts,
+    Format,
     Parallelism,
     Run,
     ShardedProgram,
@@ -36,13 +37,7 @@ def shard(program: Program, parallelism: Parallelism) -> ShardedProgram:
     """
     _check_degrees(program, parallelism)
     try:
-        prologue = _run("prologue", program.prologue, 1, parallelism)
-        layers = [_run(r.name, r.sites, r.count, parallelism) for r in program.layers]
-        epilogue = _run("epilogue", program.epilogue, 1, parallelism)
-        if parallelism.sequence and parallelism.tp > 1:
-            prologue, *layers, epilogue = scatter_rows(
-                [prologue, *layers, epilogue], program.hidden, parallelism.tp
-            )
+        prologue, *layers, epilogue = _rank_runs(program, parallelism)
     except Indivisible as error:
         degrees = tp_degrees(program, MAX_TP_TRIED)
         works = f"; tp degrees that work: {', '.join(map(str, degrees))}"
@@ -69,8 +64,7 @@ def tp_degrees(program: Program, limit: int) -> list[int]:
     degrees = []
     for tp in range(1, limit + 1):
         try:
-            for run in program.runs:
-                _run(run.name, run.sites, 1, Parallelism(tp=tp))
+            _rank_runs(program, Parallelism(tp=tp))
         except Indivisible:
             continue
         degrees.append(tp)
@@ -138,16 +132,26 @@ def _deal(layers: list[Run], counts: list[int]) -> list[list[Run]]:
     return stages
 
 
-def _run(name: str, sites: tuple[Site, ...], count: int, parallelism: Parallelism) -> Run:
-    calls = [call for site in sites for call in _calls(site, parallelism)]
-    return Run(name, tuple(calls), count)
+def _rank_runs(program: Program, parallelism: Parallelism) -> list[Run]:
+    """What one rank runs of the whole model: prologue, layers, epilogue."""
+    communication = program.formats.communication
+    runs = []
+    for run in program.runs:
+        calls = [call for site in run.sites for call in _calls(site, parallelism, communication)]
+        runs.append(Run(run.name, tuple(calls), run.count))
+    if parallelism.sequence and parallelism.tp > 1:
+        gather = Collective(
+            CollectiveKind.ALL_GATHER, program.hidden, parallelism.tp, format=communication
+        )
+        return scatter_rows(runs, gather)
+    return runs
 
 
-def _calls(site: Site, parallelism: Parallelism) -> list[Call]:
+def _calls(site: Site, parallelism: Parallelism, communication: Format) -> list[Call]:
     """A rank's share of a site; nothing where a single rank has nothing to say to others."""
     tp = parallelism.tp
     if isinstance(site.op, Experts):
-        return expert_calls(site, site.op, parallelism)
+        return expert_calls(site, site.op, parallelism, communication)
     if site.split is Split.JOIN:
         assert isinstance(site.op, Collective)
         joined = collective_share(site.op, tp)

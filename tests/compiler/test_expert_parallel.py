@@ -134,6 +134,18 @@ def test_sequence_parallelism_takes_every_all_reduce_apart() -> None:
     assert {call.row_factor for call in norms} == {0.5}
 
 
+def test_everything_that_ranks_exchange_has_a_format_of_the_model() -> None:
+    """Rows go out to experts in the experts' format; all else moves in the communication format."""
+    text = SPARSE.replace("context 64", "context 64 activations int8 communication fp8")
+    program = compile_text(text, "sparse.llm").model()
+    for ep in (1, 4):
+        sharded = shard(program, Parallelism(tp=2, dp=2, ep=ep, pp=2, sequence=True))
+        for call in calls(sharded):
+            if isinstance(call.op, Collective):
+                expected = "int8" if call.name == "experts_dispatch" else "fp8"
+                assert call.op.format.name == expected, call.name
+
+
 @given(tp=powers, rows=st.sampled_from([4, 32]))
 def test_sequence_parallel_ranks_share_the_norms(tp: int, rows: int) -> None:
     def norm_flops(parallelism: Parallelism) -> int:
