@@ -21,7 +21,7 @@ PUBLISHED = [
     ("llama-2-7b", "llama.llm", 6_738_415_616, "safetensors meta-llama/Llama-2-7b-hf"),
     ("llama-2-70b", "llama.llm", 68_976_648_192, "safetensors meta-llama/Llama-2-70b-hf"),
     ("codellama-34b", "llama.llm", 33_743_970_304, "safetensors codellama/CodeLlama-34b-hf"),
-    ("mistral-large-2407", "mistral.llm", 122_610_069_504, "safetensors Mistral-Large-2407"),
+    ("mistral-large", "mistral.llm", 122_610_069_504, "safetensors Mistral-Large-2407"),
     ("mixtral-8x7b", "mixtral.llm", 46_702_792_704, "safetensors mistralai/Mixtral-8x7B-v0.1"),
     ("mixtral-8x22b", "mixtral.llm", 140_620_634_112, "safetensors mistralai/Mixtral-8x22B-v0.1"),
     ("qwen2-7b", "qwen2.llm", 7_615_616_512, "safetensors Qwen/Qwen2-7B"),
