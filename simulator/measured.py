@@ -29,7 +29,8 @@ class MeasuredRun:
     """``latencies_s`` by metric, each [requests] in order of arrival, NaN where it was not recorded.
 
     ``settings`` are what the recording tells of the engine, by the names of `simulate.Setup`. ``gaps_s``
-    are all gaps between tokens, of all requests; None where they were not recorded.
+    are all gaps between tokens, of all requests; None where they were not recorded. With
+    ``async_scheduling`` the engine prepared a step while the one before it ran; None: not told.
     """
 
     workload: Workload
@@ -38,6 +39,7 @@ class MeasuredRun:
     gaps_s: Floats | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    async_scheduling: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,15 @@ def _read_folder(path: Path) -> MeasuredRun:
     if (meta.get("kv_cache") or {}).get("enable_prefix_caching", True):
         notes.append("the engine's prefix cache was on; its hits are not simulated")
     workload, latencies_s = _columns(path, "llmservingsim", requests)
-    return MeasuredRun(workload, "server", latencies_s, None, settings, tuple(notes))
+    scheduler = (meta.get("resolved_config") or {}).get("scheduler_config") or {}
+    return MeasuredRun(
+        workload,
+        "server",
+        latencies_s,
+        settings=settings,
+        notes=tuple(notes),
+        async_scheduling=scheduler.get("async_scheduling"),
+    )
 
 
 def _read_csv(path: Path) -> MeasuredRun:

@@ -27,7 +27,8 @@ def show(result: Row, console: Console) -> None:
         f"{name} {setup[name]} ({recording['settings_from'].get(name, 'assumed')})"
         for name in ("max_num_seqs", "max_batched_tokens", "kv_blocks")
     )
-    console.print(f"Settings: {settings}.", highlight=False)
+    host = f"host {seconds(recording['host_step_s'])} a step ({recording['host_step_from']})"
+    console.print(f"Settings: {settings}; {host}.", highlight=False)
     sources = result["simulation"]["time_by_source"]
     shares = ", ".join(f"{percent(share)} {name}" for name, share in sources.items() if share > 0)
     console.print(f"Predicted time: {shares}.", highlight=False)

@@ -35,6 +35,12 @@ SETUP = (
 @click.option("--router", help="round_robin or least_outstanding.")
 @click.option("--policy", help="Order of service.")
 @click.option("--kv-blocks", type=COUNT, help="KV blocks, as the engine's log tells them.")
+@click.option(
+    "--host-step",
+    "host_step_s",
+    type=click.FloatRange(min=0),
+    help="Host seconds between two steps; 0 where the recording tells of asynchronous scheduling.",
+)
 @click.option("--source", "sources", multiple=True, help="Operator times to use; repeat for more.")
 @click.option("--store", type=PATH, help="Profile store; a per-user one by default.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the intervals.")

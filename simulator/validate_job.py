@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
+from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.job import default_store
 from servecast.simulator.measured import MeasuredRun, read_run
@@ -22,7 +23,11 @@ Row = dict[str, Any]  # JSON
 
 @dataclass(frozen=True, slots=True)
 class ValidateOptions:
-    """The command line. ``configuration`` holds what of a `Setup` was said; it overrides the recording."""
+    """The command line. ``configuration`` holds what of a `Setup` was said; it overrides the recording.
+
+    ``host_step_s`` is the host's time between two steps; None: 0 where the recording tells that the
+    engine scheduled asynchronously, the engine profile's default elsewhere.
+    """
 
     spec: Path
     run: Path
@@ -32,6 +37,7 @@ class ValidateOptions:
     store: Path | None = None
     sources: tuple[str, ...] = ()
     seed: int = 0
+    host_step_s: float | None = None
 
 
 def run_validation(asked: ValidateOptions) -> Row:
@@ -45,17 +51,27 @@ def run_validation(asked: ValidateOptions) -> Row:
     program = spec.model(asked.model)
     setup = Setup(program, **{"sku": asked.sku, **run.settings, **asked.configuration})
     run.workload.check_context(program.context_tokens)
-    loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES)
+    engine = _engine(asked, run)
+    loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, engine)
     done = simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader)
     return {
         "schema_version": SCHEMA_VERSION,
-        "recording": _recording(asked, run),
+        "recording": _recording(asked, run, engine),
         "comparison": comparison_json(compare(run, done.records, asked.seed)),
         "simulation": done.summary | {"provenance": _provenance(done)},
     }
 
 
-def _recording(asked: ValidateOptions, run: MeasuredRun) -> Row:
+def _engine(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:
+    profile = ENGINE_PROFILES[DEFAULT_ENGINE]
+    if asked.host_step_s is not None:
+        return replace(profile, host_step_s=asked.host_step_s, source="given")
+    if run.async_scheduling:
+        return replace(profile, host_step_s=0.0, source="recorded: asynchronous scheduling")
+    return profile
+
+
+def _recording(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> Row:
     """What was recorded, and where each setting of the engine comes from."""
     told = {name: "recorded" for name in run.settings}
     said = {name: "given" for name in ("sku", *asked.configuration)}
@@ -65,6 +81,8 @@ def _recording(asked: ValidateOptions, run: MeasuredRun) -> Row:
         "clock": run.clock,
         "requests": len(run.workload),
         "settings_from": told | said,
+        "host_step_s": engine.host_step_s,
+        "host_step_from": engine.source,
         "notes": notes,
     }
 

@@ -52,7 +52,7 @@ def test_a_llmservingsim_recording_tells_its_engine(tmp_path: Path) -> None:
         "max_batched_tokens": 2048,
         "kv_blocks": 2588,
     }
-    assert (run.clock, run.notes) == ("server", ())
+    assert (run.clock, run.notes, run.async_scheduling) == ("server", (), None)
     assert {name: values.tolist() for name, values in run.latencies_s.items()} == {
         "queue_delay": [pytest.approx(0.1)],
         "ttft": [0.4],
@@ -151,3 +151,4 @@ def test_the_public_recordings_are_read_whole(
     assert len(run.workload) == 300
     assert set(run.latencies_s) == {"queue_delay", "ttft", "tpot", "e2e"}
     assert run.settings.get("kv_blocks") == kv_blocks
+    assert run.async_scheduling == (True if kv_blocks else None)
