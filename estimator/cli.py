@@ -153,6 +153,39 @@ def _import_silicon(store: Store, query: object) -> None:
         click.echo(f"  no datasheet of {query.sku}: times were not checked against physics")
 
 
+@store_command.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@store_option
+def export_command(file: Path, path: Path) -> None:
+    """Write every measurement to a Parquet FILE that another store can merge."""
+    from servecast.estimator.store import Store
+
+    with Store.open(path, read_only=True) as store:
+        click.echo(f"{store.export(file):,} rows written to {file}")
+
+
+@store_command.command("merge")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@store_option
+def merge_command(file: Path, path: Path) -> None:
+    """Take in the measurements of an exported FILE; those already here are passed over."""
+    from servecast.estimator.store import Store
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Store.open(path) as store:
+        click.echo(f"{store.merge(file):,} new rows from {file}")
+
+
+@store_command.command("gc")
+@store_option
+def gc_command(path: Path) -> None:
+    """Drop fitted models and tables; the next run computes what it needs again."""
+    from servecast.estimator.store import Store
+
+    with Store.open(path) as store:
+        click.echo(f"{store.collect_garbage():,} models and tables dropped")
+
+
 @click.command("fit")
 @click.option("--sku", required=True, help="The GPU whose measurements to learn from.")
 @click.option("--source", default="silicon", show_default=True, help="Whose measurements.")

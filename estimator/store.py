@@ -1,7 +1,7 @@
 """The profile store: one DuckDB file of measurements and of results computed from them.
 
-All SQL of the project is here, in ``schema.py`` and in ``schema.sql``. One process writes at a time;
-every write is one transaction, so a process killed in mid-import leaves the store as it was.
+All SQL of the project is here, in ``schema.py``, ``exchange.py`` and ``schema.sql``. One process writes
+at a time; every write is one transaction, so a process killed in mid-import leaves the store as it was.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
+from servecast.estimator.exchange import ORIGIN, export, merge
 from servecast.estimator.measurement import (
     STATISTICS,
     Measurement,
@@ -122,12 +123,11 @@ class Store:
         self._sql.unregister("incoming")
 
     def _origin_id(self, origin: Origin) -> int:
-        names = "source, package, version, file, licence"
-        find = f"SELECT id FROM origin WHERE ({names}) = (?, ?, ?, ?, ?)"
+        find = f"SELECT id FROM origin WHERE ({ORIGIN}) = (?, ?, ?, ?, ?)"
         found = self._sql.execute(find, astuple(origin)).fetchall()
         if not found:
             self._sql.execute(
-                f"INSERT INTO origin (id, {names})"
+                f"INSERT INTO origin (id, {ORIGIN})"
                 " SELECT coalesce(max(id), 0) + 1, ?, ?, ?, ?, ? FROM origin",
                 astuple(origin),
             )
@@ -233,6 +233,26 @@ class Store:
         rows = read.fetchall()
         told = [i for i in range(len(names)) if any(row[i] not in (None, "") for row in rows)]
         return [{names[i]: row[i] for i in told} for row in rows]
+
+    def export(self, path: Path) -> int:
+        """Writes all measurements with their origins to a Parquet file; how many rows."""
+        return export(self._sql, path)
+
+    def merge(self, path: Path) -> int:
+        """Takes in what ``export`` wrote, of any store; how many rows were new.
+
+        Raises:
+            DataMissingError: the file is not such an export.
+        """
+        before = self._count()
+        merge(self._sql, path)
+        return self._count() - before
+
+    def collect_garbage(self) -> int:
+        """Drops kept models and tables, which can be computed again; how many there were."""
+        dropped = self._sql.execute("DELETE FROM artefact").fetchall()
+        self._sql.execute("CHECKPOINT")
+        return int(dropped[0][0])
 
     def cached(self, key: str) -> bytes | None:
         rows = self._sql.execute("SELECT body FROM artefact WHERE key = ?", (key,)).fetchall()

@@ -224,3 +224,38 @@ with Store.open(sys.argv[1]) as store:
         store.add_batches([batch])
         print(sum(line.rows for line in store.contents()), flush=True)
 """
+
+
+def test_an_export_merges_into_another_store_once(tmp_path: Path) -> None:
+    rows = [measured(8, flags=("a",)), measured(9, node="{}"), measured(10, method="cpu")]
+    file = tmp_path / "it's.parquet"
+    with Store.open(":memory:") as one, Store.open(":memory:") as other:
+        one.add_measurements(rows)
+        assert one.export(file) == 3
+        other.add_measurements(
+            [*rows[:1], Measurement(case(1), "gpu", Origin("vidur"), Timing(1.0))]
+        )
+        assert other.merge(file) == 2
+        assert other.merge(file) == 0
+        assert set(other.measurements()) == set(rows)
+
+
+@pytest.mark.parametrize("content", [b"hello", b""])
+def test_merging_what_is_no_export_changes_nothing(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "other.parquet"
+    file.write_bytes(content)
+    with Store.open(":memory:") as store:
+        store.add_measurements([measured(8)])
+        with pytest.raises(DataMissingError, match=r"other\.parquet: not an export"):
+            store.merge(file)
+        assert len(store.measurements()) == 1
+
+
+def test_garbage_is_what_can_be_computed_again() -> None:
+    with Store.open(":memory:") as store:
+        store.add_measurements([measured(8)])
+        store.put_cached("key", "model", b"body")
+        assert store.cached("key") == b"body"
+        assert store.collect_garbage() == 1
+        assert store.cached("key") is None
+        assert store.measurements() == [measured(8)]
