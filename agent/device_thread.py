@@ -28,6 +28,11 @@ class DeviceThread(Generic[T]):
         self._waiting = 0
 
     @property
+    def waiting(self) -> int:
+        """Callers whose job runs or waits."""
+        return self._waiting
+
+    @property
     def idle(self) -> bool:
         return self._waiting == 0
 

@@ -17,6 +17,7 @@ from servecast.estimator.case_queue import CaseQueue
 from servecast.estimator.cross_check import Check, cases_to_check
 
 POLL_S = 0.05  # between two looks of an idle worker
+DESCRIBE_TIMEOUT_S = 3.0  # an agent that takes longer hangs
 RECONNECT_S = 0.5  # between two tries to reach a lost agent
 CASE_TIMEOUT_S = 180.0  # of one case: waiting for another caller's, preparing, sampling
 
@@ -92,7 +93,7 @@ def _work(shared: Shared, address: str, device: int) -> None:
     while not shared.stop.is_set():
         with Agent(address, shared.job.security) as agent:
             try:
-                node = agent.describe()
+                node = agent.describe(DESCRIBE_TIMEOUT_S)
             except AgentError:
                 shared.stop.wait(RECONNECT_S)
                 continue

@@ -13,6 +13,7 @@ import pytest
 from servecast.agent import wire
 from servecast.agent.client import Agent, AgentUnavailableError
 from servecast.agent.messages import (
+    Conditions,
     Device,
     Event,
     Node,
@@ -24,6 +25,7 @@ from servecast.agent.messages import (
     Status,
 )
 from servecast.agent.server import add_reflection, create_server
+from servecast.agent.stopping import Flag, Statistics, StopReason
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
 from servecast.protos import agent_pb2 as pb
@@ -93,6 +95,12 @@ def test_a_node_describes_its_kernels_with_their_axes(serve: Serve) -> None:
     assert "bf16" in kernels["linear"].dtypes
 
 
+def attention(heads: int, kv_heads: int) -> KernelCase:
+    sizes = {"batch": 1, "context": 4, "head_dim": 8, "window": 0}
+    dims = sizes | {"heads": heads, "kv_heads": kv_heads}
+    return KernelCase("attention_decode", "bf16", "bf16", tuple(sorted(dims.items())))
+
+
 REFUSALS = {
     "kernel": (
         KernelCase("softsort", "bf16", "", ()),
@@ -109,6 +117,22 @@ REFUSALS = {
     "zero": (
         KernelCase("linear", "bf16", "", (("in_features", 2), ("out_features", 2), ("rows", 0))),
         r"linear: rows must be between 1 and 1048576, not 0$",
+    ),
+    "group": (
+        attention(heads=8, kv_heads=3),
+        r"attention_decode: kv_heads 3 does not divide heads 8$",
+    ),
+    "top_k": (
+        KernelCase(
+            "router", "bf16", "", (("experts", 4), ("hidden", 8), ("rows", 1), ("top_k", 5))
+        ),
+        r"router: top_k 5 exceeds the 4 experts$",
+    ),
+    "rotary": (
+        KernelCase(
+            "rope", "bf16", "", (("head_dim", 8), ("heads", 2), ("rotary_dim", 16), ("rows", 1))
+        ),
+        r"rope: rotary_dim 16 exceeds head_dim 8$",
     ),
 }
 
@@ -283,6 +307,24 @@ def test_a_port_in_use_is_one_sentence(serve: Serve) -> None:
         AgentError, match=rf"^cannot listen on 127.0.0.1:{port}: the address is taken"
     ):
         create_server(Scripted(lambda case, stopped: iter(())), "127.0.0.1", port)
+
+
+def test_an_outcome_with_every_field_survives_the_wire_unchanged() -> None:
+    outcome = Outcome(
+        Status.MEASURED,
+        message="a word",
+        statistics=Statistics(3, 2.0, 1.0, 1.0, 2.0, 3.0),
+        stop_reason=StopReason.MAX_TIME,
+        method="cuda_graph",
+        launches_per_sample=64,
+        rotated_buffers=3,
+        host_launch_us=4.5,
+        energy_j=0.25,
+        flags=(Flag.DRIFTING, Flag.THROTTLED),
+        before=Conditions(1980.0, 2619.0, 41.0, 310.5, (), 0.5, 0.01),
+        after=Conditions(1500.0, throttle_reasons=("sw_power_cap",)),
+    )
+    assert wire.event_from_wire(wire.event_to_wire(7, outcome)) == outcome
 
 
 def test_node_and_outcome_survive_the_wire_unchanged(serve: Serve, linear: Linear) -> None:

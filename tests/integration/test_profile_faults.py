@@ -210,3 +210,20 @@ def test_a_coordinator_killed_at_fifty_random_moments_goes_on_where_it_was(
         wait_for_end(zygote.start(*command))
         check_store(store)
         runs += 1
+
+
+@pytest.mark.slow
+def test_the_case_of_an_agent_that_hangs_is_done_by_another(
+    zygote: Zygote, fleet: Fleet, spec: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.duckdb"
+    command = ["servecast", "profile", str(spec), "--store", str(store), *OPTIONS, *fleet.options]
+    run = zygote.start(*command, "--max-case-s", "0.05")
+    while not store.exists():
+        time.sleep(0.01)
+    os.kill(fleet.pids[0], signal.SIGSTOP)  # its connection stays open, and silent
+    deadline = time.monotonic() + 90
+    while is_running(run) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(run)
+    check_store(store)
