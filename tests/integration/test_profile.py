@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,16 @@ model "tiny" {
     linear   hidden -> vocab  split columns  at last_token
 }
 """
-LIMITS = ["--max-num-batched-tokens", "8", "--max-num-seqs", "2", "--max-case-s", "0.02"]
-StartAgent = Callable[..., str]
+LIMITS = ["--max-num-batched-tokens", "8", "--max-num-seqs", "2", "--max-context", "32"]
+LIMITS += ["--max-case-s", "0.01"]
+
+
+@dataclass(frozen=True)
+class Filled:
+    spec: Path
+    store: Path
+    options: tuple[str, ...]
+    first: dict[str, int]
 
 
 @pytest.fixture
@@ -45,26 +54,29 @@ def spec(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def start_agent() -> Iterator[StartAgent]:
-    """Starts an `agent serve` process on the CPU and returns its address."""
+@pytest.fixture(scope="module")
+def agents() -> Iterator[dict[str, str]]:
+    """Two `agent serve` processes on the CPU, their addresses by SKU."""
     with ExitStack() as stack:
-
-        def start(sku: str = "cpu") -> str:
-            command = [sys.executable, "-m", "servecast.agent.cli", "serve", "--port", "0"]
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [*command, "--backend", "cpu", "--threads", "1", "--sku", sku],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                )
-            )
+        processes = {sku: stack.enter_context(_agent(sku)) for sku in ("cpu-a", "cpu-b")}
+        for process in processes.values():
             stack.callback(process.kill)
-            assert process.stdout is not None
-            return process.stdout.readline().split()[-1]
+        yield {sku: _address(process) for sku, process in processes.items()}
 
-        yield start
+
+def _agent(sku: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "servecast.agent.cli", "serve", "--port", "0", "--sku", sku]
+    return subprocess.Popen(
+        [*command, "--backend", "cpu", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().split()[-1]
 
 
 def profile(spec: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -73,32 +85,36 @@ def profile(spec: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_a_store_is_filled_and_a_second_run_has_nothing_to_do(
-    spec: Path, start_agent: StartAgent, tmp_path: Path
-) -> None:
-    options = [
+@pytest.fixture(scope="module")
+def filled(agents: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """A store that `servecast profile` has filled."""
+    folder = tmp_path_factory.mktemp("filled")
+    (folder / "tiny.llm").write_text(SPEC)
+    options = (
         "--agent",
-        start_agent(),
+        agents["cpu-a"],
         "--store",
-        str(tmp_path / "s.duckdb"),
+        str(folder / "s.duckdb"),
         "--tp",
         "1",
         "--json",
-    ]
-    first, second = (json.loads(profile(spec, *options).stdout) for _ in range(2))
-    with Store.open(tmp_path / "s.duckdb", read_only=True) as store:
-        rows = store.measurements("cpu")
-    assert first["measured"] == len(rows) == len({row.case for row in rows}) > 0
-    assert (second["measured"], second["present"]) == (0, first["measured"])
-    assert first["left"] == second["left"] == 0
+    )
+    done = profile(folder / "tiny.llm", *options)
+    return Filled(folder / "tiny.llm", folder / "s.duckdb", options, json.loads(done.stdout))
 
 
-def test_a_row_tells_what_was_measured_and_on_what(
-    spec: Path, start_agent: StartAgent, tmp_path: Path
-) -> None:
-    profile(spec, "--agent", start_agent(), "--store", str(tmp_path / "s.duckdb"), "--tp", "1")
-    with Store.open(tmp_path / "s.duckdb", read_only=True) as store:
-        row = store.measurements("cpu")[0]
+def test_a_store_is_filled_and_a_second_run_has_nothing_to_do(filled: Filled) -> None:
+    second = json.loads(profile(filled.spec, *filled.options).stdout)
+    with Store.open(filled.store, read_only=True) as store:
+        rows = store.measurements("cpu-a")
+    assert filled.first["measured"] == len(rows) == len({row.case for row in rows}) > 0
+    assert (second["measured"], second["present"]) == (0, filled.first["measured"])
+    assert filled.first["left"] == second["left"] == 0
+
+
+def test_a_row_tells_what_was_measured_and_on_what(filled: Filled) -> None:
+    with Store.open(filled.store, read_only=True) as store:
+        row = store.measurements("cpu-a")[0]
     assert row.timing is not None
     assert row.timing.num_samples is not None
     assert row.timing.num_samples >= 10
@@ -107,11 +123,11 @@ def test_a_row_tells_what_was_measured_and_on_what(
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(
-    spec: Path, start_agent: StartAgent, tmp_path: Path
+    spec: Path, agents: dict[str, str], tmp_path: Path
 ) -> None:
     store = tmp_path / "s.duckdb"
     done = profile(
-        spec, "--agent", start_agent(), "--store", str(store), "--tp", "1,2", "--dry-run"
+        spec, "--agent", agents["cpu-a"], "--store", str(store), "--tp", "1,2", "--dry-run"
     )
     assert done.returncode == 0
     assert "linear" in done.stdout
@@ -119,10 +135,10 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
 
 
 def test_two_skus_are_measured_side_by_side(
-    spec: Path, start_agent: StartAgent, tmp_path: Path
+    spec: Path, agents: dict[str, str], tmp_path: Path
 ) -> None:
-    agents = [part for sku in ("cpu-a", "cpu-b") for part in ("--agent", start_agent(sku))]
-    profile(spec, *agents, "--store", str(tmp_path / "s.duckdb"), "--tp", "1")
+    options = [part for address in agents.values() for part in ("--agent", address)]
+    profile(spec, *options, "--store", str(tmp_path / "s.duckdb"), "--tp", "1")
     with Store.open(tmp_path / "s.duckdb", read_only=True) as store:
         cases = [{row.case for row in store.measurements(sku)} for sku in ("cpu-a", "cpu-b")]
     assert cases[0] == cases[1] != set()
