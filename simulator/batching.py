@@ -101,6 +101,6 @@ def admit(sim: Simulation, r: int, lane: int) -> None:
         chunk = min(request.prompt - request.loaded, budget - batch.tokens)
         replica.free -= blocks_for(sim, request.loaded + chunk)
         if request.scheduled_s != request.scheduled_s:  # NaN: never was
-            request.scheduled_s = replica.now_s
+            request.scheduled_s = replica.seen_s
         add_chunk(sim, r, lane, i, request.loaded, chunk)
         i = admissible(sim, r, budget - batch.tokens)

@@ -34,11 +34,28 @@ def retire(sim: Simulation, r: int, i: int, kv_tokens: int) -> None:
 
 
 def finish(sim: Simulation, r: int, i: int, kv_tokens: int, end_s: float) -> None:
-    sim.requests[i].finish_s = end_s
-    sim.replicas[r].num_finished += 1
-    retire(sim, r, i, kv_tokens)
+    request, replica = sim.requests[i], sim.replicas[r]
+    request.finish_s = end_s
+    replica.num_finished += 1
+    if sim.run[0].ahead:
+        request.leaving = kv_tokens
+        request.link = replica.leaving
+        replica.leaving = i
+    else:
+        retire(sim, r, i, kv_tokens)
     if sim.run[0].concurrency > 0:
         send_next(sim, r, end_s)
+
+
+def release_leaving(sim: Simulation, r: int) -> None:
+    """The next batch is formed: those that finished in the last one give their blocks back."""
+    replica = sim.replicas[r]
+    while replica.leaving >= 0:
+        request = sim.requests[replica.leaving]
+        if request.leaving > 0:
+            retire(sim, r, replica.leaving, request.leaving)
+            request.leaving = 0
+        replica.leaving = request.link
 
 
 def join(sim: Simulation, r: int, lane: int, i: int) -> None:
@@ -122,6 +139,12 @@ def preempt(sim: Simulation, r: int, held: int) -> bool:
     victim = find_victim(sim, r)
     if victim < 0:
         return False
+    if requests[victim].leaving > 0:  # its last token is out: nothing to recompute
+        retire(sim, r, victim, requests[victim].leaving)
+        requests[victim].leaving = 0
+        requests[victim].preemptions += 1
+        replica.num_preemptions += 1
+        return True
     if victim == replica.partial:
         retire(sim, r, victim, replica.filled)
         replica.partial = NONE

@@ -10,6 +10,7 @@ class EngineLimits:
     """``kv_blocks`` hold ``block_tokens`` tokens each. ``watermark_blocks`` stay free when a request is
     admitted. ``reserve_prompt`` admits a request only when its whole prompt fits the free blocks
     (vLLM 0.32, vllm/config/scheduler.py: ``scheduler_reserve_full_isl``, on by default).
+    ``async_scheduling`` forms a batch while the one before runs; one pipeline stage only.
     """
 
     max_num_seqs: int
@@ -18,3 +19,4 @@ class EngineLimits:
     block_tokens: int = 16
     watermark_blocks: int = 0
     reserve_prompt: bool = True
+    async_scheduling: bool = False

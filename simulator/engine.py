@@ -12,6 +12,10 @@ the oracle: every time, width and preemption is equal to the last bit.
   blocks allow; only the last may be cut to a chunk. The watermark holds while something runs.
 * A step emits one token per decode and per prefill that completed. ``host_step_s`` later the host has
   processed it: blocks come free, a router sees the finishes, the next batch is formed.
+* With asynchronous scheduling (one stage) the next batch is formed when the one before starts: it knows
+  that every request in flight will have its token, but not of arrivals since, and those that get their last
+  token still hold blocks and places (and may be the victims, which only frees them). If nothing can be
+  formed then, it is tried again at the step's end. The host's work is hidden behind the step.
 * Pipeline: a batch is formed whenever fewer than ``num_stages`` are in flight and something can be
   scheduled. It enters stage 0 when that is free and stage j at max(its finish at j - 1 + send, stage j
   free); none overtakes. A partial prefill may go on in the next batch while its last chunk is in flight; if
@@ -34,7 +38,7 @@ from servecast.simulator.batching import (
     free_lane,
     take_decodes,
 )
-from servecast.simulator.cohort import finish, join
+from servecast.simulator.cohort import finish, join, release_leaving
 from servecast.simulator.lateness import count_late_queue, count_late_tokens, hopeless
 from servecast.simulator.state import INFINITY, NONE, Simulation
 from servecast.simulator.step_time import decode_s, linear_s, send_s, stage_s
@@ -57,6 +61,19 @@ def schedule(sim: Simulation, r: int) -> bool:
     return True
 
 
+def form_and_launch(sim: Simulation, r: int) -> None:
+    """Schedule once more; the next time is later if nothing was, or the pipeline is full."""
+    replica, run = sim.replicas[r], sim.run[0]
+    launched = schedule(sim, r)
+    if run.ahead:
+        release_leaving(sim, r)
+        if not launched and replica.seen_s < replica.now_s:
+            replica.seen_s = replica.now_s  # try again with what has happened since
+            return
+    if not launched or replica.in_flight == run.num_stages:
+        replica.due = 0
+
+
 def launch(sim: Simulation, r: int, lane: int) -> None:
     """Send the lane's batch down the pipeline and log it."""
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
@@ -64,6 +81,8 @@ def launch(sim: Simulation, r: int, lane: int) -> None:
     run.num_steps += 1
     first = r * run.num_stages
     at_s = replica.now_s
+    if replica.seen_s < at_s:  # formed ahead: the host had the last step's time for it
+        at_s = max(at_s, replica.seen_s + run.host_step_s)
     step.start_s = max(at_s, sim.stages[first].free_s)
     step.prefill_s = 0.0
     for stage in range(run.num_stages):
@@ -72,6 +91,8 @@ def launch(sim: Simulation, r: int, lane: int) -> None:
         clock.free_s = batch.end_s
         at_s = batch.end_s + send_s(sim, stage, batch.tokens)
         step.prefill_s += clock.chunks_s
+    if run.ahead:
+        replica.seen_s = step.start_s  # the next batch is formed when this one starts
     step.end_s = batch.end_s
     step.tokens = batch.tokens
     step.sequences = batch.sequences
@@ -124,26 +145,27 @@ def end_decodes(sim: Simulation, r: int, lane: int) -> None:
         batch.cached -= kv_tokens
         phase = request.base & (run.block_tokens - 1)
         sim.pool[run.phase_at + lane * run.block_tokens + phase] -= 1
+        following = request.link  # before finish needs it
         finish(sim, r, i, kv_tokens, batch.end_s)
-        i = request.link
+        i = following
 
 
-def quiet_until(sim: Simulation, r: int, until_s: float) -> float:
-    """Until when no arrival can change what the replica does, or -1 if something changes now.
+def quiet_until(sim: Simulation, r: int) -> float:
+    """When the next arrival can change what the replica does, or -1 if something changes now.
 
     One stage only. A front that does not fit stays so while nobody finishes: free blocks only fall, and in
     key order no arrival overtakes it.
     """
     replica, run, batch = sim.replicas[r], sim.run[0], sim.lanes[r]
-    if run.num_stages > 1 or batch.decodes == 0 or replica.partial >= 0:
+    if run.num_stages > 1 or batch.decodes == 0 or replica.partial >= 0 or replica.leaving >= 0:
         return -1.0
     if admissible(sim, r, run.max_batched_tokens - batch.decodes) >= 0:
         return -1.0
     if replica.num_running == run.max_num_seqs or (run.ordered == 1 and front(sim, r) >= 0):
-        return until_s
+        return INFINITY
     if replica.next_arrival < 0:
-        return until_s
-    return min(until_s, sim.requests[replica.next_arrival].arrival_s)
+        return INFINITY
+    return sim.requests[replica.next_arrival].arrival_s
 
 
 def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
@@ -158,18 +180,21 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
         sim.steps,
         sim.pool,
     )
-    stop_s = quiet_until(sim, r, until_s)
+    arrival_s = quiet_until(sim, r)
     phases, block_mask = run.phase_at + r * run.block_tokens, run.block_tokens - 1
     calendar, day_mask = run.calendar_at + r * run.days, run.days - 1
     now_s, end_s, cached, free = replica.now_s, batch.previous_end_s, batch.cached, replica.free
     step, n, width = batch.step, run.num_steps, batch.decodes
     fixed_s = linear_s(sim, 0, width, width)
-    while now_s < stop_s and n < len(steps):
+    seen_s = replica.seen_s
+    while now_s < until_s and seen_s < arrival_s and n < len(steps):
         crossing = pool[phases + (-step & block_mask)]
         if crossing > free or pool[calendar + (step & day_mask)] >= 0:
             break
         free -= crossing
         previous_end_s = end_s
+        if run.ahead:
+            now_s = max(now_s, seen_s + run.host_step_s) if seen_s < now_s else now_s
         end_s = now_s + (fixed_s + decode_s(sim, 0, width, cached))
         if end_s - previous_end_s > run.tbt_limit_s:
             run.late_gaps += width
@@ -182,7 +207,10 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
         log.used_blocks = run.kv_blocks - free
         log.lane = r
         cached += width
-        now_s = end_s + run.host_step_s
+        seen_s = now_s
+        now_s = end_s
+        if run.ahead == 0:
+            seen_s = now_s = end_s + run.host_step_s
         step += 1
         n += 1
     if n == run.num_steps:
@@ -190,6 +218,7 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
     run.num_steps = n
     batch.end_s = batch.previous_end_s = sim.stages[r].free_s = end_s
     batch.step, batch.cached, replica.now_s, replica.free = step, cached, now_s, free
+    replica.seen_s = seen_s
     return True
 
 
@@ -201,7 +230,7 @@ def next_event(sim: Simulation, r: int, until_s: float) -> bool:
         arrival_s = sim.requests[replica.next_arrival].arrival_s
     if replica.in_flight > 0:
         oldest = sim.lanes[sim.stages[r * run.num_stages + replica.oldest].flight]
-        end_s = oldest.end_s + run.host_step_s
+        end_s = oldest.end_s if run.ahead else oldest.end_s + run.host_step_s
         if end_s <= arrival_s:
             if end_s > until_s:
                 return False
@@ -211,6 +240,8 @@ def next_event(sim: Simulation, r: int, until_s: float) -> bool:
     if min(arrival_s, end_s) == INFINITY:
         return False
     replica.now_s = max(replica.now_s, min(arrival_s, end_s))
+    if run.ahead == 0 or arrival_s < end_s:
+        replica.seen_s = replica.now_s
     replica.due = 1
     return True
 
@@ -239,7 +270,6 @@ def advance(sim: Simulation, r: int, until_s: float) -> int:
             continue
         if run.watching:
             count_late_queue(sim, r)
-        if not schedule(sim, r) or replica.in_flight == run.num_stages:
-            replica.due = 0
+        form_and_launch(sim, r)
         if replica.stalled > run.max_stalled:
             return LIVELOCK

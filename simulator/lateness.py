@@ -19,12 +19,12 @@ def overdue(sim: Simulation, r: int, passed: int, at_s: float, limit_s: float) -
 def count_late_queue(sim: Simulation, r: int) -> None:
     """Requests that are not scheduled before now although their queue delay is over."""
     replica, run = sim.replicas[r], sim.run[0]
-    i = overdue(sim, r, replica.passed_queue, replica.now_s, run.queue_delay_limit_s)
+    i = overdue(sim, r, replica.passed_queue, replica.seen_s, run.queue_delay_limit_s)
     while i >= 0:
         replica.passed_queue = i
         if sim.requests[i].scheduled_s != sim.requests[i].scheduled_s:  # NaN: still waits
             run.late_queue_delay += 1
-        i = overdue(sim, r, i, replica.now_s, run.queue_delay_limit_s)
+        i = overdue(sim, r, i, replica.seen_s, run.queue_delay_limit_s)
 
 
 def count_late_tokens(sim: Simulation, r: int, end_s: float) -> None:

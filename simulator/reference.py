@@ -28,6 +28,7 @@ class ReferenceRequest:
     loaded: int = 0  # of them, those whose KV is there at the first admission
     computed: int = 0  # tokens whose KV is cached, or will be by the batches in flight
     in_flight: int = 0  # batches
+    expected: int = 0  # tokens that batches in flight will bring, where scheduling counts on them
     decoding: bool = False
     scheduled_s: float = float("nan")
     preemptions: int = 0
@@ -48,6 +49,7 @@ class ReferenceStep:
     replica: int
     scheduled: dict[ReferenceRequest, int]  # tokens
     emitting: list[ReferenceRequest]  # those of whom a token comes out
+    preemptions: dict[ReferenceRequest, int]  # that each had had
 
 
 def linear(row: Floats, at: float) -> float:
@@ -70,38 +72,43 @@ class ReferenceReplica:
         self.stage_free_s = [0.0] * tables.num_stages
         self.free = limits.kv_blocks
         self.outstanding = 0
+        self.ahead = limits.async_scheduling
+        self.depth = 2 if self.ahead else tables.num_stages  # batches in flight
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.limits.block_tokens)
 
     def next_end_s(self) -> float:
-        return self.flights[0].end_s + self.tables.host_step_s if self.flights else float("inf")
+        if not self.flights:
+            return float("inf")
+        return self.flights[0].end_s + (0.0 if self.ahead else self.tables.host_step_s)
 
     def complete(self) -> int:
         """The oldest step in flight is processed; how many requests it finished."""
         step = self.flights.popleft()
-        running = len(self.running)
+        outstanding = self.outstanding
         for request in step.scheduled:
             request.in_flight -= 1
         for request in step.emitting:
             request.token_s.append(step.end_s)
             request.known += 1
-            request.decoding = True
+            if request.preemptions == step.preemptions[request]:  # not preempted while in flight
+                request.expected -= 1
             if request.known == request.total:
-                self.running.remove(request)
+                (self.running if request in self.running else self.waiting).remove(request)
                 self.free += self.blocks(request.computed)
                 self.outstanding -= 1
-        return running - len(self.running)
+        return outstanding - self.outstanding
 
     def preempt(self) -> ReferenceRequest | None:
-        candidates = [r for r in self.running if not r.in_flight]
+        candidates = [r for r in self.running if self.ahead or not r.in_flight]
         if not candidates:
             return None
         victim = max(candidates, key=lambda r: r.key)
         self.running.remove(victim)
         self.waiting.append(victim)
         self.free += self.blocks(victim.computed)
-        victim.computed, victim.decoding = 0, False
+        victim.computed, victim.expected, victim.decoding = 0, 0, False
         victim.preemptions += 1
         return victim
 
@@ -110,7 +117,7 @@ class ReferenceReplica:
         batch: dict[ReferenceRequest, int] = {}
         short = False  # of memory
         for request in list(self.running):
-            tokens = min(request.known - request.computed, self.left(batch))
+            tokens = min(self.to_compute(request), self.left(batch))
             if request not in self.running or tokens == 0:
                 continue
             while not self.fits(request, tokens):
@@ -127,6 +134,11 @@ class ReferenceReplica:
         if batch:
             self.launch(now_s, batch)
         return bool(batch)
+
+    def to_compute(self, request: ReferenceRequest) -> int:
+        """Tokens that it could have in a batch now: none once those in flight bring its last."""
+        sure = request.known + (request.expected if self.ahead else 0)
+        return sure - request.computed if sure < request.total else 0
 
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
@@ -163,7 +175,7 @@ class ReferenceReplica:
     def launch(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         decodes = [r for r in batch if r.decoding]
         step = ReferenceStep(
-            start_s=max(now_s, self.stage_free_s[0]),
+            start_s=0.0,
             end_s=0.0,
             tokens=sum(batch.values()),
             sequences=len(batch),
@@ -172,16 +184,22 @@ class ReferenceReplica:
             used_blocks=self.limits.kv_blocks - self.free,
             replica=self.number,
             scheduled=batch,
-            emitting=[r for r in batch if r.computed == r.known],
+            emitting=[r for r in batch if r.computed == r.known + r.expected],
+            preemptions={r: r.preemptions for r in batch},
         )
         chunks = [(r.computed - n, n) for r, n in batch.items() if not r.decoding]
-        at_s = now_s
+        hidden = bool(self.flights) and self.ahead  # the host works while a step runs
+        at_s = now_s + (self.tables.host_step_s if hidden else 0.0)
+        step.start_s = max(at_s, self.stage_free_s[0])
         for stage in range(self.tables.num_stages):
             step.end_s = max(at_s, self.stage_free_s[stage]) + self.stage_s(stage, step, chunks)
             self.stage_free_s[stage] = step.end_s
             at_s = step.end_s + float(self.tables.send_s[stage, step.tokens])
         for request in batch:
             request.in_flight += 1
+        for request in step.emitting:
+            request.expected += 1
+            request.decoding = True
         self.flights.append(step)
 
     def stage_s(self, stage: int, step: ReferenceStep, chunks: list[tuple[int, int]]) -> float:
@@ -225,13 +243,16 @@ class ReferenceRun:
 
     def at(self, now_s: float) -> None:
         woken = [r for r in self.replicas if r.next_end_s() == now_s]
-        for replica in woken:
+        ended = list(woken)
+        for replica in ended:
             end_s = replica.flights[0].end_s
             self.send(replica.complete(), end_s)
         while self.arrivals and self.arrivals[0].arrival_s <= now_s:
             woken.append(self.route(self.arrivals.popleft()))
         for replica in dict.fromkeys(woken):
-            while len(replica.flights) < self.fleet.tables.num_stages and replica.schedule(now_s):
+            if replica.ahead and replica.flights and replica not in ended:
+                continue  # nothing could be formed ahead: it waits for the step
+            while len(replica.flights) < replica.depth and replica.schedule(now_s):
                 self.steps.append(replica.flights[-1])
 
     def route(self, request: ReferenceRequest) -> ReferenceReplica:

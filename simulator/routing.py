@@ -51,6 +51,7 @@ class Fleet:
         if self.replicas < 1:
             raise UserError(f"replicas must be at least 1, got {self.replicas}")
         _check_limits(self.limits)
+        _check_async(self.tables, self.limits)
         _check_tables(self.tables, self.limits)
 
 
@@ -67,6 +68,13 @@ def _check_limits(limits: EngineLimits) -> None:
         )
     if limits.kv_blocks * limits.block_tokens >= 2**31:
         raise UserError(f"kv_blocks {limits.kv_blocks} hold 2**31 tokens or more")
+
+
+def _check_async(tables: RuntimeTables, limits: EngineLimits) -> None:
+    if limits.async_scheduling and tables.num_stages > 1:
+        raise UserError(
+            f"async_scheduling with {tables.num_stages} pipeline stages: it needs one stage"
+        )
 
 
 def _check_tables(tables: RuntimeTables, limits: EngineLimits) -> None:

@@ -30,6 +30,7 @@ def new_run(
         block_shift=limits.block_tokens.bit_length() - 1,
         watermark_blocks=limits.watermark_blocks,
         reserve_prompt=int(limits.reserve_prompt),
+        ahead=int(limits.async_scheduling),
         num_stages=tables.num_stages,
         days=1 << int(workload.output_tokens.max()).bit_length(),
         # In key order only the preempted are in the heap.

@@ -27,6 +27,7 @@ class Request:
     key: int = 0  # smallest is admitted first, largest preempted first; no two are equal
     prompt: int = 0
     remaining: int = 0
+    leaving: int = 0  # KV tokens that it still holds although its last token is out
     loaded: int = 0  # tokens of the prompt whose KV is there when it is admitted
     next_in_replica: int = NONE
     base: int = 0  # KV tokens minus the lane's step: constant while it decodes
@@ -84,7 +85,9 @@ class Segment:
 @dataclass(slots=True)
 class Replica:
     now_s: float = 0.0
-    due: int = 0  # a batch may be formed at now_s
+    seen_s: float = 0.0  # when the next batch is formed, and what it can know of
+    due: int = 0  # a batch may be launched at now_s
+    leaving: int = NONE  # first of the finished whose blocks the next batch cannot have yet
     free: int = 0  # KV blocks
     num_running: int = 0
     num_waiting: int = 0  # in the heap
@@ -128,6 +131,7 @@ class Run:
     block_shift: int
     watermark_blocks: int
     reserve_prompt: int
+    ahead: int  # batches are formed while the one before runs
     num_stages: int
     days: int  # length of a lane's calendar, a power of two > the longest output
     max_waiting: int

@@ -48,11 +48,11 @@ def front(sim: Simulation, r: int) -> int:
 
 
 def enqueue_arrivals(sim: Simulation, r: int) -> None:
-    """Let the requests wait that have arrived by now."""
+    """Let the requests wait that have arrived when the next batch is formed."""
     replica, requests = sim.replicas[r], sim.requests
     while replica.next_arrival >= 0:
         i = replica.next_arrival
-        if requests[i].arrival_s > replica.now_s:
+        if requests[i].arrival_s > replica.seen_s:
             return
         replica.next_arrival = requests[i].next_in_replica
         if sim.run[0].ordered:

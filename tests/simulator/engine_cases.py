@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from servecast.estimator.tables import RuntimeTables
@@ -75,6 +77,7 @@ def random_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
         reserve_prompt=bool(rng.random() < 0.3),
     )
     stages = stages or int(rng.integers(1, 5))
+    limits = replace(limits, async_scheduling=stages == 1 and seed % 2 == 1)
     integral = rng.random() < 0.3
     tables = tables_of(stages, rng=None if integral else rng)
     replicas = int(rng.choice([1, 1, 1, 2, 4]))

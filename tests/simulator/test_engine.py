@@ -188,6 +188,35 @@ def test_the_host_works_between_a_step_and_the_next() -> None:
     assert times(run(workload_of((0, 2, 3)), tables)) == [[2, 3.5, 5]]
 
 
+def test_a_batch_formed_ahead_misses_who_arrives_while_the_one_before_runs() -> None:
+    """A decodes 2-3, 3-4, 4-5. B arrives at 2.5: the batch of 3-4 was formed at 2, that of 4-6 at 3."""
+    workload = workload_of((0, 2, 5), (2.5, 1, 1))
+    assert times(run(workload, tables_of()))[1] == [5]
+    records = run(workload, tables_of(), async_scheduling=True)
+    assert times(records) == [[2, 3, 4, 6, 7], [6]]
+    assert records.scheduled_s.tolist() == [0, 3]
+
+
+def test_a_batch_formed_ahead_cannot_have_the_place_that_is_about_to_be_free() -> None:
+    """A is done at 3; B would start then, but the batch formed at 2 is empty, and so B still starts at 3.
+    Beside C, which goes on, it starts a step later."""
+    alone = run(
+        workload_of((0, 2, 2), (0, 1, 1)), tables_of(), max_num_seqs=1, async_scheduling=True
+    )
+    assert times(alone) == [[2, 3], [4]]
+    beside = workload_of((0, 2, 2), (0, 1, 9), (0, 1, 1))
+    found = run(beside, tables_of(), max_num_seqs=2, async_scheduling=True)
+    assert times(found)[2] == [8]
+    assert times(run(beside, tables_of(), max_num_seqs=2))[2] == [7]
+
+
+def test_the_host_works_behind_the_step_when_batches_are_formed_ahead() -> None:
+    tables = tables_of(host_step_s=0.5)
+    assert times(run(workload_of((0, 2, 3)), tables, async_scheduling=True)) == [[2, 3, 4]]
+    slow = tables_of(host_step_s=1.5)
+    assert times(run(workload_of((0, 2, 3)), slow, async_scheduling=True)) == [[2, 3, 4.5]]
+
+
 def test_chunks_of_one_prompt_follow_each_other_through_the_pipeline() -> None:
     """Stage 0: 0-2 and 2-4. Stage 1: 2-4 and 4-6. A chunk does not wait for the one before it to leave."""
     records = run(workload_of((0, 4, 1)), tables_of(stages=2), max_batched_tokens=2, max_num_seqs=2)

@@ -122,6 +122,11 @@ def test_fleets_that_do_not_exist_are_refused(change: dict[str, object], message
         Fleet(**({"tables": tables_of(), "limits": LIMITS} | change))
 
 
+def test_forming_batches_ahead_needs_one_stage() -> None:
+    with pytest.raises(UserError, match=r"^async_scheduling with 2 pipeline stages: it needs one"):
+        Fleet(tables_of(stages=2), replace(LIMITS, async_scheduling=True))
+
+
 def test_tables_smaller_than_the_limits_are_a_bug() -> None:
     with pytest.raises(ValueError, match=r"^token_s has 11 points, the limits need 17$"):
         Fleet(tables_of(max_batched_tokens=10), LIMITS)

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ os.environ |= {
 import torch
 from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
@@ -63,7 +66,7 @@ def scheduler_of(model: ModelConfig, limits: dict[str, Any]) -> Scheduler:
             enable_chunked_prefill=True,
             scheduler_reserve_full_isl=limits["reserve_prompt"],
             watermark=(watermark + 0.5) / num_blocks if watermark else 0.0,
-            async_scheduling=False,
+            async_scheduling=limits["async_scheduling"],
         ),
     )
     config.cache_config.num_gpu_blocks = num_blocks
@@ -76,7 +79,8 @@ def scheduler_of(model: ModelConfig, limits: dict[str, Any]) -> Scheduler:
         kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
     )
     manager = StructuredOutputManager(config)
-    return Scheduler(config, kv, manager, block_size=block_tokens)
+    kind = AsyncScheduler if limits["async_scheduling"] else Scheduler
+    return kind(config, kv, manager, block_size=block_tokens)
 
 
 def request_of(number: int, prompt: int, output: int) -> Request:
@@ -91,41 +95,67 @@ def request_of(number: int, prompt: int, output: int) -> Request:
     )
 
 
-def sampled(scheduler: Scheduler, scheduled: dict[str, int]) -> ModelRunnerOutput:
-    """One token for each request whose known tokens are all computed with this step."""
-    names = list(scheduled)
-    requests = [scheduler.requests[name] for name in names]
-    complete = [r.num_computed_tokens >= r.num_tokens for r in requests]
-    return ModelRunnerOutput(
-        req_ids=names,
-        req_id_to_index={name: i for i, name in enumerate(names)},
-        sampled_token_ids=[[2] if done else [] for done in complete],
+@dataclass
+class Flight:
+    """A batch, and who gets a token from it."""
+
+    decided: SchedulerOutput
+    end: int
+    emitting: set[str]
+
+    def output(self) -> ModelRunnerOutput:
+        names = list(self.decided.num_scheduled_tokens)
+        return ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: i for i, name in enumerate(names)},
+            sampled_token_ids=[[2] if name in self.emitting else [] for name in names],
+        )
+
+
+def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]]) -> Flight:
+    """One batch that takes a step from its start, logged."""
+    preemptions = {k: r.num_preemptions for k, r in scheduler.requests.items()}
+    decided = scheduler.schedule()
+    evicted = [k for k, n in preemptions.items() if scheduler.requests[k].num_preemptions > n]
+    tokens = decided.num_scheduled_tokens
+    steps.append(
+        {
+            "step": start,
+            "tokens": {int(k): n for k, n in tokens.items()},
+            "preempted": sorted(int(k) for k in evicted),
+        }
     )
+    emitting = {name for name in tokens if not scheduler.requests[name].is_prefill_chunk}
+    return Flight(decided, start + 1, emitting)
 
 
 def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
+    """As vllm/v1/engine/core.py steps: with asynchronous scheduling a second batch is formed at once, and
+    another whenever the older of two is over."""
     scheduler = scheduler_of(model, case["limits"])
+    depth = 2 if case["limits"]["async_scheduling"] else 1
     waiting = list(enumerate(case["requests"]))
     steps: list[dict[str, Any]] = []
+    flights: list[Flight] = []
     now = 0
-    while waiting or scheduler.has_unfinished_requests():
-        if not scheduler.has_unfinished_requests():
+    while waiting or flights or scheduler.has_unfinished_requests():
+        if not flights and not scheduler.has_unfinished_requests():
             now = max(now, waiting[0][1][0])
         while waiting and waiting[0][1][0] <= now:
             number, (_, prompt, output) = waiting.pop(0)
             scheduler.add_request(request_of(number, prompt, output))
-        preemptions = {k: r.num_preemptions for k, r in scheduler.requests.items()}
-        decided = scheduler.schedule()
-        evicted = [k for k, n in preemptions.items() if scheduler.requests[k].num_preemptions > n]
-        steps.append(
-            {
-                "step": now,
-                "tokens": {int(k): n for k, n in decided.num_scheduled_tokens.items()},
-                "preempted": sorted(int(k) for k in evicted),
-            }
-        )
-        scheduler.update_from_output(decided, sampled(scheduler, decided.num_scheduled_tokens))
-        now += 1
+        formed = False
+        if len(flights) < depth and scheduler.has_unfinished_requests():
+            flight = form(scheduler, flights[-1].end if flights else now, steps)
+            formed = flight.decided.total_num_scheduled_tokens > 0
+            if formed:
+                flights.append(flight)
+            else:
+                scheduler.update_from_output(flight.decided, flight.output())
+        if flights and (not formed or len(flights) == depth):
+            over = flights.pop(0)
+            now = over.end
+            scheduler.update_from_output(over.decided, over.output())
     return steps
 
 
