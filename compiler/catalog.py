@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import TypeVar
@@ -30,6 +30,7 @@ class Spec:
     models: Mapping[str, Program]
     skus: Mapping[str, Sku]
     services: Mapping[str, Service]
+    source: s.SourceText = field(repr=False)
 
     def model(self, name: str | None = None) -> Program:
         """A model by name, or the file's first.
@@ -38,7 +39,8 @@ class Spec:
             UserError: the file has no such model.
         """
         if not self.models:
-            raise UserError(f"{self.path}: declares no model")
+            message = 'no model is declared, as in model "name" { … }'
+            raise self.source.error(s.Span(1, 1, 2), message)
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
@@ -58,11 +60,13 @@ def compile_text(text: str, path: str) -> Spec:
     models = _by_name(file, [d for d in file.declarations if isinstance(d, s.Model)])
     skus = _by_name(file, [d for d in file.declarations if isinstance(d, s.SkuDeclaration)])
     services = _by_name(file, [d for d in file.declarations if isinstance(d, s.ServiceDeclaration)])
+    known_skus = {**skus, **shipped_skus()} if services else skus
     return Spec(
         path,
         {name: lower(define(model, models, file.source)) for name, model in models.items()},
         {name: lower_sku(sku, file.source) for name, sku in skus.items()},
-        {name: lower_service(service, file.source) for name, service in services.items()},
+        {n: lower_service(service, file.source, known_skus) for n, service in services.items()},
+        file.source,
     )
 
 

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from servecast.compiler import syntax as s
-from servecast.compiler.ir import FORMATS, FP16, Format, int4
+from servecast.compiler.ir import FORMATS, FP8_BLOCK, FP16, Format, int4
 from servecast.compiler.program import Formats
 from servecast.compiler.suggest import did_you_mean
 from servecast.compiler.words import OPENING_WORDS, OPTION_WORDS
 
 MAX_VALUE = 10**15  # of any expression; the largest model has 10**13 parameters
 MAX_LIKE_DEPTH = 20
+INT4_GROUP = 128  # where a spec says int4 alone: AWQ's and GPTQ's usual group
+FP8_BLOCK_SIDE = 128
+PLAIN_FORMATS = {name: each for name, each in FORMATS.items() if each != FP8_BLOCK}
 
 
 @dataclass(slots=True)
@@ -195,7 +198,8 @@ def check_blocks(definition: Definition) -> None:
             if isinstance(statement, s.BlockCall) and statement.name not in definition.blocks:
                 known = [*definition.blocks, *OPENING_WORDS, *OPTION_WORDS]
                 hint = did_you_mean(statement.name, known)
-                message = f"unknown operator or block {statement.name!r}{hint}"
+                operators = "" if hint else f"; operators: {', '.join(OPENING_WORDS)}"
+                message = f"unknown operator or block {statement.name!r}{hint}{operators}"
                 raise definition.scope.source.error(statement.at, message)
 
 
@@ -213,18 +217,25 @@ def _bodies(statement: s.Statement) -> list[s.Body]:
 
 def find_format(ref: s.FormatRef, source: s.SourceText) -> Format:
     """The number format that a spec names."""
-    if ref.name == "int4":
-        return int4(ref.group or 128)
-    if ref.name == "fp8" and ref.block is not None:
-        return Format("fp8_block", 8, scale_bits=32, scale_elements=ref.block**2)
-    if ref.block is not None or ref.group is not None:
-        message = f"{ref.name} takes no block or group; fp8 per block 128 and int4 group 128 do"
-        raise source.error(ref.at, message)
-    if ref.name not in FORMATS:
-        known = [*FORMATS, "int4"]
-        hint = did_you_mean(ref.name, known)
-        raise source.error(ref.at, f"unknown format {ref.name!r}{hint}; known: {', '.join(known)}")
-    return FORMATS[ref.name]
+    size = ref.block if ref.block is not None else ref.group
+    if size is not None and size < 1:
+        raise source.error(ref.at, f"{ref.name}: a scale covers at least 1 weight, got {size}")
+    match ref:
+        case s.FormatRef("int4", None, _):
+            return int4(ref.group or INT4_GROUP)
+        case s.FormatRef("fp8", int(block), None):
+            name = FP8_BLOCK.name if block == FP8_BLOCK_SIDE else f"{FP8_BLOCK.name}{block}"
+            return Format(name, 8, scale_bits=32, scale_elements=block**2)
+        case s.FormatRef(name, None, None) if name in PLAIN_FORMATS:
+            return PLAIN_FORMATS[name]
+        case s.FormatRef(name) if name in (*PLAIN_FORMATS, "int4"):
+            message = (
+                f"{name} takes no block or group here; fp8 per block 128 and int4 group 128 do"
+            )
+            raise source.error(ref.at, message)
+    hint = did_you_mean(ref.name, [*PLAIN_FORMATS, "int4"])
+    known = ", ".join([*PLAIN_FORMATS, "fp8 per block 128", "int4 group 128"])
+    raise source.error(ref.at, f"unknown format {ref.name!r}{hint}; known: {known}")
 
 
 def model_formats(definition: Definition) -> Formats:

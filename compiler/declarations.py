@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from servecast.compiler import syntax as s
+from servecast.compiler.check import PLAIN_FORMATS
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import FORMATS
 from servecast.compiler.service import METRICS, Service, Slo
 from servecast.compiler.suggest import did_you_mean
 
@@ -24,7 +25,7 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 WATTS = {"W": 1.0}
 USD_PER_H = {"USD/h": 1.0}
 
-PEAK_FORMATS = (*FORMATS, "int4", "tf32")
+PEAK_FORMATS = (*PLAIN_FORMATS, "int4", "tf32")
 
 
 def measure(
@@ -116,7 +117,9 @@ def _percentile(target: s.SloTarget, source: s.SourceText) -> float | None:
     return percentile
 
 
-def lower_service(declaration: s.ServiceDeclaration, source: s.SourceText) -> Service:
+def lower_service(
+    declaration: s.ServiceDeclaration, source: s.SourceText, known_skus: Collection[str]
+) -> Service:
     """The question asked, with what is not said left empty."""
     service = Service(declaration.name)
     seen: set[str] = set()
@@ -129,6 +132,11 @@ def lower_service(declaration: s.ServiceDeclaration, source: s.SourceText) -> Se
         seen.add(item.keyword)
         if any(count < 1 for count in item.counts):
             raise source.error(item.at, f"search {item.keyword}: counts are at least 1")
+        for sku in item.words if item.keyword == "skus" else ():
+            if sku not in known_skus:
+                hint = did_you_mean(sku, known_skus)
+                known = ", ".join(known_skus)
+                raise source.error(item.at, f"unknown GPU {sku!r}{hint}; known: {known}")
         service = _with_axis(service, item)
     return service
 

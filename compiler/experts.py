@@ -7,6 +7,7 @@ from servecast.compiler.flow import (
     Context,
     Flow,
     add_site,
+    expect_groups,
     expect_whole,
     expect_width,
     read_options,
@@ -41,6 +42,8 @@ def lower_routed(context: Context, flow: Flow, op: s.ExpertsOperation) -> None:
         activations=formats.activations,
         bias=biased,
     )
+    for part, features in ((first, hidden), (second, intermediate)):
+        expect_groups(context, experts.weights, features, part.at)
     router = Router(hidden, count, choose, "router bias" in options, formats.wide)
     add_site(flow, Site("router", router, line=op.at.line))
     cut = Split.ROWS if split else Split.WHOLE

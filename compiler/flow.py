@@ -124,6 +124,16 @@ def expect_whole(context: Context, flow: Flow, at: s.Span, keyword: str) -> None
         raise context.source.error(at, message)
 
 
+def expect_groups(context: Context, weights: Format, features: int, at: s.Span) -> None:
+    """Weight-only formats scale groups of weights along the input features."""
+    if weights.name.startswith("int4") and features % weights.scale_elements:
+        message = (
+            f"{features:,} input features do not divide into groups of "
+            f"{weights.scale_elements:,} for int4"
+        )
+        raise context.source.error(at, message)
+
+
 def add_site(flow: Flow, site: Site) -> None:
     flow.sites.append(site)
     flow.line = site.line or flow.line

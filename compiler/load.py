@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from servecast.compiler.catalog import Spec, compile_text
-from servecast.compiler.errors import UserError
+from servecast.compiler.errors import SpecError, UserError
 from servecast.compiler.parse import MAX_TEXT_BYTES
 from servecast.compiler.program import Program
 
@@ -41,11 +41,23 @@ def read_text(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            return file.read(MAX_TEXT_BYTES + 1).decode("utf-8-sig")  # parse refuses the longer
+            content = file.read(MAX_TEXT_BYTES + 1)  # parse refuses the longer
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no text in UTF-8, byte {error.start} is wrong") from None
+        raise _not_utf_8(path, content, error.start) from None
+
+
+def _not_utf_8(path: Path, content: bytes, start: int) -> SpecError:
+    line = content.count(b"\n", 0, start) + 1
+    line_start = content.rfind(b"\n", 0, start) + 1
+    before = content[line_start:start].decode("utf-8", errors="replace")
+    quoted = content[line_start:].split(b"\n")[0].decode("utf-8", errors="replace")
+    column = len(before) + 1
+    message = f"is not UTF-8 text: byte {content[start]:#04x} at offset {start}"
+    return SpecError(message, str(path), (line, column, column + 1), quoted)
 
 
 def write_text(path: Path, text: str) -> None:

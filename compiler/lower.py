@@ -10,7 +10,7 @@ from servecast.compiler import syntax as s
 from servecast.compiler.check import Definition, check_blocks, model_formats
 from servecast.compiler.experts import lower_routed
 from servecast.compiler.flow import Context, Flow, add_site, expect_whole, join, read_options
-from servecast.compiler.ir import Add, Embedding, SequenceOperator
+from servecast.compiler.ir import Add, Embedding, Sample, SequenceOperator
 from servecast.compiler.layers import Chunk, find_layers
 from servecast.compiler.operators import OPERATORS
 from servecast.compiler.program import Program, Site, Split
@@ -44,6 +44,7 @@ def lower(definition: Definition) -> Program:
     if not any(isinstance(site.op, SequenceOperator) for run in layers for site in run.sites):
         message = "the repeats hold no attention, so there are no layers to cache and cut"
         raise source.error(statements[first].at, message)
+    _check_head(context, [*prologue, *body], epilogue)
     return Program(
         definition.name,
         source.path,
@@ -55,6 +56,25 @@ def lower(definition: Definition) -> Program:
         layers,
         after,
     )
+
+
+def _check_head(context: Context, before: list[Chunk], epilogue: list[Chunk]) -> None:
+    """One head, and nothing after it."""
+    at, source = context.definition.at, context.source
+    sites = [site for chunk in epilogue for site in chunk]
+    if any(isinstance(site.op, Sample) for chunk in before for site in chunk):
+        raise source.error(at, "the head (at last_token) stands before or in the repeats")
+    heads = [i for i, site in enumerate(sites) if isinstance(site.op, Sample)]
+    if not heads:
+        message = (
+            "the model has no head, as in linear hidden -> vocab  split columns  at last_token"
+        )
+        raise source.error(at, message)
+    if heads[0] != len(sites) - 1:
+        line = sites[heads[0]].line
+        raise source.error(
+            at, f"the head on line {line} ends a model, and more operators follow it"
+        )
 
 
 @dataclass(slots=True)
@@ -199,13 +219,14 @@ class _Walk:
         op: s.Parallel | s.ExpertsOperation,
     ) -> None:
         """Runs bodies on one row and adds what they put out; shares of sums are added before they meet."""
-        expect_whole(self.context, flow, op.at, "parallel")
+        word = "parallel" if isinstance(op, s.Parallel) else "experts"
+        expect_whole(self.context, flow, op.at, word)
         rows: list[Flow] = []
         for branch in branches:
             row = flow.branch()
             branch(row)
             if rows:
-                self._expect_same(rows[0], row, op.at, "parallel")
+                self._expect_same(rows[0], row, op.at, word)
             rows.append(row)
         all_partial = all(row.partial for row in rows)
         for i, row in enumerate(rows):

@@ -12,6 +12,7 @@ from servecast.compiler.flow import (
     Flow,
     Options,
     add_site,
+    expect_groups,
     expect_whole,
     expect_width,
     feed,
@@ -54,6 +55,7 @@ def lower_linear(context: Context, flow: Flow, op: s.Operation) -> None:
         bias="bias" in options,
         tied="tied" in options,
     )
+    expect_groups(context, linear.weights, takes, op.at)
     split = _linear_split(context, flow, op, options)
     rows = Rows.LAST_TOKENS if head else Rows.TOKENS
     name = options.word("as") or _linear_name(flow, head)

@@ -10,15 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from servecast.compiler.ir import Add, Call, Collective, CollectiveKind, Norm, Run
-from servecast.compiler.tensor_parallel import Indivisible
 
 
 def scatter_rows(runs: Sequence[Run], gather: Collective) -> list[Run]:
-    """The same runs with every tensor-parallel all-reduce taken apart; ``gather`` is the second part.
-
-    Raises:
-        Indivisible: two norms read one row, so it would have to be gathered before them.
-    """
+    """The same runs with every tensor-parallel all-reduce taken apart; ``gather`` is the second part."""
     scattered, result = False, []
     for run in runs:
         calls: list[Call] = []
@@ -42,6 +37,8 @@ def _append(calls: list[Call], call: Call, scattered: bool, gather: Collective) 
     if scattered:
         calls.append(Call("rows_all_gather", gather, row_factor=1 / tp))
     elif isinstance(op, Norm) and op.width == hidden and op.per_row == 1:
-        raise Indivisible(f"{call.name} reads rows that sequence parallelism has scattered")
+        # The norm of another branch: each rank takes its share of the rows again, which is free.
+        calls.append(replace(call, row_factor=call.row_factor / tp))
+        return True
     calls.append(call)
     return False

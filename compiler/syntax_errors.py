@@ -13,6 +13,8 @@ from servecast.compiler.errors import SpecError
 from servecast.compiler.suggest import did_you_mean
 from servecast.compiler.words import OPENING_WORDS, OPTION_WORDS, SETTING_WORDS
 
+SETTING_LENGTH = 3  # words of a format setting, as far as they read as blocks
+_COMMENT = re.compile(r"#[^\n]*")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # How the grammar's patterns are called in messages; literals are quoted as they are.
@@ -105,25 +107,27 @@ def _name_text(name: str, grammar: Lark) -> str:
 
 def _misspelt_before(source: syntax.SourceText, token: Token) -> SpecError | None:
     """A misspelt word reads as a block's name, and the fault shows only at a word after it."""
-    line = token.line or 1
-    if str(token) in SETTING_WORDS:  # perhaps the setting before it was taken for a block
-        return _misspelt(source, line - 1, None, SETTING_WORDS)
+    place = token.start_pos or 0
+    code = _COMMENT.sub(lambda match: " " * len(match.group()), source.text[:place])
+    if str(token) in SETTING_WORDS:  # perhaps the setting before it was taken for blocks
+        return _misspelt(source, list(_WORD.finditer(code))[-SETTING_LENGTH:], SETTING_WORDS)
+    line_start = code.rfind("\n") + 1
+    words = list(_WORD.finditer(code, line_start))
+    opens = words and not code[line_start : words[0].start()].strip("{} \t")
     known = (*SETTING_WORDS, *OPENING_WORDS, *OPTION_WORDS)
-    return _misspelt(source, line, (token.column or 1) - 1, known)
+    return _misspelt(source, [*(words[:1] if opens else []), *words[-1:]], known)
 
 
 def _misspelt(
-    source: syntax.SourceText, line: int, end: int | None, known: tuple[str, ...]
+    source: syntax.SourceText, matches: list[re.Match[str]], known: tuple[str, ...]
 ) -> SpecError | None:
-    """The first or last word of a line up to a column, if it is near a known one."""
-    before = source.text.split("\n")[line - 1][:end].split("#")[0] if line else ""
-    matches = list(_WORD.finditer(before))
-    if matches and before[: matches[0].start()].strip("{} \t"):
-        matches = matches[-1:]
-    for match in [*matches[:1], *matches[-1:]]:
+    """The error for the first word that is none of the known ones but near one."""
+    for match in matches:
         hint = did_you_mean(match.group(), known)
         if hint and match.group() not in known:
-            at = syntax.Span(line, match.start() + 1, match.end() + 1)
+            line = source.text.count("\n", 0, match.start()) + 1
+            column = match.start() - source.text.rfind("\n", 0, match.start())
+            at = syntax.Span(line, column, column + len(match.group()))
             return source.error(at, f"unknown word {match.group()!r}{hint}")
     return None
 

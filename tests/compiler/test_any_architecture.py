@@ -42,7 +42,7 @@ def architectures(draw: st.DrawFn) -> Architecture:
         hidden=draw(sizes),
         vocab=draw(st.integers(5, 40)),
         context=64,
-        weights=draw(st.sampled_from(["bf16", "fp8 per block 128", "int4 group 64", "nvfp4"])),
+        weights=draw(st.sampled_from(["bf16", "fp8 per block 128", "int4 group 4", "nvfp4"])),
         heads=kv_heads * draw(st.sampled_from([1, 2, 3])),
         kv_heads=kv_heads,
         head=draw(st.sampled_from([4, 8])),

@@ -15,6 +15,15 @@ from servecast.compiler.errors import SpecError
 from servecast.compiler.fmt import format_source
 from servecast.compiler.ir import Parallelism
 from servecast.compiler.shard import shard
+from servecast.compiler.words import (
+    DATASHEET_WORDS,
+    DECLARATION_WORDS,
+    OPERATOR_WORDS,
+    OPTION_WORDS,
+    SERVICE_WORDS,
+    SETTING_WORDS,
+    STRUCTURE_WORDS,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+) ?([\w.]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -43,6 +52,15 @@ def test_whole_files_in_the_reference_are_in_canonical_form(
     kind: str, role: str, text: str
 ) -> None:
     assert format_source(text, "example.llm") == text
+
+
+def test_every_word_of_the_language_stands_in_an_example() -> None:
+    examples = " ".join(re.sub(r'"[^"\n]*"|#.*', "", text) for _, _, text in REFERENCE)
+    every = (
+        *(DECLARATION_WORDS + SETTING_WORDS + STRUCTURE_WORDS + OPERATOR_WORDS),
+        *(OPTION_WORDS + DATASHEET_WORDS + SERVICE_WORDS),
+    )
+    assert not set(every) - set(re.findall(r"\w+", examples))
 
 
 def test_the_frame_is_named_after_what_it_frames() -> None:

@@ -79,7 +79,7 @@ def test_a_hostile_text_is_refused_within_a_second(text: str, message: str) -> N
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe\x00", "no text in UTF-8, byte 0 is wrong"),
+        (b"\xff\xfe\x00", ":1:1: is not UTF-8 text: byte 0xff at offset 0"),
         (b"\xef\xbb\xbfmodel", "1:6: the file ends here"),  # a byte-order mark is passed over
         (b"model\r\n\r\n", "1:6: the file ends here"),
         (b"x" * (20 << 20), "a spec has at most 49,152"),

@@ -12,6 +12,7 @@ from servecast.compiler.ir import (
     Embedding,
     Experts,
     Linear,
+    Norm,
     Operator,
     Parallelism,
     Rows,
@@ -80,3 +81,13 @@ def test_every_sum_over_ranks_is_joined_in_its_layer(program: Program) -> None:
         splits = [site.split for site in run.sites]
         for i, split in enumerate(splits):
             assert split is not Split.ROWS or Split.JOIN in splits[i:], run.sites[i].name
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=name_case)
+def test_sequence_parallelism_leaves_no_norm_of_whole_rows_to_every_rank(program: Program) -> None:
+    tp = 2 if 2 in tp_degrees(program, 2) else 1
+    sharded = shard(program, Parallelism(tp=tp, sequence=True))
+    calls = [call for stage in sharded.stages for run in stage.runs for call in run.calls]
+    norms = [c for c in calls if isinstance(c.op, Norm) and c.op.width == program.hidden]
+    assert {call.row_factor for call in norms} == {1 / tp}
+    assert not [c for c in calls if "all_reduce" in c.name]
