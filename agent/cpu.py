@@ -14,7 +14,7 @@ import torch
 from servecast.agent.kernels.buffers import Buffers
 from servecast.agent.kernels.kernel import Capability, Launch
 from servecast.agent.messages import Conditions, Device, Link
-from servecast.agent.timing import Elapsed
+from servecast.agent.timing import Elapsed, Rotation
 
 CPU = Capability("cpu")
 SAMPLE_FLOOR_US = 1000.0  # the monotonic clock's 0.1 us is 0.01 % of it
@@ -61,7 +61,7 @@ class CpuBackend:
 
     def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
         del method, index
-        return CpuTimer(launches)
+        return CpuTimer(Rotation(launches))
 
     def host_launch_us(self, launches: Sequence[Launch]) -> None:
         """A launch on the processor ends before the host goes on."""
@@ -87,12 +87,10 @@ class CpuBackend:
 class CpuTimer:
     """The monotonic clock around launches."""
 
-    launches: Sequence[Launch]
-    _turn: int = 0
+    rotation: Rotation[Launch]
 
     def __call__(self, count: int) -> float:
-        turns = [self.launches[(self._turn + i) % len(self.launches)] for i in range(count)]
-        self._turn += count
+        turns = self.rotation.take(count)
         with torch.inference_mode():
             begin = time.perf_counter_ns()
             for launch in turns:

@@ -13,7 +13,7 @@ from servecast.agent.kernels.buffers import Buffers
 from servecast.agent.kernels.kernel import Capability, Launch
 from servecast.agent.messages import Conditions, Device, Link
 from servecast.agent.nvml import Nvml, open_nvml
-from servecast.agent.timing import Elapsed
+from servecast.agent.timing import Elapsed, Rotation
 
 HOST_LAUNCHES = 20  # fewer than a stream takes before its host must wait
 SAMPLE_FLOOR_US = 500.0  # an event's half microsecond is 0.1 % of it
@@ -76,13 +76,15 @@ class CudaBackend:
 
     def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
         del index  # the calling thread entered the device
-        return GraphTimer(launches) if method == "cuda_graph" else EagerTimer(launches)
+        rotation = Rotation(launches)
+        return GraphTimer(rotation) if method == "cuda_graph" else EagerTimer(rotation)
 
     def host_launch_us(self, launches: Sequence[Launch]) -> float:
+        turns = Rotation(launches).take(HOST_LAUNCHES)
         torch.cuda.synchronize()
         with torch.inference_mode():
             begin = time.perf_counter_ns()
-            _run(launches, HOST_LAUNCHES)
+            _run(turns)
             issued_us = (time.perf_counter_ns() - begin) / 1e3
         torch.cuda.synchronize()
         return issued_us / HOST_LAUNCHES
@@ -112,14 +114,15 @@ class CudaBackend:
 class EagerTimer:
     """Launches as a program without graphs makes them: short kernels wait for the host, and that counts."""
 
-    launches: Sequence[Launch]
+    rotation: Rotation[Launch]
 
     def __call__(self, count: int) -> float:
         begin, end = _events()
+        turns = self.rotation.take(count)
         torch.cuda.synchronize()
         with torch.inference_mode():
             begin.record()
-            _run(self.launches, count)
+            _run(turns)
             end.record()
         end.synchronize()
         return float(begin.elapsed_time(end)) * 1e3
@@ -129,13 +132,13 @@ class EagerTimer:
 class GraphTimer:
     """The launches captured once and replayed, so that the host costs one launch for all of them."""
 
-    launches: Sequence[Launch]
+    rotation: Rotation[Launch]
     _graph: torch.cuda.CUDAGraph | None = None
     _count: int = 0
 
     def __call__(self, count: int) -> float:
         if self._graph is None or self._count != count:
-            self._graph, self._count = _capture(self.launches, count), count
+            self._graph, self._count = _capture(self.rotation.take(count)), count
             self._graph.replay()  # the first replay uploads the graph
         begin, end = _events()
         torch.cuda.synchronize()
@@ -151,16 +154,16 @@ def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
     return begin, end
 
 
-def _run(launches: Sequence[Launch], count: int) -> None:
-    for turn in range(count):
-        launches[turn % len(launches)]()
+def _run(launches: Sequence[Launch]) -> None:
+    for launch in launches:
+        launch()
 
 
-def _capture(launches: Sequence[Launch], count: int) -> torch.cuda.CUDAGraph:
-    """A graph of ``count`` launches. What they allocate lives in the graph's own pool."""
+def _capture(launches: Sequence[Launch]) -> torch.cuda.CUDAGraph:
+    """A graph of the launches. What they allocate lives in the graph's own pool."""
     graph = torch.cuda.CUDAGraph()
     with torch.inference_mode(), torch.cuda.graph(graph):
-        _run(launches, count)
+        _run(launches)
     return graph
 
 

@@ -23,7 +23,7 @@ from servecast.agent.cpu import SAMPLE_FLOOR_US, CpuTimer
 from servecast.agent.cuda import EagerTimer
 from servecast.agent.kernels.kernel import Launch
 from servecast.agent.stopping import StopRule
-from servecast.agent.timing import Elapsed, Sampling, launches_per_sample, take_samples
+from servecast.agent.timing import Elapsed, Rotation, Sampling, launches_per_sample, take_samples
 
 TIMEOUT = timedelta(seconds=60)  # of one collective; a rank that waits longer has lost another
 
@@ -92,6 +92,7 @@ def _serve(config: RankConfig, lines: SimpleQueue[str]) -> None:
         rank=config.rank,
         world_size=config.world_size,
         timeout=TIMEOUT,
+        device_id=torch.device("cuda", config.device) if config.device >= 0 else None,
     )
     _say(ready=True)
     while True:
@@ -115,7 +116,8 @@ def _measure(config: RankConfig, case: RankCase) -> Iterator[dict[str, object]]:
 
 
 def _timer(launch: Launch, device: torch.device) -> Elapsed:
-    return CpuTimer((launch,)) if device.type == "cpu" else EagerTimer((launch,))
+    rotation = Rotation((launch,))
+    return CpuTimer(rotation) if device.type == "cpu" else EagerTimer(rotation)
 
 
 def _together(elapsed_us: Elapsed, device: torch.device) -> Elapsed:

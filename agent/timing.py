@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from servecast.agent.stopping import Moments, StopReason, StopRule
 
 SURELY = 50.0  # a trial so many floors long needs no second look
 MAX_LAUNCHES = 4096  # per sample, so that a cancelled call ends soon and a CUDA graph stays small
 
+T = TypeVar("T")
 Elapsed = Callable[[int], float]
 """Runs so many launches and returns the time that they took together, in microseconds."""
+
+
+@dataclass(slots=True)
+class Rotation(Generic[T]):
+    """Hands out items in turn and goes on where it left off, so that short samples still find cold copies."""
+
+    items: Sequence[T]
+    _turn: int = 0
+
+    def take(self, count: int) -> list[T]:
+        size, begin = len(self.items), self._turn
+        self._turn = (begin + count) % size
+        return [self.items[(begin + i) % size] for i in range(count)]
 
 
 @dataclass(slots=True)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from servecast.agent.stopping import StopReason, StopRule
-from servecast.agent.timing import MAX_LAUNCHES, Sampling, launches_per_sample, take_samples
+from servecast.agent.timing import (
+    MAX_LAUNCHES,
+    Rotation,
+    Sampling,
+    launches_per_sample,
+    take_samples,
+)
 
 
 @pytest.mark.parametrize(("launch_us", "expected"), [(1000.0, 1), (500.0, 2), (7.0, 143)])
@@ -57,3 +63,8 @@ def test_the_time_limit_counts_the_time_of_all_launches() -> None:
     rule = StopRule(min_samples=2, max_case_s=0.001)
     list(take_samples(lambda count: count * next(noise), rule, lambda: False, sampling))
     assert (len(sampling.samples_us), sampling.reason) == (6, StopReason.MAX_TIME)
+
+
+def test_a_rotation_goes_on_where_it_left_off() -> None:
+    rotation = Rotation(("a", "b", "c"))
+    assert [rotation.take(1), rotation.take(1), rotation.take(4)] == [["a"], ["b"], [*"cabc"]]
