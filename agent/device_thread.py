@@ -54,7 +54,6 @@ class DeviceThread(Generic[T]):
             future.result()
         finally:
             stop.set()
-            future.cancel()  # where it has not begun
             self._forget(future)
 
     def _forget(self, future: Future[None]) -> None:
