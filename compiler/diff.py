@@ -14,7 +14,7 @@ _Row = tuple[str, str]  # an operator's place, and what it is
 
 def diff_programs(one: Program, other: Program) -> str:
     """Operators that changed, went or came, then the totals; one line if nothing differs."""
-    before, after = _rows(one), _rows(other)
+    before, after = _rows(one, {}), _rows(other, _paired_names(one, other))
     lines = [f"--- {one.model}", f"+++ {other.model}"]
     changes = _changes(dict(before), dict(after))
     totals = [
@@ -27,22 +27,33 @@ def diff_programs(one: Program, other: Program) -> str:
     return "\n".join([*lines, *changes, "totals", *(totals or ["  no difference"])]) + "\n"
 
 
-def _rows(program: Program) -> list[_Row]:
+def _rows(program: Program, names: dict[str, str]) -> list[_Row]:
     """Operators by layer and name, numbered where a layer has several of one name."""
     rows = []
-    seen: set[str] = set()
-    for run in program.runs:
-        if run.name in seen:
-            continue
-        seen.add(run.name)
-        count = sum(each.count for each in program.runs if each.name == run.name)
-        rows.append((run.name, f"x {count}"))
-        names: dict[str, int] = {}
+    for name, run in {run.name: run for run in program.runs}.items():
+        count = sum(each.count for each in program.runs if each.name == name)
+        shown = names.get(name, name)
+        rows.append((shown, f"x {count}"))
+        seen: dict[str, int] = {}
         for site in run.sites:
-            names[site.name] = names.get(site.name, 0) + 1
-            number = f" #{names[site.name]}" if names[site.name] > 1 else ""
-            rows.append((f"{run.name}.{site.name}{number}", _what(site)))
+            seen[site.name] = seen.get(site.name, 0) + 1
+            number = f" #{seen[site.name]}" if seen[site.name] > 1 else ""
+            rows.append((f"{shown}.{site.name}{number}", _what(site)))
     return rows
+
+
+def _paired_names(one: Program, other: Program) -> dict[str, str]:
+    """What the other's layers are called here: as equal layers are, else by a name not taken yet."""
+    ours = {run.sites: run.name for run in one.runs}
+    equal = {run.name: ours[run.sites] for run in other.runs if run.sites in ours}
+    taken = set(equal.values())
+    names = dict(equal)
+    for run in other.runs:
+        if run.name not in names:
+            free = run.name if run.name not in taken else f"{run.name} of {other.model}"
+            names[run.name] = free
+            taken.add(free)
+    return names
 
 
 def _what(site: Site) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from servecast.compiler.architecture import Architecture
+from servecast.compiler.architecture import Architecture, Moe
 from servecast.compiler.errors import UserError
 
 # Keys that change neither shapes nor the number of operators.
@@ -40,6 +40,19 @@ ACTIVATIONS = {
 GATED = {"silu": "swiglu", "gelu": "geglu"}
 
 
+MAX_SIZE = 10**9
+MAX_LAYERS = 1000
+
+
+def _shown(value: object) -> str:
+    """A value as a message quotes it, long ones cut."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 @dataclass(slots=True)
 class Config:
     """A config that remembers which of its keys were read."""
@@ -61,15 +74,29 @@ class Config:
         if value is None and default is not None:
             return default
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise self.error(f"{key} must be a positive whole number, got {value!r}")
+            raise self.error(f"{key} must be a positive whole number, got {_shown(value)}")
+        if value > MAX_SIZE:
+            raise self.error(f"{key} is {_shown(value)}; the largest understood is {MAX_SIZE:,}")
         return value
+
+    def count(self, key: str) -> int:
+        """A size that may be zero."""
+        return 0 if self.get(key) == 0 else self.size(key)
+
+    def word(self, key: str, default: str, known: Mapping[str, str]) -> str:
+        """What a word of the config is called here."""
+        value = self.get(key)
+        word = default if value is None else value
+        if not isinstance(word, str) or word not in known:
+            raise self.error(f"{key} {_shown(word)} is not understood; known: {', '.join(known)}")
+        return known[word]
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.error(f"{key} must be true or false, got {value!r}")
+            raise self.error(f"{key} must be true or false, got {_shown(value)}")
         return value
 
     def refuse_unread(self) -> None:
@@ -82,7 +109,7 @@ class Config:
         value = self.get(key, allowed[0])
         if value not in allowed:
             shown = " or ".join(repr(each) for each in allowed)
-            raise self.error(f"{key} is {value!r}; only {shown} is understood")
+            raise self.error(f"{key} is {_shown(value)}; only {shown} is understood")
 
 
 def text_values(values: Mapping[str, object], path: str) -> Mapping[str, object]:
@@ -103,43 +130,57 @@ def _weights(config: Config) -> str:
     if quantization is None:
         return _dtype(config)
     if not isinstance(quantization, Mapping):
-        raise config.error(f"quantization_config must be an object, got {quantization!r}")
+        raise config.error(f"quantization_config must be an object, got {_shown(quantization)}")
+    inner = Config(f"{config.path}: quantization_config", quantization)
     method = quantization.get("quant_method")
-    block = quantization.get("weight_block_size")
     if method == "fp8":
-        return f"fp8 per block {block[0]}" if isinstance(block, list) and block else "fp8"
+        return _fp8(inner)
     if method in ("awq", "gptq") and quantization.get("bits") == 4:
-        return f"int4 group {quantization.get('group_size', 128)}"
+        return f"int4 group {inner.size('group_size', 128)}"
     if method == "mxfp4":
         return _dtype(config)  # the experts alone, which their family knows
-    raise config.error(f"quantization_config with quant_method {method!r} is not understood")
+    raise config.error(f"quantization_config with quant_method {_shown(method)} is not understood")
+
+
+def _fp8(quantization: Config) -> str:
+    block = quantization.get("weight_block_size")
+    if block is None:
+        return "fp8"
+    match block:
+        case [int(side), int(other)] if 0 < side == other <= MAX_SIZE:
+            return f"fp8 per block {side}"
+    raise quantization.error(f"weight_block_size must be two equal sizes, got {_shown(block)}")
 
 
 def _dtype(config: Config) -> str:
-    name = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
-    if name not in DTYPES:
-        raise config.error(f"torch_dtype {name!r} is not understood; known: {', '.join(DTYPES)}")
-    return DTYPES[str(name)]
+    key = "torch_dtype" if config.get("torch_dtype") is not None else "dtype"
+    return config.word(key, "bfloat16", DTYPES)
 
 
 def base_architecture(config: Config, *, gated: bool = True, tied: bool = False) -> Architecture:
     """What most families spell alike."""
-    heads = config.size("num_attention_heads")
-    hidden = config.size("hidden_size")
+    heads, hidden = config.size("num_attention_heads"), config.size("hidden_size")
+    kv_heads = config.size("num_key_value_heads", heads)
     layers = config.size("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise config.error(
+            f"num_hidden_layers is {layers:,}; at most {MAX_LAYERS:,} are understood"
+        )
+    if heads % kv_heads:
+        raise config.error(
+            f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+        )
+    if config.get("head_dim") is None and hidden % heads:
+        raise config.error(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
     act_key = "hidden_act" if "hidden_act" in config.values else "hidden_activation"
-    activation = config.get(act_key, "silu")
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise config.error(f"{act_key} {activation!r} is not understood; known: {known}")
-    plain = ACTIVATIONS[str(activation)]
+    plain = config.word(act_key, "silu", ACTIVATIONS)
     return Architecture(
         hidden=hidden,
         vocab=config.size("vocab_size"),
         context=config.size("max_position_embeddings", 131072),
         weights=_weights(config),
         heads=heads,
-        kv_heads=config.size("num_key_value_heads", heads),
+        kv_heads=kv_heads,
         head=config.size("head_dim", hidden // heads),
         ffn=config.size("intermediate_size", 4 * hidden),
         activation=GATED.get(plain, plain) if gated else plain,
@@ -148,12 +189,22 @@ def base_architecture(config: Config, *, gated: bool = True, tied: bool = False)
     )
 
 
+def read_moe(config: Config, experts_key: str, ffn: int) -> Moe:
+    """Routed experts, whose number and choice are checked against each other."""
+    experts, choose = config.size(experts_key), config.size("num_experts_per_tok")
+    if choose > experts:
+        raise config.error(f"num_experts_per_tok {choose} exceeds {experts_key} {experts}")
+    return Moe(experts, choose, ffn)
+
+
 def layer_windows(config: Config, pattern: int | None = None) -> tuple[int | None, ...]:
     """Each layer's window: by ``layer_types``, by every ``pattern``-th layer being global, or none."""
     layers = config.size("num_hidden_layers")
     window = config.get("sliding_window")
     types = config.get("layer_types")
-    if isinstance(types, list) and len(types) == layers:
+    if types is not None:
+        if not isinstance(types, list) or len(types) != layers:
+            raise config.error(f"layer_types must name each of the {layers} layers")
         return tuple(_window(config, kind) for kind in types)
     if window is None:
         return (None,) * layers
@@ -168,4 +219,6 @@ def _window(config: Config, kind: object) -> int | None:
         return None
     if kind == "sliding_attention":
         return config.size("sliding_window")
-    raise config.error(f"layer_types has {kind!r}; full_attention and sliding_attention are known")
+    raise config.error(
+        f"layer_types has {_shown(kind)}; full_attention and sliding_attention are known"
+    )

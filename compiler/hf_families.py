@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from servecast.compiler.architecture import Architecture, Latent, Moe
+from servecast.compiler.architecture import Architecture, Latent
 from servecast.compiler.errors import UserError
-from servecast.compiler.hf_config import Config, base_architecture, layer_windows, text_values
+from servecast.compiler.hf_config import (
+    Config,
+    base_architecture,
+    layer_windows,
+    read_moe,
+    text_values,
+)
 
 
 def read_config(values: Mapping[str, object], path: str) -> Architecture:
@@ -19,7 +25,9 @@ def read_config(values: Mapping[str, object], path: str) -> Architecture:
     architectures = values.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(name, str):
-        raise UserError(f"{path}: architectures must name the model's class, got {architectures!r}")
+        raise UserError(
+            f"{path}: architectures must name the model's class, got {str(architectures)[:60]}"
+        )
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise UserError(f"{path}: architecture {name!r} is not understood; known: {known}")
@@ -62,13 +70,13 @@ def _qwen3_moe(config: Config) -> Architecture:
     config.must_be("qkv_bias", False)
     config.must_be("shared_expert_intermediate_size", 0)
     ffn = config.size("moe_intermediate_size")
-    moe = Moe(config.size("num_experts"), config.size("num_experts_per_tok"), ffn)
+    moe = read_moe(config, "num_experts", ffn)
     return replace(_qwen3(config), moe=moe)
 
 
 def _mixtral(config: Config) -> Architecture:
     base = replace(base_architecture(config), windows=layer_windows(config))
-    moe = Moe(config.size("num_local_experts"), config.size("num_experts_per_tok"), base.ffn)
+    moe = read_moe(config, "num_local_experts", base.ffn)
     return replace(base, moe=moe)
 
 
@@ -79,26 +87,22 @@ def _deepseek_v3(config: Config) -> Architecture:
         config.size("q_lora_rank"), config.size("kv_lora_rank"), rope, config.size("v_head_dim")
     )
     ffn = config.size("moe_intermediate_size")
-    moe = Moe(
-        config.size("n_routed_experts"),
-        config.size("num_experts_per_tok"),
-        ffn,
+    moe = replace(
+        read_moe(config, "n_routed_experts", ffn),
         shared=ffn * config.size("n_shared_experts", 1),
         router_bias=config.get("topk_method") == "noaux_tc",
     )
     config.must_be("attention_bias", False)
     config.must_be("moe_layer_freq", 1)
-    dense = config.size("first_k_dense_replace")
+    dense = config.count("first_k_dense_replace")
     return replace(base, head=nope, latent=latent, moe=moe, dense_layers=dense)
 
 
 def _gpt_oss(config: Config) -> Architecture:
     base = replace(base_architecture(config), windows=layer_windows(config), sinks=True)
     config.must_be("attention_bias", True)
-    moe = Moe(
-        config.size("num_local_experts"),
-        config.size("num_experts_per_tok"),
-        base.ffn,
+    moe = replace(
+        read_moe(config, "num_local_experts", base.ffn),
         router_bias=True,
         bias=True,
         weights="mxfp4" if config.get("quantization_config") is not None else None,
@@ -119,8 +123,8 @@ def _phi(config: Config) -> Architecture:
     base = base_architecture(config, gated=False)
     config.must_be("qk_layernorm", False)
     factor = config.get("partial_rotary_factor", 0.5)
-    if not isinstance(factor, float) or not 0 < factor <= 1:
-        raise config.error(f"partial_rotary_factor must be between 0 and 1, got {factor!r}")
+    if not isinstance(factor, (int, float)) or not 0 < factor <= 1:
+        raise config.error(f"partial_rotary_factor must be between 0 and 1, got {str(factor)[:60]}")
     return replace(
         base,
         norm="layer_norm",
@@ -140,7 +144,8 @@ def _falcon(config: Config) -> Architecture:
     config.must_be("parallel_attn", True)
     new = config.flag("new_decoder_architecture", False)
     config.values = {"hidden_act": "gelu", "max_position_embeddings": 2048, **config.values}
-    kv_heads = config.size("num_kv_heads", 1) if new else 1
+    stated = config.size("num_kv_heads", 1)  # the older design shares one, whatever it states
+    kv_heads = stated if new else 1
     config.must_be("multi_query", True)
     base = replace(base_architecture(config, gated=False), kv_heads=kv_heads)
     return replace(base, norm="layer_norm", parallel="two" if new else "one")

@@ -85,8 +85,8 @@ def read_json(path: Path) -> dict[str, object]:
         value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nests too deeply") from None
+    except (RecursionError, ValueError) as error:  # nesting, or a number of thousands of digits
+        raise UserError(f"{path}: not understood as JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: must hold a JSON object, not {type(value).__name__}")
     return value

@@ -21,6 +21,7 @@ from servecast.compiler.ir import (
     LatentAttention,
     Linear,
     Norm,
+    Rows,
     Sample,
     SequenceOperator,
     ShardedProgram,
@@ -185,7 +186,7 @@ def _row_bytes(call: Call) -> int:
     match op:
         case Collective() | Attention() | LatentAttention() | Sample() | KvWrite():
             return 0
-        case Linear() if call.rows != "tokens":
+        case Linear() if call.rows is not Rows.TOKENS:
             return 0  # the head: few rows, counted with the sampler
         case Experts():
             up = op.intermediate * (2 if op.activation.gated else 1)

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from lark import Lark
 from lark.exceptions import UnexpectedInput, VisitError
+from lark.lexer import PatternRE, PatternStr, TerminalDef
 
 from servecast.compiler import syntax
 from servecast.compiler.build import SyntaxBuilder
@@ -17,8 +18,17 @@ from servecast.compiler.syntax_errors import syntax_error
 # All shipped specs together are half of it; the worst text of that size parses in half a second.
 MAX_TEXT_BYTES = 48 * 1024
 MAX_NESTING = 40
+KEYWORD_PRIORITY = 2  # over names
 
+_KEYWORD = re.compile(r"[a-z_]{2,}")
 _SKIPPED = re.compile(r'"[^"\n]*"|#[^\n]*')
+
+
+def _end_at_words(terminal: TerminalDef) -> None:
+    """A keyword ends where the word ends: `last_tokens` is not `last_token` and an `s`."""
+    if isinstance(terminal.pattern, PatternStr) and _KEYWORD.fullmatch(terminal.pattern.value):
+        terminal.pattern = PatternRE(f"{terminal.pattern.value}\\b")
+        terminal.priority = KEYWORD_PRIORITY
 
 
 @cache
@@ -32,6 +42,7 @@ def grammar() -> Lark:
         propagate_positions=True,
         maybe_placeholders=False,
         start=["start", "slo_target"],
+        edit_terminals=_end_at_words,
     )
 
 

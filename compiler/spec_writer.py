@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from servecast.compiler.architecture import Architecture, Moe
+from servecast.compiler.catalog import compile_text
 from servecast.compiler.fmt import format_source
 
 _Layer = tuple[int | None, bool]  # its window, and whether it has experts
@@ -18,7 +19,11 @@ def model_name(source: str, folder: str) -> str:
 
 
 def write_spec(name: str, source: str, arch: Architecture) -> str:
-    """The text of a spec with this one model."""
+    """The text of a spec with this one model.
+
+    Raises:
+        SpecError: the architecture does not hold together; the message quotes the text.
+    """
     source = re.sub(r'["\n\r]', "", source)  # a text of the language has no quotes inside
     name = re.sub(r'["\n\r]', "", name)
     layers = [(window, _is_sparse(arch, i)) for i, window in enumerate(arch.windows)]
@@ -40,7 +45,9 @@ def write_spec(name: str, source: str, arch: Architecture) -> str:
         f"{_if(arch.head_bias, 'bias')}",
     ]
     text = "\n".join([f'model "{name}" {{', *body, "}", ""])
-    return format_source(text, name)
+    formatted = format_source(text, name)
+    compile_text(formatted, f"the spec of {name}")
+    return formatted
 
 
 def _if(condition: bool, option: str) -> str:

@@ -13,6 +13,7 @@ from servecast.compiler.errors import SpecError
 from servecast.compiler.suggest import did_you_mean
 from servecast.compiler.words import OPENING_WORDS, OPTION_WORDS, SETTING_WORDS
 
+MAX_EXPECTED = 80  # characters; a stray sign needs no longer list of what may stand in its place
 SETTING_LENGTH = 3  # words of a format setting, as far as they read as blocks
 _COMMENT = re.compile(r"#[^\n]*")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -78,7 +79,8 @@ def _character_error(
         return source.error(at, f"a text without its closing quote; expected {shown}")
     if found == "." and place and source.text[place - 1].isdigit():
         return source.error(at, "a size is a whole number")
-    return source.error(at, f"unexpected {found!r}; expected {shown}")
+    expected = f"; expected {shown}" if len(shown) <= MAX_EXPECTED else ""
+    return source.error(at, f"unexpected {found!r}{expected}")
 
 
 def _expected(error: UnexpectedInput, grammar: Lark) -> tuple[list[str], str]:
@@ -102,7 +104,7 @@ def _expected(error: UnexpectedInput, grammar: Lark) -> tuple[list[str], str]:
 def _name_text(name: str, grammar: Lark) -> str:
     if name in _PATTERN_WORDS:
         return _PATTERN_WORDS[name]
-    return f"{grammar.get_terminal(name).pattern.value!r}"
+    return repr(grammar.get_terminal(name).pattern.value.removesuffix("\\b"))
 
 
 def _misspelt_before(source: syntax.SourceText, token: Token) -> SpecError | None:

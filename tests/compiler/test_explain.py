@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from servecast.compiler.catalog import compile_text
 from servecast.compiler.cli import compile_command, diff_command
 from servecast.compiler.diff import diff_programs
 from servecast.compiler.dump import distinct_kernels
@@ -59,6 +60,24 @@ def test_a_difference_names_operators_and_totals() -> None:
     assert "- layer.attn: attention 32/8 x 128 bf16 columns" in lines
     assert "+ layer.attn: attention 32/32 x 128 fp16 columns" in lines
     assert "  KV bytes per token: 131,072 -> 524,288 (x 4)" in lines
+
+
+def test_equal_layers_are_paired_whatever_they_are_called() -> None:
+    """A dense layer less makes the other kind of layer the first, and so `layer_a`, or the only one."""
+    text = (SPEC / "deepseek-v3.llm").read_text(encoding="utf-8")
+    text += '\nmodel "more" like "deepseek-v3" {\n    repeat 5\n    repeat 56\n}\n'
+    models = compile_text(text, "d.llm").models
+    lines = diff_programs(models["deepseek-v3"], models["more"]).splitlines()
+    layers = [line for line in lines if "layer" in line and not line.startswith("  ")]
+    assert layers == ["- layer_a: x 3", "+ layer_a: x 5", "- layer_b: x 58", "+ layer_b: x 56"]
+    gemma = (SPEC / "gemma3.llm").read_text(encoding="utf-8")
+    turned = gemma.replace("repeat 5 {\n            local", "repeat 5 {\n            global", 1)
+    one, other = compile_text(gemma, "g").model(), compile_text(turned, "g").model()
+    assert other.layers[0].sites == one.layers[1].sites  # called layer_a there, layer_b here
+    lines = diff_programs(one, other).splitlines()
+    assert "- layer_a: x 52" in lines
+    assert "+ layer_b: x 60" in lines
+    assert not [line for line in lines if "attn" in line]
 
 
 def test_the_diff_command_reads_file_and_model() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.cli import import_command
@@ -75,8 +78,8 @@ def test_every_shipped_model_is_imported_here() -> None:
 
 
 def phi(**changes: object) -> dict[str, object]:
-    values = json.loads((CONFIGS / "phi-2.json").read_text(encoding="utf-8"))
-    return {**values, **changes}
+    published = json.loads((CONFIGS / "phi-2.json").read_text(encoding="utf-8"))
+    return {**published, **changes}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,50 @@ def phi(**changes: object) -> dict[str, object]:
 )
 def test_what_is_not_understood_is_named(config: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
+        read_config(config, "c.json")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+sizes = st.sampled_from([0, 1, 3, 7, 10**6, 10**12, -1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=st.sampled_from(sorted(CONFIGS.glob("*.json"))), value=values | sizes, data=st.data())
+def test_a_config_with_any_value_is_imported_or_refused(
+    path: Path, value: object, data: st.DataObject
+) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    key = data.draw(st.sampled_from([*sorted(config), "quantization_config", "layer_types"]))
+    with suppress(UserError):
+        write_spec("any", "", read_config({**config, key: value}, "c.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_key_value_heads": 7}, "num_attention_heads 32 is no multiple of num_key_value_heads 7"),
+        ({"num_attention_heads": 33, "num_key_value_heads": 33}, "hidden_size 2560 is no multiple"),
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10,000,000; at most 1,000"),
+        ({"hidden_size": 10**12}, "hidden_size is 1000000000000; the largest understood"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}},
+         "quantization_config: group_size must be a positive whole number, got -1"),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 64]}},
+         "weight_block_size must be two equal sizes, got \\[128, 64\\]"),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_go_together_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_config(phi(**changes), "c.json")
+
+
+def test_layer_types_that_do_not_name_every_layer_are_refused() -> None:
+    config = json.loads((CONFIGS / "qwen3-14b.json").read_text(encoding="utf-8"))
+    config = {**config, "architectures": ["MistralForCausalLM"], "layer_types": ["full_attention"]}
+    with pytest.raises(UserError, match="layer_types must name each of the 40 layers"):
         read_config(config, "c.json")
 
 
