@@ -240,7 +240,7 @@ def next_event(sim: Simulation, r: int, until_s: float) -> bool:
     if min(arrival_s, end_s) == INFINITY:
         return False
     replica.now_s = max(replica.now_s, min(arrival_s, end_s))
-    if run.ahead == 0 or arrival_s < end_s:
+    if run.ahead == 0:
         replica.seen_s = replica.now_s
     replica.due = 1
     return True

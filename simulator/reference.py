@@ -74,6 +74,7 @@ class ReferenceReplica:
         self.outstanding = 0
         self.ahead = limits.async_scheduling
         self.depth = 2 if self.ahead else tables.num_stages  # batches in flight
+        self.due_s = float("inf")  # when a batch is to be formed
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.limits.block_tokens)
@@ -239,21 +240,24 @@ class ReferenceRun:
 
     def next_instant(self) -> float:
         arrival_s = self.arrivals[0].arrival_s if self.arrivals else float("inf")
-        return min(arrival_s, *(r.next_end_s() for r in self.replicas))
+        return min(arrival_s, *(min(r.next_end_s(), r.due_s) for r in self.replicas))
 
     def at(self, now_s: float) -> None:
-        woken = [r for r in self.replicas if r.next_end_s() == now_s]
-        ended = list(woken)
-        for replica in ended:
-            end_s = replica.flights[0].end_s
-            self.send(replica.complete(), end_s)
+        for replica in self.replicas:
+            if replica.next_end_s() == now_s:
+                end_s = replica.flights[0].end_s
+                self.send(replica.complete(), end_s)
+                busy = replica.ahead and replica.flights  # the host, until it has launched the last
+                replica.due_s = max(now_s, replica.flights[-1].start_s) if busy else now_s
         while self.arrivals and self.arrivals[0].arrival_s <= now_s:
-            woken.append(self.route(self.arrivals.popleft()))
-        for replica in dict.fromkeys(woken):
-            if replica.ahead and replica.flights and replica not in ended:
-                continue  # nothing could be formed ahead: it waits for the step
-            while len(replica.flights) < replica.depth and replica.schedule(now_s):
-                self.steps.append(replica.flights[-1])
+            replica = self.route(self.arrivals.popleft())
+            if not (replica.ahead and replica.flights):  # formed ahead: it waits for the step
+                replica.due_s = now_s
+        for replica in self.replicas:
+            if replica.due_s <= now_s:
+                replica.due_s = float("inf")
+                while len(replica.flights) < replica.depth and replica.schedule(now_s):
+                    self.steps.append(replica.flights[-1])
 
     def route(self, request: ReferenceRequest) -> ReferenceReplica:
         first, second = request.choices

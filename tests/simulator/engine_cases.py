@@ -39,7 +39,7 @@ def tables_of(
         prefill_base_s=grid(stages),
         decode_s=grid(stages, max_num_seqs + 1, 7).cumsum(2),
         send_s=grid(stages, len(tokens)),
-        host_step_s=float(rng.choice([0.0, 0.1])) if rng else host_step_s,
+        host_step_s=float(rng.choice([0.0, 0.1, 9.0])) if rng else host_step_s,
         context_step_tokens=7,
         chunk_step_tokens=5,
         kv_step_tokens=11,
