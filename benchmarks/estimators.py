@@ -1,6 +1,6 @@
 """How well held-out measurements are predicted, beside other ways: prints one JSON object.
 
-    python benchmarks/estimators.py [--sku h100-sxm …] [--seeds 0 1] [--quick | --coverage]
+    python benchmarks/estimators.py [--sku h100-sxm …] [--seeds 0 1] [--quick | --coverage | --efficiency]
 
 Splits hold out whole shapes (a model never seen), whole token counts (a batch never seen), the largest
 steps (a batch larger than any seen), or all but 300 rows (a GPU measured for a few minutes). Errors are
@@ -29,8 +29,9 @@ from servecast.estimator.evaluate import (
 )
 from servecast.estimator.features import feature_matrix
 from servecast.estimator.importers.silicon import SiliconQuery, import_silicon
+from servecast.estimator.measurement import Floats
 from servecast.estimator.models import num_sms_of
-from servecast.estimator.physics import COLLECTIVES, KernelKind
+from servecast.estimator.physics import COLLECTIVES, KernelKind, bandwidth, compute_peak, work_of
 from servecast.estimator.predictor import Samples
 from servecast.estimator.quarantine import screened
 from servecast.estimator.regressors import RooflineBlend
@@ -49,6 +50,8 @@ KINDS = (
 )
 FEW_ROWS = 300
 LARGE_STEP = 8192
+LARGE_FLOPS = 1e11
+LARGE_BYTES = 1e8
 FAST = ("roofline",)
 
 
@@ -114,16 +117,40 @@ def coverages(sku: str, seeds: list[int]) -> Iterator[dict[str, object]]:
             yield {**said, **{f"covered_{round(100 * x)}": round(y, 3) for x, y in found.items()}}
 
 
+def efficiencies(sku: str) -> Iterator[dict[str, object]]:
+    """What share of the datasheet's rates large kernels reach, and what small ones take, at the median."""
+    datasheet = shipped_skus()[sku]
+    for kind, samples in measured(sku):
+        work = work_of(kind, samples.dims)
+        compute = work.flops / samples.seconds / compute_peak(datasheet, kind.dtype)
+        memory = work.num_bytes / samples.seconds / bandwidth(datasheet, kind.kernel)
+        yield {
+            "sku": sku,
+            "kernel": kind.kernel,
+            "dtype": kind.dtype,
+            "compute": _median(compute[work.flops > LARGE_FLOPS]),
+            "memory_or_link": _median(memory[(memory > compute) & (work.num_bytes > LARGE_BYTES)]),
+            "smallest_us": round(1e6 * float(np.quantile(samples.seconds, 0.01)), 1),
+        }
+
+
+def _median(values: Floats) -> float | None:
+    return round(float(np.median(values)), 2) if len(values) else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sku", nargs="+", default=SKUS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--quick", action="store_true", help="only what is served and the roofline")
     parser.add_argument("--coverage", action="store_true", help="of the intervals, not the errors")
+    parser.add_argument("--efficiency", action="store_true", help="shares of the peaks reached")
     options = parser.parse_args()
     contenders = [c for c in CONTENDERS if not options.quick or c.name in FAST]
     started = time.process_time()
-    if options.coverage:
+    if options.efficiency:
+        table = [row for sku in options.sku for row in efficiencies(sku)]
+    elif options.coverage:
         table = [row for sku in options.sku for row in coverages(sku, options.seeds)]
     else:
         table = [row for sku in options.sku for row in lines(sku, options.seeds, contenders)]

@@ -16,7 +16,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CONTEXT_CELLS = 256
-CHUNK_CELLS = 128
+CHUNK_STEP_TOKENS = (
+    32  # not a share of the largest step: a time must not depend on what else is asked
+)
 CACHE_CELLS = 512
 
 
@@ -89,7 +91,7 @@ class TableBounds:
 
     @property
     def chunk_step(self) -> int:
-        return max(1, -(-self.max_batched_tokens // CHUNK_CELLS))
+        return CHUNK_STEP_TOKENS
 
     @property
     def kv_step(self) -> int:

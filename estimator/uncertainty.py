@@ -15,8 +15,8 @@ import numpy as np
 from servecast.estimator.measurement import Floats, Ints
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-# What a datasheet time may be off by where nothing was measured, as a 90 % half-width: assumed. A
-# factor of 1.6 either way is what fitted and unfitted rooflines are off by at their worst decile.
+# What a datasheet time may be off by where nothing was measured, as a 90 % half-width: assumed, a
+# factor of 1.6 either way.
 ANALYTICAL_HALF_WIDTH = 0.5
 Z_OF_90 = 1.6449  # a normal's 90 % half-width in standard deviations
 
