@@ -31,7 +31,7 @@ def prepare_decode(shape: Shape, buffers: Buffers) -> Prepared:
 def _prepare(shape: Shape, buffers: Buffers, chunk: int, keys: int) -> Prepared:
     dtype = TORCH_DTYPES[shape.dtype]
     window = shape["window"]
-    seen = min(keys, window + chunk - 1) if window else keys
+    seen = seen_keys(keys, chunk, window)
     batch, heads = shape["batch"], shape["heads"]
     cache = (batch, shape["kv_heads"], seen, shape["head_dim"])
     q = buffers.normal(batch, heads, chunk, shape["head_dim"], dtype=dtype)
@@ -47,6 +47,11 @@ def _prepare(shape: Shape, buffers: Buffers, chunk: int, keys: int) -> Prepared:
         reference=lambda: attend(q.double(), caches[0][0].double(), caches[0][1].double()),
         tolerance=TOLERANCE[dtype],
     )
+
+
+def seen_keys(keys: int, chunk: int, window: int) -> int:
+    """How many of the last keys any of ``chunk`` queries at their end sees; a window of 0 is none."""
+    return min(keys, window + chunk - 1) if window else keys
 
 
 def attention(

@@ -7,6 +7,7 @@ import torch
 
 from servecast.agent.cpu import CPU, CpuBackend
 from servecast.agent.kernels import activation
+from servecast.agent.kernels.attention import attention, seen_keys
 from servecast.agent.kernels.buffers import Buffers, DeviceOutOfMemoryError
 from servecast.agent.kernels.fuse import compiled
 from servecast.agent.kernels.kernel import Prepared, Shape, relative_error
@@ -85,13 +86,22 @@ def naive_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: i
 def test_attention_is_causal_grouped_and_windowed_by_definition(
     chunk: int, keys: int, window: int
 ) -> None:
-    from servecast.agent.kernels.attention import attention
-
     torch.manual_seed(0)
     q = torch.randn(2, 4, chunk, 8, dtype=torch.float64)
     k, v = torch.randn(2, 2, 2, keys, 8, dtype=torch.float64)
     found = attention(chunk, keys, window, buffers())(q, k, v)
     torch.testing.assert_close(found, naive_attention(q, k, v, window))
+
+
+@pytest.mark.parametrize(
+    ("keys", "chunk", "window"), [(18, 7, 6), (18, 1, 6), (5, 5, 6), (9, 4, 0)]
+)
+def test_no_more_of_the_cache_is_touched_than_some_query_sees(
+    keys: int, chunk: int, window: int
+) -> None:
+    positions = range(keys - chunk, keys)
+    first = min(max(0, position - window + 1) if window else 0 for position in positions)
+    assert seen_keys(keys, chunk, window) == keys - first
 
 
 def every_operator() -> list[KernelShape]:
