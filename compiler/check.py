@@ -225,7 +225,7 @@ def find_format(ref: s.FormatRef, source: s.SourceText) -> Format:
             return int4(ref.group or INT4_GROUP)
         case s.FormatRef("fp8", int(block), None):
             name = FP8_BLOCK.name if block == FP8_BLOCK_SIDE else f"{FP8_BLOCK.name}{block}"
-            return Format(name, 8, scale_bits=32, scale_elements=block**2)
+            return Format(name, 8, scale_bits=32, scale_elements=block**2, block_side=block)
         case s.FormatRef(name, None, None) if name in PLAIN_FORMATS:
             return PLAIN_FORMATS[name]
         case s.FormatRef(name) if name in (*PLAIN_FORMATS, "int4"):

@@ -23,7 +23,7 @@ EMITS = ("plan", "ir", "kernels", "json")
 )
 @click.option("--emit", type=click.Choice(EMITS), default="plan", show_default=True)
 @click.option(
-    "--all-degrees", is_flag=True, help="With --emit kernels: every tp up to 8 that divides."
+    "--all-degrees", is_flag=True, help="With --emit kernels: every tp, dp and ep of up to 8 ranks."
 )
 @click.option("--all-models", is_flag=True, help="With --emit kernels: every model of the file.")
 @click.option("--explain", metavar="OPERATOR", help="Say what one operator is, does and costs.")

@@ -13,9 +13,9 @@ from servecast.compiler.explain import explain
 from servecast.compiler.ir import Parallelism, ShardedProgram
 from servecast.compiler.memory import MemoryPlan, plan_memory
 from servecast.compiler.program import Program
-from servecast.compiler.shard import all_tp, shard
+from servecast.compiler.shard import all_degrees, shard
 
-MAX_NODE_TP = 8  # ranks beyond a node's links are rarely worth profiling
+MAX_RANKS = 8  # ranks beyond a node's links are rarely worth profiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,6 @@ def _memory(spec: Spec, sharded: ShardedProgram, request: MemoryRequest) -> Memo
 def _plans(spec: Spec, program: Program, request: EmitRequest) -> Iterator[ShardedProgram]:
     """The plans whose kernels are wanted."""
     for each in spec.models.values() if request.all_models else [program]:
-        degrees = all_tp(each, MAX_NODE_TP) if request.all_degrees else [request.parallelism]
+        degrees = all_degrees(each, MAX_RANKS) if request.all_degrees else [request.parallelism]
         for degree in degrees:
             yield shard(each, degree)

@@ -20,11 +20,19 @@ class Format:
     bits: int
     scale_bits: int = 0
     scale_elements: int = 1
+    block_side: int | None = None  # of the square of a matrix that shares a scale, where it is one
 
     def num_bytes(self, elements: int) -> int:
         """Bytes of ``elements`` numbers with their scales, rounded up."""
         scales = -(-elements // self.scale_elements) if self.scale_bits else 0
         return -(-(elements * self.bits + scales * self.scale_bits) // 8)
+
+    def matrix_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of a matrix with its scales; squares at its edges have a scale of their own."""
+        if self.block_side is None:
+            return self.num_bytes(rows * columns)
+        squares = -(-rows // self.block_side) * -(-columns // self.block_side)
+        return -(-(rows * columns * self.bits + squares * self.scale_bits) // 8)
 
 
 FP32 = Format("fp32", 32)
@@ -32,7 +40,7 @@ BF16 = Format("bf16", 16)
 FP16 = Format("fp16", 16)
 FP8 = Format("fp8", 8)
 INT8 = Format("int8", 8)
-FP8_BLOCK = Format("fp8_block", 8, scale_bits=32, scale_elements=128 * 128)
+FP8_BLOCK = Format("fp8_block", 8, scale_bits=32, scale_elements=128 * 128, block_side=128)
 NVFP4 = Format("nvfp4", 4, scale_bits=8, scale_elements=16)
 MXFP4 = Format("mxfp4", 4, scale_bits=8, scale_elements=32)
 FORMATS = {f.name: f for f in (FP32, BF16, FP16, FP8, INT8, FP8_BLOCK, NVFP4, MXFP4)}
@@ -90,7 +98,7 @@ class Linear:
     def weight_bytes(self) -> int:
         """Bytes read per launch, also when another operator owns them."""
         bias = self.activations.num_bytes(self.out_features) if self.bias else 0
-        return self.weights.num_bytes(self.in_features * self.out_features) + bias
+        return self.weights.matrix_bytes(self.in_features, self.out_features) + bias
 
     def flops(self, rows: int) -> int:
         return 2 * rows * self.in_features * self.out_features
@@ -261,9 +269,9 @@ class Experts:
     @property
     def weight_bytes(self) -> int:
         bias = self.experts * (self._up_width + self.hidden) if self.bias else 0
-        return self.weights.num_bytes(
-            self.experts * self._expert_matrices
-        ) + self.activations.num_bytes(bias)
+        up = self.weights.matrix_bytes(self.hidden, self._up_width)
+        down = self.weights.matrix_bytes(self.intermediate, self.hidden)
+        return self.experts * (up + down) + self.activations.num_bytes(bias)
 
     def routed_rows(self, rows: int) -> float:
         """Expected (row, expert) pairs that fall on this rank."""

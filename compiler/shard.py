@@ -7,6 +7,7 @@ within a stage are in `tensor_parallel.py`, `expert_parallel.py` and `sequence_p
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from servecast.compiler.errors import ShardError
 from servecast.compiler.expert_parallel import expert_calls
@@ -61,20 +62,36 @@ def shard(program: Program, parallelism: Parallelism) -> ShardedProgram:
 
 def tp_degrees(program: Program, limit: int) -> list[int]:
     """The tensor-parallel degrees up to ``limit`` that divide the model."""
-    degrees = []
-    for tp in range(1, limit + 1):
-        try:
-            _rank_runs(program, Parallelism(tp=tp))
-        except Indivisible:
-            continue
-        degrees.append(tp)
-    return degrees
+    return [tp for tp in range(1, limit + 1) if _divides(program, Parallelism(tp=tp))]
 
 
-def all_tp(program: Program, limit: int) -> list[Parallelism]:
-    """Every tensor-parallel degree up to ``limit`` that divides the model, with a stage border if it can."""
+def all_degrees(program: Program, limit: int) -> list[Parallelism]:
+    """Every way to cut a stage over up to ``limit`` ranks, with a stage border where there can be one.
+
+    Experts are cut over all ranks or dealt to each, as vLLM does, and shared by data-parallel ranks.
+    """
     pp = min(2, program.num_layers)
-    return [Parallelism(tp=tp, pp=pp) for tp in tp_degrees(program, limit)]
+    degrees = [Parallelism(tp=tp, pp=pp) for tp in tp_degrees(program, limit)]
+    if not _is_sparse(program):
+        return degrees
+    for tp, dp in product([each.tp for each in degrees], range(1, limit + 1)):
+        for ep in {1, tp * dp} if tp * dp <= limit else ():
+            candidate = Parallelism(tp=tp, pp=pp, ep=ep, dp=dp)
+            if candidate not in degrees and _divides(program, candidate):
+                degrees.append(candidate)
+    return sorted(degrees, key=lambda each: (each.tp, each.dp, each.ep))
+
+
+def _divides(program: Program, parallelism: Parallelism) -> bool:
+    try:
+        _rank_runs(program, parallelism)
+    except Indivisible:
+        return False
+    return True
+
+
+def _is_sparse(program: Program) -> bool:
+    return any(isinstance(site.op, Experts) for run in program.layers for site in run.sites)
 
 
 def layers_per_stage(num_layers: int, pp: int) -> list[int]:
@@ -95,8 +112,7 @@ def _check_degrees(program: Program, parallelism: Parallelism) -> None:
             f"{program.model}: pp {parallelism.pp} exceeds the {program.num_layers} layers; "
             f"pp degrees that work: 1 to {program.num_layers}"
         )
-    sparse = any(isinstance(site.op, Experts) for run in program.layers for site in run.sites)
-    if not sparse and (parallelism.ep > 1 or parallelism.dp > 1):
+    if not _is_sparse(program) and (parallelism.ep > 1 or parallelism.dp > 1):
         name, degree = ("ep", parallelism.ep) if parallelism.ep > 1 else ("dp", parallelism.dp)
         raise ShardError(
             f"{program.model}: {name} {degree} needs experts, and the model has none; "
@@ -110,6 +126,7 @@ def _check_degrees(program: Program, parallelism: Parallelism) -> None:
 
 
 def _send(program: Program, parallelism: Parallelism) -> Call:
+    """The residual stream as one row. vLLM sends its two summands, and each rank a share of them."""
     op = Collective(CollectiveKind.SEND, program.hidden, 2, "pp", program.formats.communication)
     factor = 1 / parallelism.tp if parallelism.sequence else 1.0
     return Call("send", op, row_factor=factor)

@@ -16,7 +16,7 @@ from servecast.compiler.explain import explain
 from servecast.compiler.ir import Parallelism
 from servecast.compiler.kernels import num_cases
 from servecast.compiler.load import load_model, load_spec
-from servecast.compiler.shard import all_tp, shard
+from servecast.compiler.shard import all_degrees, shard
 from servecast.estimator.plan import PlanLimits, plan_cases
 
 SPEC = Path(__file__).parents[2] / "spec"
@@ -89,10 +89,18 @@ def test_the_diff_command_reads_file_and_model() -> None:
 def test_shapes_that_degrees_and_models_share_are_profiled_once() -> None:
     models = load_spec(SPEC / "llama.llm").models
     both = [models["llama-3.1-70b"], models["codellama-34b"]]
-    apart = [distinct_kernels(shard(m, p) for p in all_tp(m, 8)) for m in both]
-    together = distinct_kernels(shard(m, p) for m in both for p in all_tp(m, 8))
+    apart = [distinct_kernels(shard(m, p) for p in all_degrees(m, 8)) for m in both]
+    together = distinct_kernels(shard(m, p) for m in both for p in all_degrees(m, 8))
     assert len(together) < sum(map(len, apart))
     assert set(together) == {shape for shapes in apart for shape in shapes}
+
+
+def test_the_degrees_of_a_sparse_model_deal_its_experts() -> None:
+    program = load_spec(SPEC / "gpt-oss.llm").model()
+    shapes = distinct_kernels(shard(program, p) for p in all_degrees(program, 8))
+    held = {dict(shape.dims)["experts"] for shape in shapes if shape.kernel == "experts"}
+    assert held == {128, 64, 32, 16}
+    assert {"all_to_all", "reduce_scatter", "all_gather"} <= {shape.kernel for shape in shapes}
 
 
 def test_the_number_of_cases_is_what_the_profiler_plans() -> None:

@@ -137,6 +137,17 @@ def test_half_precision_weights_make_everything_half_precision() -> None:
     assert {formats.activations, formats.kv_cache, formats.communication, formats.wide} == {FP16}
 
 
+def test_deepseek_v3_has_a_scale_for_every_square_of_the_checkpoint() -> None:
+    program = load_spec(SPEC / "deepseek-v3.llm").model()
+    sites = [(run.count, site.op) for run in program.runs for site in run.sites]
+    in_fp8 = sum(n * op.parameters for n, op in sites if getattr(op, "weights", None) == FP8_BLOCK)
+    attention = 12 * 56 + 192 * 12 + 5 * 56 + 256 * 4 + 56 * 128  # 2112 rows are 16.5 squares
+    dense, expert = 3 * 144 * 56, 3 * 16 * 56
+    scales = 61 * attention + 3 * dense + 58 * 257 * expert
+    held = sum(n * op.weight_bytes for n, op in sites)
+    assert held == in_fp8 + 4 * scales + 2 * (program.parameters - in_fp8)
+
+
 def test_gpt_oss_120b_is_as_large_as_its_checkpoint() -> None:
     # The model card gives 60.8 GiB (arXiv 2508.10925, table 1).
     program = load_spec(SPEC / "gpt-oss.llm").model()
