@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 TILE_ELEMENTS = 1_000_003  # prime, so that the repeats of a tile align with no row
+TILE_SHIFT = 7919  # between the tensors of a case; prime, and no divisor of the tile
 MAX_COPIES = 64  # of tensors far smaller than the cache; more would be launches, not coldness
 COLD_CACHES = 2  # a rotation this many caches long leaves none of a copy behind when it comes round
 HEADROOM = 0.9  # of free memory: allocators and workspaces take the rest
@@ -35,6 +36,7 @@ class Buffers:
     free_bytes: int
     cache_bytes: int
     used_bytes: int = 0
+    _drawn: int = 0
     _generator: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,9 @@ class Buffers:
     def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
         """Normal numbers; int8 gets them times 32, rounded, so that all its bits toggle."""
         tensor = self.empty(*shape, dtype=dtype)
-        tile = _random_tile(self.device) * (scale if dtype.is_floating_point else 32 * scale)
+        self._drawn += 1  # no two tensors begin alike
+        tile = _random_tile(self.device).roll(self._drawn * TILE_SHIFT)
+        tile *= scale if dtype.is_floating_point else 32 * scale
         if not dtype.is_floating_point:
             tile = tile.round().clamp(-127, 127)
         _fill(tensor.view(-1), tile.to(dtype))

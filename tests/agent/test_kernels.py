@@ -153,6 +153,12 @@ def test_inputs_are_random_and_never_zeros() -> None:
     assert buffers().normal(1000, dtype=torch.int8).unique().numel() > 50
 
 
+def test_no_two_tensors_of_a_case_are_alike() -> None:
+    some = buffers()
+    first, second = (some.normal(100, dtype=torch.float32) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
 def test_uniform_routing_gives_each_row_distinct_experts_and_this_rank_its_share() -> None:
     from servecast.agent.kernels.experts import route
 
