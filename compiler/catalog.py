@@ -19,6 +19,8 @@ from servecast.compiler.program import Program
 from servecast.compiler.service import Service, Slo
 from servecast.compiler.suggest import did_you_mean
 
+MAX_LAYERS_IN_FILE = 10_000  # the largest shipped file has a tenth of that
+
 Named = TypeVar("Named", s.Model, s.SkuDeclaration, s.ServiceDeclaration)
 
 
@@ -63,11 +65,24 @@ def compile_text(text: str, path: str) -> Spec:
     known_skus = {**skus, **shipped_skus()} if services else skus
     return Spec(
         path,
-        {name: lower(define(model, models, file.source)) for name, model in models.items()},
+        _lower_models(models, file.source),
         {name: lower_sku(sku, file.source) for name, sku in skus.items()},
         {n: lower_service(service, file.source, known_skus) for n, service in services.items()},
         file.source,
     )
+
+
+def _lower_models(models: Mapping[str, s.Model], source: s.SourceText) -> dict[str, Program]:
+    """Every model of a file; siblings are short to write, so their layers are limited together."""
+    programs: dict[str, Program] = {}
+    num_layers = 0
+    for name, model in models.items():
+        programs[name] = lower(define(model, models, source))
+        num_layers += programs[name].num_layers
+        if num_layers > MAX_LAYERS_IN_FILE:
+            message = f"the models up to here have more than {MAX_LAYERS_IN_FILE:,} layers in all"
+            raise source.error(model.at, message)
+    return programs
 
 
 def parse_slo(text: str) -> Slo:

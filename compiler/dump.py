@@ -150,8 +150,11 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
         f"{plan.kv_blocks:,} KV blocks of {plan.block_tokens} tokens "
         f"({plan.kv_blocks * plan.block_tokens:,} tokens) at utilisation {plan.utilisation:g}"
     )
-    if plan.sequence_tokens is None and any(part.window for part in plan.kv_layers):
-        end += "; windows counted as full layers, --sequence-tokens counts them at a length"
+    if any(part.window for part in plan.kv_layers):
+        blocks, groups = plan.hybrid_blocks
+        end += f"; vLLM's hybrid manager logs {blocks:,} blocks, {groups} to the same tokens"
+        if plan.sequence_tokens is None:
+            end += "; windows counted as full layers, see --sequence-tokens"
     if plan.missing_bytes:
         end = f"does not fit: {plan.missing_bytes:,} B short of a single KV block"
     head = f"memory of a GPU of stage {plan.stage}"

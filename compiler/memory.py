@@ -49,6 +49,7 @@ class KvLayers:
 
     bytes_per_token: int
     window: int | None
+    num_layers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,21 @@ class MemoryPlan:
             return self.block_tokens * sum(part.bytes_per_token for part in self.kv_layers)
         blocks = -(-self.sequence_tokens // self.block_tokens)
         return -(-self.kv_bytes(blocks * self.block_tokens) // blocks)
+
+    @property
+    def hybrid_blocks(self) -> tuple[int, int]:
+        """The blocks that vLLM's hybrid manager logs, and how many of them hold the same tokens.
+
+        It deals layers of one kind to groups of equal size, and a block serves one group
+        (vllm/v1/core/kv_cache_utils.py): the groups are as large as the rarest kind has layers, or as
+        the commonest where that is less than a quarter more. Without windows there is one group.
+        """
+        counts = [part.num_layers for part in self.kv_layers]
+        size = max(counts) if 4 * max(counts) < 5 * min(counts) else min(counts)
+        groups = sum(-(-count // size) for count in counts)
+        per_layer = self.kv_layers[0].bytes_per_token // self.kv_layers[0].num_layers
+        blocks = max(0, self.kv_budget_bytes) // (size * per_layer * self.block_tokens)
+        return blocks, groups
 
     def kv_bytes(self, tokens: int) -> int:
         """Cache bytes of one sequence of so many tokens; a window is rounded up to whole blocks."""
@@ -159,14 +175,15 @@ def plan_memory(
 
 
 def _kv_layers(stage: Stage) -> tuple[KvLayers, ...]:
-    by_window: dict[int | None, int] = {}
+    kinds: dict[int | None, KvLayers] = {}
     for run in stage.runs:
         for call in run.calls:
             if isinstance(call.op, SequenceOperator):
                 window = call.op.window if isinstance(call.op, Attention) else None
-                size = run.count * call.op.kv_bytes_per_token
-                by_window[window] = by_window.get(window, 0) + size
-    return tuple(KvLayers(size, window) for window, size in by_window.items())
+                before = kinds.get(window, KvLayers(0, window, 0))
+                size = before.bytes_per_token + run.count * call.op.kv_bytes_per_token
+                kinds[window] = KvLayers(size, window, before.num_layers + run.count)
+    return tuple(kinds.values())
 
 
 def _calls(stage: Stage) -> list[Call]:

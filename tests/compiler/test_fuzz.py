@@ -53,9 +53,25 @@ def nested(depth: int) -> str:
     return 'model "m" { context 8 embedding 8 -> 8 repeat 1 {' + "residual {" * depth
 
 
+SIBLINGS = """
+model "a" {
+    context 8
+    block x { residual { linear 8 -> 24  split columns  attention 2 x 4  linear 8 -> 8  split rows } }
+    block y { residual { linear 8 -> 24  attention 2 x 4  linear 8 -> 8 } }
+    embedding 9 -> 8
+    repeat 2500 { x y }
+    linear 8 -> 9  at last_token
+}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            SIBLINGS + "".join(f'model "s{i}" like "a" {{}}\n' for i in range(1500)),
+            "than 10,000 layers",
+        ),
         (nested(4_500), "brackets nest at most 40 deep"),
         ("#" + "x" * (10 << 20), "bytes; a spec has at most 49,152"),
         ('model "m" { let a = ' + "9" * 45_000 + " }", "45000 digits: a number has at most 15"),
@@ -66,7 +82,18 @@ def nested(depth: int) -> str:
         (TINY.replace("rms_norm 8", "repeat " + "b" * 45_000 + " { }"), "unknown name 'bbb"),
         (TINY.replace("rms_norm 8", "repeat 1000000000 { repeat 9 { rms_norm 8 } }"), "expands to"),
     ],
-    ids=["nesting", "size", "number", "expression", "name", "noise", "sku", "word", "repeats"],
+    ids=[
+        "siblings",
+        "nesting",
+        "size",
+        "number",
+        "expression",
+        "name",
+        "noise",
+        "sku",
+        "word",
+        "repeats",
+    ],
 )
 def test_a_hostile_text_is_refused_within_a_second(text: str, message: str) -> None:
     start = time.process_time()

@@ -78,6 +78,16 @@ def test_a_window_keeps_no_more_than_its_tokens() -> None:
     assert replace(plan, sequence_tokens=16).kv_blocks == plan.kv_blocks
 
 
+def test_blocks_of_a_hybrid_cache_are_counted_as_vllm_groups_them() -> None:
+    gemma = shard(load_spec(SPEC / "gemma3.llm").model(), Parallelism())
+    plan = plan_memory(gemma, 80 * GIB, 0.9, 2048, 64)
+    # 10 global layers and 52 windowed ones: groups of 10, seven of them.
+    per_block = 10 * 16 * (2 * 16 * 128 * 2)
+    assert plan.hybrid_blocks == (plan.kv_budget_bytes // per_block, 7)
+    uniform = plan_memory(LLAMA_8B, 80 * GIB, 0.9, 2048, 64)
+    assert uniform.hybrid_blocks == (uniform.kv_blocks, 1)
+
+
 def test_a_logged_block_count_can_be_pinned() -> None:
     plan = plan_memory(LLAMA_8B, 80 * GIB, 0.9, 2048, 256)
     assert replace(plan, pinned_kv_blocks=2588).kv_blocks == 2588
