@@ -89,13 +89,16 @@ def _is_layer(run: Run) -> bool:
     return run.name.startswith("layer")
 
 
+MAX_FOLD = 64  # layers of a pattern that repeats; published models have patterns of two to eight
+
+
 def _order_text(runs: Sequence[Run | LayerRun]) -> str:
     """``18 x (1 layer_a, 1 layer_b)``: runs with their longest repetition at the front folded."""
     names = [f"{run.count} {run.name}" for run in runs]
     folded: list[str] = []
     while names:
         length, times = max(
-            ((n, _repetitions(names, n)) for n in range(1, len(names) // 2 + 1)),
+            ((n, _repetitions(names, n)) for n in range(1, min(len(names) // 2, MAX_FOLD) + 1)),
             key=lambda fold: (fold[0] * fold[1] if fold[1] > 1 else 0, -fold[0]),
             default=(1, 1),
         )

@@ -15,7 +15,7 @@ from servecast.compiler.layers import Chunk, find_layers
 from servecast.compiler.operators import OPERATORS
 from servecast.compiler.program import Program, Site, Split
 
-MAX_CHUNKS = 10_000  # blocks and repeats expanded; the deepest models have a few hundred
+MAX_CHUNKS = 4_000  # blocks and repeats expanded; the deepest models have a few hundred
 MAX_BLOCK_DEPTH = 20
 
 

@@ -9,6 +9,8 @@ from servecast.compiler.architecture import Architecture, Moe
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.fmt import format_source
 
+MAX_FOLD = 64  # layers of a pattern that repeats
+
 _Layer = tuple[int | None, bool]  # its window, and whether it has experts
 
 
@@ -133,7 +135,7 @@ def _pattern(layers: Sequence[_Layer]) -> list[str]:
 def _fold(layers: Sequence[_Layer]) -> tuple[int, int]:
     """(length, times) of the shortest pattern at the front that covers most layers."""
     best = (1, 1)
-    for length in range(1, len(layers) // 2 + 1):
+    for length in range(1, min(len(layers) // 2, MAX_FOLD) + 1):
         times = 1
         while layers[length * times : length * (times + 1)] == layers[:length]:
             times += 1

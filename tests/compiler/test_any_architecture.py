@@ -112,7 +112,7 @@ def compiled(arch: Architecture) -> Program:
     return compile_text(write_spec("any", "", arch), "any.llm").model()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(arch=architectures())
 def test_a_written_spec_has_the_parameters_and_layers_of_its_architecture(
     arch: Architecture,

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.lark import from_lark
 
 from servecast.compiler.catalog import compile_text
+from servecast.compiler.dump import emit_plan
 from servecast.compiler.errors import SpecError, UserError
+from servecast.compiler.ir import Parallelism
 from servecast.compiler.load import load_spec
 from servecast.compiler.parse import grammar
+from servecast.compiler.shard import shard
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (REPOSITORY / "tests/golden/compiler/wrong/no-layers.llm").read_text(encoding="utf-8")
@@ -59,7 +62,7 @@ model "a" {
     block x { residual { linear 8 -> 24  split columns  attention 2 x 4  linear 8 -> 8  split rows } }
     block y { residual { linear 8 -> 24  attention 2 x 4  linear 8 -> 8 } }
     embedding 9 -> 8
-    repeat 2500 { x y }
+    repeat 1900 { x y }
     linear 8 -> 9  at last_token
 }
 """
@@ -101,6 +104,14 @@ def test_a_hostile_text_is_refused_within_a_second(text: str, message: str) -> N
         compile_text(text, "hostile.llm")
     assert time.process_time() - start < 1.0
     assert len(str(caught.value)) < 2000
+
+
+def test_the_largest_model_that_is_allowed_is_printed_within_a_second() -> None:
+    text = SIBLINGS.replace("repeat 1900 { x y }", "repeat 1 { " + "x y y " * 1300 + "}")
+    start = time.process_time()
+    program = compile_text(text, "large.llm").model()
+    emit_plan(program, shard(program, Parallelism()))
+    assert time.process_time() - start < 2.0  # two steps, a second each
 
 
 @pytest.mark.parametrize(
