@@ -13,6 +13,8 @@ from servecast.simulator.report.headline import binding, headline, shape
 Row = dict[str, Any]
 MAX_ROWS = 12
 MAX_REASONS = 8
+HALF = 0.5
+"""Below this share of measured time a configuration is marked as resting on estimates."""
 
 
 def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
@@ -22,6 +24,12 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         best = result["best"]
         cost = f"${best['usd_per_million_output_tokens']:.2f} per million output tokens"
         console.print(f"{shape(best)}; {cost}. {binding(best)}", highlight=False)
+        if grounded(best) < HALF:
+            console.print(
+                f"Only {grounded(best):.0%} of its predicted time rests on measurements of "
+                f"{best['sku']}: profile it before you rely on this.",
+                style="bold yellow",
+            )
         console.print()
         console.print(_latency_table(best))
         console.print(_use_line(best), highlight=False)
@@ -87,8 +95,8 @@ def _seconds(value: float | None) -> str:
 
 def _ranked_table(ranked: list[Row], *, wide: bool) -> Table:
     """Narrow terminals get the columns a decision needs; wide ones all of them."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = ["SKU", "tp·pp", "batch", "tokens", "repl", "QPS", "QPS/$h", "$/Mtok"]
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    columns = ["SKU", "", "tp·pp", "batch", "tokens", "repl", "QPS", "QPS/$h", "$/Mtok"]
     columns += ["TTFT p90", "TBT p99"]
     if wide:
         columns += ["E2E p90", "MFU", "KV peak", "binds"]
@@ -105,11 +113,12 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
     metrics = row["metrics"]
     cells = [
         row["sku"],
+        _marks(row),
         f"{row['tp']}·{row['pp']}",
         str(row["max_num_seqs"]),
         str(row["max_batched_tokens"]),
         str(row["replicas"]),
-        f"{row['qps']:.2f}{'=' if row['tied_with_best'] else ' '}",
+        f"{row['qps']:.2f}",
         f"{row['qps_per_usd_hour']:.3f}",
         f"{row['usd_per_million_output_tokens']:.2f}",
         _seconds(metrics["ttft_s"]["p90"]),
@@ -122,11 +131,24 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
     return cells
 
 
+def _marks(row: Row) -> str:
+    return ("=" if row["tied_with_best"] else " ") + ("~" if grounded(row) < HALF else " ")
+
+
+def grounded(row: Row) -> float:
+    """Share of predicted time that measurements bear: taken as they are, or between them."""
+    shares = row["time_by_source"]
+    return float(sum(shares.get(name, 0.0) for name in ("measured", "imported", "interpolated")))
+
+
 def _provenance_line(best: Row) -> str:
     shares = sorted(best["time_by_source"].items(), key=lambda item: -item[1])
     parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
-    ties = "= not told apart from the best at 90 % confidence. "
-    return f"{ties}Latencies are those when full, at QPS. Predicted time of the best: {parts}."
+    marks = (
+        "= not told apart from the best at 90 % confidence, by the traffic's chance alone. "
+        "~ most of its time is from the datasheet or extrapolated. "
+    )
+    return f"{marks}Latencies are those when full, at QPS. Predicted time of the best: {parts}."
 
 
 def _infeasible_table(infeasible: list[Row]) -> Table:

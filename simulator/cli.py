@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -78,9 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
+        _interrupted()
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":  # DuckDB's word for Ctrl-C while it works
+            raise
+        _interrupted()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted() -> NoReturn:
+    click.echo("interrupted", err=True)
+    sys.exit(INTERRUPTED)
 
 
 def compile_and_search_main() -> None:
@@ -158,7 +166,7 @@ def compile_and_search_command(**options: Any) -> None:
 
     from servecast.compiler.service import Service
     from servecast.simulator.answer import show
-    from servecast.simulator.job import JobOptions, asked_slos, run_job, save
+    from servecast.simulator.job import JobOptions, asked_slos, check_folder, run_job, save
     from servecast.simulator.traces import TraceOptions
 
     axes = {name: options.pop(name) or () for name in ("skus", "tp", "pp", "max_num_seqs")}
@@ -172,6 +180,8 @@ def compile_and_search_command(**options: Any) -> None:
     traffic_options = ("format", "rate_per_s", "arrival_cv", "seed", "num_requests")
     traffic = TraceOptions(**{name: options.pop(name) for name in traffic_options})
     out, as_json = options.pop("out"), options.pop("as_json")
+    if out:
+        check_folder(out)
     result = run_job(JobOptions(asked=asked, traffic=traffic, **options))
     if out:
         save(result, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,6 +136,15 @@ def _progress(quiet: bool) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total, description=doing)
 
         yield report
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError where nothing could be saved, before anything is searched."""
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the result there: {error.strerror}") from error
 
 
 def save(result: dict[str, Any], folder: Path) -> None:

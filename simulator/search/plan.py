@@ -12,6 +12,7 @@ from typing import Any
 
 from servecast.compiler.errors import InfeasibleError
 from servecast.compiler.hardware import Sku
+from servecast.compiler.memory import plan_memory
 from servecast.compiler.program import Program
 from servecast.compiler.service import Service, Slo
 from servecast.estimator.load import TableLoader
@@ -22,7 +23,14 @@ from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.confidence import RESAMPLES, confidences
 from servecast.simulator.search.result import Ranking, Row, assemble, rank, slo_texts
 from servecast.simulator.search.run import Outcome, Workers
-from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
+from servecast.simulator.search.space import (
+    BLOCK_TOKENS,
+    UTILISATION,
+    Axes,
+    Placement,
+    Space,
+    enumerate_space,
+)
 from servecast.simulator.search.worker import ROUTER, Demand
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
@@ -139,13 +147,20 @@ def _ranking(
 
 
 def bounds(placement: Placement) -> TableBounds:
-    """What the tables of a placement must cover: the largest of its candidates' limits."""
+    """What the tables of a placement must cover.
+
+    The cache's bound, and with it the grid, is that of the smallest limits: a configuration's times do
+    not depend on which others are searched beside it.
+    """
     limits = [candidate.limits for candidate in placement.candidates]
+    memory = placement.sku.memory_bytes
+    largest = plan_memory(placement.sharded, memory, UTILISATION, 1, 1, BLOCK_TOKENS)
+    blocks = max(largest.kv_blocks, *(each.kv_blocks for each in limits))
     return TableBounds(
         max_batched_tokens=max(each.max_batched_tokens for each in limits),
         max_num_seqs=max(each.max_num_seqs for each in limits),
         max_context_tokens=placement.sharded.context_tokens,
-        kv_capacity_tokens=max(each.kv_blocks * each.block_tokens for each in limits),
+        kv_capacity_tokens=blocks * BLOCK_TOKENS,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Workers:
         self._pool: Executor = _Here()
         if jobs > 1:
             self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start, (demand,))
+            _launch_deaf_to_interrupts(self._pool)
         else:
             _start(demand)
 
@@ -98,6 +100,18 @@ class _Here(Executor):
 
 
 _worker: list[Worker] = []  # one per process
+
+
+def _launch_deaf_to_interrupts(pool: Executor) -> None:
+    """Starts the processes with SIGINT blocked, which they inherit: Ctrl-C is this one's to handle.
+
+    One that comes meanwhile waits here until it is unblocked.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pool.submit(int)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _start(demand: Demand) -> None:

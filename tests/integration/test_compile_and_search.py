@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +126,47 @@ def test_the_result_and_its_report_are_saved(store: str, tmp_path: Path) -> None
     assert saved["best"]["sku"] in done.out
 
 
+def test_simulate_reproduces_the_best_under_the_trace(store: str) -> None:
+    settings = ("--trace", CHAT, "--store", store, "--sku", "h100-sxm", "--tp", "1")
+    best = answer(*settings, "--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,2048")[
+        "best"
+    ]
+    servecast = str(Path(COMMAND).with_name("servecast"))
+    limits = ("--max-num-seqs", str(best["max_num_seqs"]))
+    limits += ("--max-num-batched-tokens", str(best["max_batched_tokens"]))
+    routing = ("--replicas", str(best["replicas"]), "--router", "least_outstanding")
+    command = [servecast, "simulate", "spec/llama.llm", *settings, *limits, *routing, "--json"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (
+        json.loads(done.stdout)["metrics"]["ttft_s"] == best["at_trace_rate"]["metrics"]["ttft_s"]
+    )
+
+
+def test_ctrl_c_ends_with_130_and_writes_nothing(store: str, tmp_path: Path) -> None:
+    command = [
+        COMMAND,
+        "spec/llama.llm",
+        "--trace",
+        CHAT,
+        "--store",
+        store,
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        time.sleep(2)
+        while running.poll() is None:  # a bare except of a library that is being imported eats one
+            os.killpg(running.pid, signal.SIGINT)
+            time.sleep(3)
+        errors = running.communicate()[1]
+    assert running.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_targets_that_nothing_meets_end_with_3_and_still_say_why(store: str) -> None:
     done = run("--trace", CHAT, "--store", store, *SMALL, "--slo", "tbt p50 < 1 ms", "--json")
     assert done.code == 3
@@ -212,6 +256,13 @@ def test_wrong_usage_is_one_clear_error(name: str, store: str, tmp_path: Path) -
     assert says in done.err
     assert "Traceback" not in done.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("out", ["/proc/nowhere", "README.md/inside"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_search(out: str, store: str) -> None:
+    done = run("--trace", "nowhere.csv", "--store", store, "--out", out)
+    assert done.code == 2
+    assert "cannot write the result there" in done.err
 
 
 def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -61,3 +61,17 @@ def test_no_answer_says_which_targets_and_why(result: dict[str, Any]) -> None:
     text = shown(result, 100)
     assert text.startswith("No configuration serves")
     assert "slow" in text
+
+
+def test_a_configuration_that_no_measurement_bears_is_marked_in_its_line(
+    result: dict[str, Any],
+) -> None:
+    assert "~ " not in shown(result, 80).split("SKU", 1)[1].split("…")[0]
+    datasheet = {"imported": 0.1, "analytical": 0.9}
+    result["best"]["time_by_source"] = result["ranked"][0]["time_by_source"] = datasheet
+    text = shown(result, 80)
+    assert (
+        f"Only 10% of its predicted time rests on measurements of {result['best']['sku']}" in text
+    )
+    first = text.split("SKU", 1)[1].splitlines()[1]
+    assert first.split()[1] == "~"
