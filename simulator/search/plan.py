@@ -63,7 +63,7 @@ def axes_of(service: Service | None, overrides: Service, default_skus: tuple[str
 
     def chosen(name: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
         said = getattr(service, name) if service else ()
-        return getattr(overrides, name) or said or default
+        return tuple(dict.fromkeys(getattr(overrides, name) or said or default))
 
     return Axes(
         skus=chosen("skus", default_skus),

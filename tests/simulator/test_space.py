@@ -9,6 +9,8 @@ import pytest
 from servecast.compiler.catalog import compile_text, shipped_skus
 from servecast.compiler.errors import UserError
 from servecast.compiler.load import load_spec
+from servecast.compiler.service import Service
+from servecast.simulator.search.plan import DEFAULT_PP, axes_of
 from servecast.simulator.search.space import Axes, Space, enumerate_space
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "llama.llm"
@@ -68,3 +70,10 @@ def test_a_spec_may_declare_its_own_gpu() -> None:
     axes = Axes(("mine",), (1,), (1,), (64,), (512,))
     found = enumerate_space(load_spec(SPEC).model(), axes, own.skus, 1)
     assert len(found) == 1
+
+
+def test_the_command_line_overrides_the_service_and_nothing_is_searched_twice() -> None:
+    service = Service("chat", skus=("h100-sxm",), tp=(1, 2), max_num_seqs=(64,))
+    axes = axes_of(service, Service("command line", tp=(4, 4, 1)), ("l40s",))
+    assert (axes.skus, axes.tp, axes.max_num_seqs) == (("h100-sxm",), (4, 1), (64,))
+    assert axes.pp == DEFAULT_PP
