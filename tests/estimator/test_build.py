@@ -93,6 +93,15 @@ def test_decodes_cost_what_they_cost_at_their_mean_context(
         assert tables.decode_s[0, decodes, point] == pytest.approx(expected, rel=1e-3)
 
 
+def test_beyond_the_longest_measured_context_a_batch_keeps_its_slope(
+    model: Model, predictor: Predictor
+) -> None:
+    """Eight decodes were measured up to 255 tokens each; here each has 512."""
+    tables = tables_of(model(), predictor)
+    found = tables.decode_s[0, 8, 4096 // tables.kv_step_tokens]
+    assert found == pytest.approx(LAYERS * (10e-6 + 1.5e-9 * 4096), rel=1e-3)
+
+
 def test_a_whole_prompt_costs_its_measured_time(model: Model, predictor: Predictor) -> None:
     tables = tables_of(model(), predictor)
     point = 64 // tables.chunk_step_tokens

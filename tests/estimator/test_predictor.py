@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import FP16, Call, Linear, Parallelism, Run, ShardedProgram, Stage
 from servecast.compiler.kernels import KernelCase
+from servecast.estimator.features import feature_matrix
 from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
 from servecast.estimator.physics import KernelKind, shortest_s
 from servecast.estimator.predictor import Predictor, samples_of
@@ -157,3 +159,18 @@ def test_fp16_is_answered_from_bf16_rows(store: Store, gpu: Sku) -> None:
     half = predictor_from(store, gpu, [program], ["silicon"])
     answer = half.predict(KernelKind("linear", "fp16"), gemm(64, 256, 256))
     assert SOURCES[int(answer.source[0])] is Source.IMPORTED
+
+
+def test_between_measured_row_counts_a_shape_keeps_what_its_model_misses(
+    predictor: Predictor,
+) -> None:
+    """The very model, and samples of one shape that is a third slower than the model thinks."""
+    rows = np.array([64, 128])
+    dims = {"rows": rows, "in_features": rows * 0 + 300, "out_features": rows * 0 + 300}
+    model = predictor.models[LINEAR]
+    thought = model.predict(feature_matrix(LINEAR, dims, predictor.num_sms))
+    slower = samples_of(dims, thought * 4 / 3, np.zeros(2, dtype=np.bool_))
+    anchored = replace(predictor, samples={LINEAR: slower})
+    between = gemm(96, 300, 300)
+    alone = model.predict(feature_matrix(LINEAR, between, predictor.num_sms))[0]
+    assert anchored.predict(LINEAR, between).seconds[0] == pytest.approx(alone * 4 / 3)
