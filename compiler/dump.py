@@ -155,7 +155,7 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
     )
     if any(part.window for part in plan.kv_layers):
         blocks, groups = plan.hybrid_blocks
-        end += f"; vLLM's hybrid manager logs {blocks:,} blocks, {groups} to the same tokens"
+        end += f"; vLLM's hybrid manager logs {blocks:,}, {groups} of them for {plan.block_tokens} tokens"
         if plan.sequence_tokens is None:
             end += "; windows counted as full layers, see --sequence-tokens"
     if plan.missing_bytes:
