@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from servecast.compiler.catalog import Spec, parse_slo, shipped_skus
-from servecast.compiler.errors import UserError
+from servecast.compiler.errors import DataMissingError, UserError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service, Slo
@@ -84,7 +84,11 @@ def _sources(asked: tuple[str, ...]) -> tuple[str, ...]:
 def default_store() -> Path:
     """The per-user profile store, made on first use."""
     folder = Path(platformdirs.user_cache_dir("servecast"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{folder}: cannot be made for the profile store: {error.strerror}"
+        raise DataMissingError(f"{why}; name another place with --store") from error
     return folder / "profiles.duckdb"
 
 

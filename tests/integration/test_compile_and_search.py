@@ -27,9 +27,12 @@ class Ran:
     err: str
 
 
-def run(*arguments: str, spec: str = "spec/llama.llm") -> Ran:
+def run(*arguments: str, spec: str = "spec/llama.llm", **environment: str) -> Ran:
     command = [COMMAND, spec, *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+    variables = {**os.environ, **environment}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, env=variables
+    )
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
@@ -272,3 +275,10 @@ def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -
     assert done.code == 4
     assert "profiles.duckdb" in done.err
     assert store.read_text() == "these are my notes"
+
+
+def test_without_a_place_for_the_store_one_sentence_says_what_to_do() -> None:
+    done = run("--trace", CHAT, HOME="/proc/self", XDG_CACHE_HOME="/proc/nowhere")
+    assert done.code == 4
+    assert "name another place with --store" in done.err
+    assert done.err.count("\n") == 1
