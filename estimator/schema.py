@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,20 +15,37 @@ SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}  # SQL from this version to the next one
 
 
-def connect(where: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """
+PATIENCE_S = 60.0  # other runs open a store for seconds; a profiling run keeps it
+RETRY_S = 0.2
+
+
+def connect(where: Path, read_only: bool, patience_s: float) -> duckdb.DuckDBPyConnection:
+    """Waits up to ``patience_s`` while another process has the file open.
+
     Raises:
-        DataMissingError: the file is not DuckDB, or another process has it open.
+        DataMissingError: the file is not DuckDB, or stays in use.
     """
-    try:
-        return duckdb.connect(str(where), read_only=read_only)
-    except duckdb.Error as error:
-        why = str(error).splitlines()[0]
-        if "lock" in why:
-            raise DataMissingError(
-                f"{where}: the store is in use by another process: {why}"
-            ) from error
-        raise DataMissingError(f"{where}: cannot be opened as a profile store: {why}") from error
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            return duckdb.connect(str(where), read_only=read_only)
+        except duckdb.Error as error:
+            why = str(error).splitlines()[0]
+            if "lock" not in why:
+                message = f"{where}: cannot be opened as a profile store: {why}"
+                raise DataMissingError(message) from error
+            if time.monotonic() > give_up:
+                raise DataMissingError(_in_use(where, why, patience_s)) from error
+        time.sleep(RETRY_S)
+
+
+def _in_use(where: Path, why: str, patience_s: float) -> str:
+    holder = re.search(r"PID (\d+)", why)
+    by = f"by process {holder[1]}" if holder else "by another process"
+    return (
+        f"{where}: the store is in use {by}, still after {patience_s:g} s; wait for it to end, or give"
+        " --store another file"
+    )
 
 
 def bring_up_to_date(connection: duckdb.DuckDBPyConnection, where: Path) -> None:

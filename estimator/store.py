@@ -27,7 +27,7 @@ from servecast.estimator.measurement import (
     batches_of,
     measurement_from,
 )
-from servecast.estimator.schema import bring_up_to_date, connect
+from servecast.estimator.schema import PATIENCE_S, bring_up_to_date, connect
 from servecast.estimator.stored import KernelData, OriginLine, StoreLine
 
 _NOT_DIMENSIONS = frozenset(
@@ -49,16 +49,19 @@ class Store:
         self.dimensions = tuple(c for c in columns if c not in _NOT_DIMENSIONS)
 
     @classmethod
-    def open(cls, path: Path | str, *, read_only: bool = False) -> Self:
-        """``:memory:`` opens an empty store that is never saved.
+    def open(
+        cls, path: Path | str, *, read_only: bool = False, patience_s: float = PATIENCE_S
+    ) -> Self:
+        """``:memory:`` opens an empty store that is never saved. Waits for other processes.
 
         Raises:
-            DataMissingError: the file cannot be opened, is not a store, or is of a newer version.
+            DataMissingError: the file cannot be opened, stays in use, is not a store, or is of a newer
+                version.
         """
         where = Path(path)
         if read_only and not where.exists():
             raise DataMissingError(f"{where}: no such store; `servecast store import` makes one")
-        connection = connect(where, read_only)
+        connection = connect(where, read_only, patience_s)
         try:
             bring_up_to_date(connection, where)
             return cls(connection, where)

@@ -177,11 +177,21 @@ def test_a_store_in_use_says_so(tmp_path: Path) -> None:
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(DataMissingError, match=r"busy\.duckdb: the store is in use"):
-            Store.open(path)
+        told = rf"busy\.duckdb: the store is in use by process {holder.pid}, still after 0\.3 s"
+        with pytest.raises(DataMissingError, match=told) as raised:
+            Store.open(path, patience_s=0.3)
+        assert "http" not in str(raised.value)
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_two_processes_that_start_on_one_fresh_store_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "shared.duckdb"
+    writers = [subprocess.Popen([sys.executable, "-c", TURN, str(path), str(i)]) for i in (1, 2)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    with Store.open(path) as store:
+        assert sum(line.rows for line in store.contents()) == 2 * 5
 
 
 def test_a_process_killed_while_importing_leaves_whole_deliveries(tmp_path: Path) -> None:
@@ -203,6 +213,18 @@ def test_a_process_killed_while_importing_leaves_whole_deliveries(tmp_path: Path
 
 
 DELIVERY = 50
+TURN = """
+import sys, time
+import numpy as np
+from servecast.estimator.measurement import MeasurementBatch, Origin
+from servecast.estimator.store import Store
+for i in range(5):
+    with Store.open(sys.argv[1]) as store:
+        time.sleep(0.01)  # so that both want it at once
+        case = {"rows": np.array([i]), "width": np.array([int(sys.argv[2])])}
+        times = {"mean_s": np.array([1e-6])}
+        store.add_batches([MeasurementBatch("add", "bf16", "", "gpu", Origin("agent"), case, times)])
+"""
 HOLD = """
 import sys, time
 from servecast.estimator.store import Store
