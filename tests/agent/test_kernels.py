@@ -9,6 +9,7 @@ from servecast.agent.cpu import CPU, CpuBackend
 from servecast.agent.kernels import activation
 from servecast.agent.kernels.attention import attention, seen_keys
 from servecast.agent.kernels.buffers import Buffers, DeviceOutOfMemoryError
+from servecast.agent.kernels.experts import route
 from servecast.agent.kernels.fuse import compiled
 from servecast.agent.kernels.kernel import Prepared, Shape, relative_error
 from servecast.agent.kernels.reference import SIZES, check_kernels, formats_of
@@ -160,8 +161,6 @@ def test_no_two_tensors_of_a_case_are_alike() -> None:
 
 
 def test_uniform_routing_gives_each_row_distinct_experts_and_this_rank_its_share() -> None:
-    from servecast.agent.kernels.experts import route
-
     sizes = SIZES | {"rows": 400, "experts": 2, "total_experts": 8, "top_k": 4}
     routing = route(Shape("bf16", "", sizes), buffers())
     assert len(routing.rows) == sum(routing.counts)
@@ -170,7 +169,15 @@ def test_uniform_routing_gives_each_row_distinct_experts_and_this_rank_its_share
         assert len(expert_rows.unique()) == len(expert_rows)
 
 
+def test_the_weights_of_a_rows_experts_add_up_to_one() -> None:
+    sizes = SIZES | {"rows": 9, "experts": 8, "total_experts": 8, "top_k": 4}
+    routing = route(Shape("bf16", "", sizes), buffers())
+    total = torch.zeros(9, 1).index_add_(0, routing.rows, routing.weights)
+    torch.testing.assert_close(total, torch.ones(9, 1))
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own code while it compiles
 def test_a_formula_compiled_for_a_gpu_computes_the_same_for_every_number_of_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
