@@ -45,10 +45,14 @@ def predictor_from(
     models: dict[KernelKind, KernelModel] = {}
     writes_kv = False
     wanted = shapes_by_kind(programs)
+    stand_ins = []
     for kind, shapes in wanted.items():
-        data = _best_source(store, sku, kind, sources)
+        data, formats = _best_source(store, sku, kind, sources)
         if data is None:
             continue
+        if formats != (kind.dtype, kind.kv_dtype):
+            asked, given = (" ".join(f).strip() for f in ((kind.dtype, kind.kv_dtype), formats))
+            stand_ins.append(f"{sku.name}: {kind.kernel} {asked}: measured as {given}")
         samples[kind] = chosen_samples(data)
         writes_kv |= kind.kernel.startswith("attention") and _from_vllm(data)
         if needs_model(kind, shapes, samples[kind]):
@@ -62,7 +66,8 @@ def predictor_from(
         attention_writes_kv=writes_kv,
     )
     every = sorted(shape for group in wanted.values() for shape in group)
-    return replace(found, notes=refuse_what_is_too_far(found, programs, every))
+    far = refuse_what_is_too_far(found, programs, every)
+    return replace(found, notes=(*stand_ins, *far))
 
 
 def error_draws(store: Store, predictor: Predictor, draw: int) -> dict[KernelKind, ErrorDraw]:
@@ -87,13 +92,13 @@ def _from_vllm(data: KernelData) -> bool:
 
 def _best_source(
     store: Store, sku: Sku, kind: KernelKind, sources: Sequence[str]
-) -> KernelData | None:
-    """Rows of the kernel's own formats, or of those that stand in for them."""
+) -> tuple[KernelData | None, tuple[str, str]]:
+    """Rows of the kernel's own formats, or of those that stand in for them; and which formats."""
     for formats in _formats(kind):
         data = _rows_of_first_source(store, sku, kind.kernel, formats, sources)
         if data is not None:
-            return data
-    return None
+            return data, formats
+    return None, (kind.dtype, kind.kv_dtype)
 
 
 def _formats(kind: KernelKind) -> Iterator[tuple[str, str]]:

@@ -159,6 +159,7 @@ def test_fp16_is_answered_from_bf16_rows(store: Store, gpu: Sku) -> None:
     half = predictor_from(store, gpu, [program], ["silicon"])
     answer = half.predict(KernelKind("linear", "fp16"), gemm(64, 256, 256))
     assert SOURCES[int(answer.source[0])] is Source.IMPORTED
+    assert half.notes == ("gpu: linear fp16: measured as bf16",)
 
 
 def test_between_measured_row_counts_a_shape_keeps_what_its_model_misses(
