@@ -11,6 +11,9 @@ from servecast.simulator.trace_formats import Clock
 MAX_TOKENS = 999_999_999
 """Longer than any context; a larger number is a mistake, and sums stay far from 64 bits."""
 
+MAX_SECONDS = 1e10
+"""Seconds since 1970 are within it; the squares of what is far beyond overflow."""
+
 MAX_SHOWN_CHARS = 60
 """What a message quotes of a value; a quote that is never closed swallows the rest of a file."""
 
@@ -52,15 +55,19 @@ def tokens(name: str, value: object) -> int:
     return int(number)
 
 
-def _seconds(name: str, value: object) -> float:
-    number = finite_number(name, value)
-    if number < 0:
-        raise FieldError(f"{name} {value} is negative; arrivals count from 0")
-    return number
+def _seconds(name: str, value: object, per_second: float = 1.0) -> float:
+    seconds = finite_number(name, value) / per_second
+    if seconds < 0:
+        raise FieldError(f"{name} {shown(value)} is negative; arrivals count from 0")
+    if seconds > MAX_SECONDS:
+        raise FieldError(
+            f"{name} {shown(value)} is beyond {MAX_SECONDS:g} s; it is no arrival time"
+        )
+    return seconds
 
 
 def _milliseconds(name: str, value: object) -> float:
-    return _seconds(name, value) / 1e3
+    return _seconds(name, value, 1e3)
 
 
 def _timestamps() -> Callable[[str, object], float]:

@@ -102,7 +102,7 @@ def _checked(path: str, names: tuple[str, ...], json_lines: bool, asked: str) ->
     if asked not in FORMATS:
         near = difflib.get_close_matches(asked, FORMATS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"trace format {asked!r} is not one of {', '.join(FORMATS)}{hint}")
+        raise UserError(f"--trace-format {asked!r} is not one of {', '.join(FORMATS)}{hint}")
     if FORMATS[asked].json_lines is not json_lines:
         found, wanted = ("JSON lines", "CSV") if json_lines else ("CSV", "JSON lines")
         raise UserError(f"{path}: is {found}, but a trace in the {asked} format is {wanted}")
@@ -116,7 +116,7 @@ def _require(path: str, format_name: str, names: tuple[str, ...], wanted: tuple[
         return
     signature = FORMATS[format_name].signature
     # Without its signature a time could be in another format's unit, so the user has to say which.
-    hint = "" if set(missing) - set(signature) else "; if it is one, name the format"
+    hint = "" if set(missing) - set(signature) else "; if it is one, say so with --trace-format"
     raise UserError(
         f"{path}:1: {', '.join(missing)} is missing for a {format_name} trace; "
         f"the fields are {_shown(names)}{hint}"

@@ -103,8 +103,8 @@ def _csv_names(path: str, header: str) -> tuple[str, ...]:
 def _timed(workload: Workload, has_arrivals: bool, options: TraceOptions) -> Workload:
     if not has_arrivals and options.rate_per_s is None:
         raise UserError(
-            f"{workload.name}: has lengths but no arrival times; give the rate at which to draw "
-            "them, in requests per second"
+            f"{workload.name}: has lengths but no arrival times; give --rate, the requests per "
+            "second at which to draw them"
         )
     if has_arrivals and options.arrival_cv is None:
         return workload if options.rate_per_s is None else workload.at_rate(options.rate_per_s)

@@ -110,9 +110,15 @@ class Workload:
         if self.span_s == 0:
             raise UserError(
                 f"{self.name}: {len(self)} request(s) at one instant have no rate; "
-                "give one, or a trace that spans some time"
+                f"give a trace that spans some time{self._left_out()}"
             )
         return (len(self) - 1) / self.span_s
+
+    def _left_out(self) -> str:
+        if self.origin is None or not self.origin.rejected:
+            return ""
+        rows, first = len(self.origin.rejected), self.origin.rejected[0]
+        return f" ({rows} row(s) were left out: on line {first.line}, {first.reason})"
 
     def at_rate(self, rate_per_s: float) -> Workload:
         """The same requests in the same pattern, arriving at another mean rate."""

@@ -81,7 +81,7 @@ def test_vidur_with_arrivals_counts_seconds(tmp_path: Path) -> None:
 
 def test_lengths_alone_need_a_rate_and_get_poisson_arrivals(tmp_path: Path) -> None:
     text = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n" + "7,2,9,3.5\n" * 50
-    with pytest.raises(UserError, match=r"t.csv: has lengths but no arrival times; give the rate"):
+    with pytest.raises(UserError, match=r"t.csv: has lengths but no arrival times; give --rate"):
         read(tmp_path, text)
     first, again, other = (
         read(tmp_path, text, TraceOptions(rate_per_s=5, seed=seed)) for seed in (1, 1, 2)
@@ -132,7 +132,7 @@ def test_bailian_has_mooncakes_fields_but_seconds_and_blocks_of_16(tmp_path: Pat
 
 def test_a_unit_that_the_fields_do_not_tell_must_be_named(tmp_path: Path) -> None:
     text = '{"timestamp": 0, "input_length": 1, "output_length": 1}\n' * 2
-    message = r"t.csv:1: hash_ids is missing for a mooncake trace; .* if it is one, name the format"
+    message = r"t.csv:1: hash_ids is missing for a mooncake trace; .* say so with --trace-format"
     with pytest.raises(UserError, match=message):
         read(tmp_path, text)
     text = text.replace("0", "2", 1).replace("0", "4", 1)
@@ -168,7 +168,8 @@ BAD_ROWS = [
     ("0,1e999,5", "t.csv:3: prompt_tokens '1e999' is not a number"),
     ("0," + "9" * 5000 + ",5", "is not a number"),
     ("inf,5,5", "t.csv:3: arrival_s 'inf' is not a number"),
-    ("-1,5,5", "t.csv:3: arrival_s -1 is negative; arrivals count from 0"),
+    ("-1,5,5", "t.csv:3: arrival_s '-1' is negative; arrivals count from 0"),
+    ("1e300,5,5", r"t.csv:3: arrival_s '1e300' is beyond 1e\+10 s; it is no arrival"),
     ("0,5", "t.csv:3: the row has 2 fields, but the header has 3"),
     ("0,5,5,5", "t.csv:3: the row has 4 fields, but the header has 3"),
     ('0,5,"5', r"t.csv:3: output_tokens '5\\n2,5,5\\n' is not a number"),
@@ -186,6 +187,12 @@ def test_a_bad_row_is_one_sentence_with_its_line(tmp_path: Path, row: str, messa
 @pytest.mark.parametrize("number", ["12", "12.0", " 12", "1.2e1"])
 def test_a_whole_number_is_taken_however_it_is_written(tmp_path: Path, number: str) -> None:
     assert read(tmp_path, f"{OURS}0,{number},1\n").prompt_tokens.tolist() == [12]
+
+
+def test_a_trace_left_with_one_request_says_what_was_left_out(tmp_path: Path) -> None:
+    workload = read(tmp_path, OURS + "0,5,5\n1,5,0\n2,5,0\n")
+    with pytest.raises(UserError, match=r"no rate; .* \(2 row\(s\) were left out: on line 3"):
+        _ = workload.rate_per_s
 
 
 def test_a_time_that_goes_back_is_refused_even_from_a_rejected_row(tmp_path: Path) -> None:
@@ -262,7 +269,9 @@ def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_answered_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'azur' is not one of .*; did you mean azure?"):
+    with pytest.raises(
+        UserError, match=r"--trace-format 'azur' is not one of .*; did you mean azure?"
+    ):
         read(tmp_path, OURS + "0,1,1\n", TraceOptions(format="azur"))
 
 
