@@ -34,7 +34,7 @@ from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES, KernelKind, bandwidth, compute_peak, work_of
 from servecast.estimator.predictor import Samples
 from servecast.estimator.quarantine import screened
-from servecast.estimator.regressors import RooflineBlend
+from servecast.estimator.regressors import learner_for
 from servecast.estimator.sources import chosen_samples
 from servecast.estimator.store import Store
 from servecast.estimator.uncertainty import coverage
@@ -110,7 +110,7 @@ def coverages(sku: str, seeds: list[int]) -> Iterator[dict[str, object]]:
             known, wanted = samples.rows(~test), samples.rows(test)
             sms = num_sms_of(sku)
             calibration = calibrate(kind, known, sms, seed)
-            model = RooflineBlend().fit(feature_matrix(kind, known.dims, sms), known.seconds)
+            model = learner_for(kind).fit(feature_matrix(kind, known.dims, sms), known.seconds)
             predicted = model.predict(feature_matrix(kind, wanted.dims, sms))
             found = coverage(calibration, predicted, wanted.seconds)
             said = {"sku": sku, "kernel": kind.kernel, "dtype": kind.dtype, "seed": seed}

@@ -9,7 +9,7 @@ from servecast.estimator.features import feature_matrix
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples
-from servecast.estimator.regressors import RooflineBlend
+from servecast.estimator.regressors import learner_for
 from servecast.estimator.uncertainty import Calibration, calibration_of
 
 FOLDS = 3
@@ -24,9 +24,9 @@ def calibrate(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -
     predicted = np.empty_like(seconds)
     for number in range(FOLDS):
         left_out = fold == number
-        predicted[left_out] = _predicted(features, seconds, left_out)
+        predicted[left_out] = _predicted(kind, features, seconds, left_out)
     large = features[:, -1] >= np.quantile(features[:, -1], FRONTIER)
-    beyond = np.abs(np.log(_predicted(features, seconds, large) / seconds[large]))
+    beyond = np.abs(np.log(_predicted(kind, features, seconds, large) / seconds[large]))
     return calibration_of(predicted, seconds, beyond)
 
 
@@ -36,7 +36,7 @@ def _folds(samples: Samples, seed: int) -> np.ndarray[tuple[int], np.dtype[np.in
     return rng.permutation(int(shape.max()) + 1)[shape] % FOLDS
 
 
-def _predicted(features: Floats, seconds: Floats, left_out: Mask) -> Floats:
-    learner: Learner = RooflineBlend()
+def _predicted(kind: KernelKind, features: Floats, seconds: Floats, left_out: Mask) -> Floats:
+    learner: Learner = learner_for(kind)
     learner.fit(features[~left_out], seconds[~left_out])
     return learner.predict(features[left_out])

@@ -16,7 +16,12 @@ from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Predictor, Samples
-from servecast.estimator.regressors import RooflineBlend, RooflineBoosting, RooflineForest
+from servecast.estimator.regressors import (
+    RooflineBlend,
+    RooflineBoosting,
+    RooflineForest,
+    learner_for,
+)
 
 HELD_OUT = 0.2
 SWEPT = frozenset({"rows", "batch", "context", "chunk", "payload_bytes"})
@@ -106,7 +111,7 @@ def served_score(kind: KernelKind, samples: Samples, sku: Sku, split: tuple[Mask
     models = {}
     if kind.kernel not in COLLECTIVES:
         features = feature_matrix(kind, known.dims, sms)
-        models[kind] = RooflineBlend().fit(features, known.seconds).model_
+        models[kind] = learner_for(kind).fit(features, known.seconds).model_
     predictor = Predictor(sku, sms, samples={kind: known}, models=models)
     wanted = samples.rows(test)
     errors = percentage_errors(predictor.predict(kind, wanted.dims).seconds, wanted.seconds)

@@ -123,6 +123,6 @@ def _key(what: str, kind: KernelKind, samples: Samples, sms: int) -> str:
 
 def _fit(kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
     # Importing scikit-learn takes a second, which a run that finds its models in the store saves.
-    from servecast.estimator.regressors import RooflineBlend
+    from servecast.estimator.regressors import learner_for
 
-    return RooflineBlend().fit(feature_matrix(kind, samples.dims, sms), samples.seconds).model_
+    return learner_for(kind).fit(feature_matrix(kind, samples.dims, sms), samples.seconds).model_

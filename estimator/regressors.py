@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from servecast.estimator.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.forest import FlatForest, KernelModel
 from servecast.estimator.measurement import Floats
-from servecast.estimator.physics import Work
+from servecast.estimator.physics import KernelKind, Work
 from servecast.estimator.roofline import FittedRoofline
 
 MAX_FIT_ROWS = 2000  # three parameters need no more; a strided choice keeps every region
@@ -219,3 +219,10 @@ class RooflineBlend(_OverRoofline):
         boosting = RooflineBoosting(self.n_boosted, random_state=self.random_state)
         randomised = flatten(forest.fit(features, residual))
         return mean_of(randomised, boosting._trees(features, residual))
+
+
+def learner_for(kind: KernelKind) -> RooflineBlend | RooflineBoosting:
+    """What did best on shapes held out (`benchmarks/estimators.py`): boosting alone for prefill attention,
+    the blend for everything else.
+    """
+    return RooflineBoosting() if kind.kernel == "attention_prefill" else RooflineBlend()
