@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from servecast.compiler.catalog import Spec, compile_text
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.parse import parse
 from servecast.compiler.shard import shard, tp_degrees
+from servecast.compiler.sharded import Parallelism
 
 SPEC = Path(__file__).resolve().parent.parent / "spec"
 RUNS = 5

@@ -20,10 +20,10 @@ from pathlib import Path
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.errors import UserError
 from servecast.compiler.fmt import format_source
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.memory import plan_memory
 from servecast.compiler.parse import parse
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SLOW_S = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from servecast.compiler import syntax as s
-from servecast.compiler.ir import FORMATS, FP8_BLOCK, FP16, Format, int4
+from servecast.compiler.formats import FORMATS, FP8_BLOCK, FP16, Format, int4
 from servecast.compiler.program import Formats
 from servecast.compiler.suggest import did_you_mean
 from servecast.compiler.words import OPENING_WORDS, OPTION_WORDS

@@ -68,8 +68,8 @@ def compile_command(  # noqa: PLR0913  # one option each
     """
     from servecast.compiler.emit import EmitRequest, MemoryRequest
     from servecast.compiler.emit import emit as emit_text
-    from servecast.compiler.ir import Parallelism
     from servecast.compiler.load import load_spec
+    from servecast.compiler.sharded import Parallelism
 
     if sku is None and (sequence_tokens or kv_blocks):
         raise click.UsageError("--sequence-tokens and --kv-blocks need --sku")

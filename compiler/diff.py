@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from servecast.compiler.dump_text import format_text, kind_text, shape_text
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.program import Program, Site
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
 
 _Row = tuple[str, str]  # an operator's place, and what it is
 

@@ -13,10 +13,10 @@ from servecast.compiler.dump_text import (
     shape_text,
     table_lines,
 )
-from servecast.compiler.ir import Call, Rows, Run, ShardedProgram, Stage
 from servecast.compiler.kernels import MAX_CASE_S, KernelShape, kernel_shapes, num_cases
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.program import LayerRun, Program
+from servecast.compiler.sharded import Call, Rows, Run, ShardedProgram, Stage
 
 
 def emit_ir(program: Program) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from servecast.compiler.dump_text import flops_per_token, format_text, kind_text, shape_text
-from servecast.compiler.ir import Call, Collective, ShardedProgram, Stage
+from servecast.compiler.ir import Collective
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.program import Program
+from servecast.compiler.sharded import Call, ShardedProgram, Stage
 
 
 def program_json(

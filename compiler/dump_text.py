@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from servecast.compiler.attention import Attention, LatentAttention
 from servecast.compiler.ir import (
     Activation,
     Add,
-    Attention,
     Collective,
     Embedding,
     Experts,
     KvWrite,
-    LatentAttention,
     Linear,
     Norm,
     Operator,

@@ -10,10 +10,10 @@ from servecast.compiler.catalog import Spec, find_sku
 from servecast.compiler.dump import distinct_kernels, emit_ir, emit_kernels, emit_plan
 from servecast.compiler.dump_json import program_json
 from servecast.compiler.explain import explain
-from servecast.compiler.ir import Parallelism, ShardedProgram
 from servecast.compiler.memory import MemoryPlan, plan_memory
 from servecast.compiler.program import Program
 from servecast.compiler.shard import all_degrees, shard
+from servecast.compiler.sharded import Parallelism, ShardedProgram
 
 MAX_RANKS = 8  # ranks beyond a node's links are rarely worth profiling
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from servecast.compiler.ir import Call, Collective, CollectiveKind, Experts, Format, Parallelism
+from servecast.compiler.formats import Format
+from servecast.compiler.ir import Collective, CollectiveKind, Experts
 from servecast.compiler.program import Site, Split
+from servecast.compiler.sharded import Call, Parallelism
 from servecast.compiler.tensor_parallel import Indivisible, divided
 
 

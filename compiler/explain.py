@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from servecast.compiler.attention import Attention, LatentAttention
 from servecast.compiler.dump_text import format_text, kind_text, shape_text
 from servecast.compiler.errors import UserError
 from servecast.compiler.ir import (
     Activation,
     Add,
-    Attention,
-    Call,
     Collective,
     Embedding,
     Experts,
     KvWrite,
-    LatentAttention,
     Linear,
     Norm,
     Operator,
-    Parallelism,
     Rope,
     Router,
     Sample,
-    ShardedProgram,
 )
 from servecast.compiler.program import LayerRun, Program, Site, Split
+from servecast.compiler.sharded import Call, Parallelism, ShardedProgram
 from servecast.compiler.suggest import did_you_mean
 
 _SPLITS = {

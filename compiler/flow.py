@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from servecast.compiler import syntax as s
+from servecast.compiler.attention import Attention
 from servecast.compiler.check import Definition, find_format
-from servecast.compiler.ir import (
-    Attention,
-    Collective,
-    CollectiveKind,
-    Format,
-    Linear,
-    Operator,
-    Rows,
-)
+from servecast.compiler.formats import Format
+from servecast.compiler.ir import Collective, CollectiveKind, Linear, Operator
 from servecast.compiler.program import Formats, Site, Split
+from servecast.compiler.sharded import Rows
 from servecast.compiler.suggest import did_you_mean
 
 PART_NORM = "part_norm"  # a norm in place on parts of a row, until attention says of what

@@ -14,15 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from servecast.compiler.attention import Attention, LatentAttention
 from servecast.compiler.ir import (
     Activation,
     Add,
-    Attention,
     Collective,
     Embedding,
     Experts,
     KvWrite,
-    LatentAttention,
     Linear,
     Norm,
     Operator,

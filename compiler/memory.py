@@ -11,22 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.formats import BF16
 from servecast.compiler.ir import (
-    BF16,
-    Attention,
-    Call,
     Collective,
     Experts,
     KvWrite,
-    LatentAttention,
     Linear,
     Norm,
-    Rows,
     Sample,
     SequenceOperator,
-    ShardedProgram,
-    Stage,
 )
+from servecast.compiler.sharded import Call, Rows, ShardedProgram, Stage
 
 # Bytes per logit at the peak of a sampling step: the bf16 logits, their fp32 copy, and a sort's
 # values and int64 indices twice, as result and as workspace (vllm/v1/sample/ops/topk_topp_sampler.py).

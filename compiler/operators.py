@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from servecast.compiler import syntax as s
+from servecast.compiler.attention import Attention, LatentAttention
 from servecast.compiler.flow import (
     PART_NORM,
     Context,
@@ -23,19 +24,17 @@ from servecast.compiler.flow import (
 from servecast.compiler.ir import (
     Activation,
     ActivationKind,
-    Attention,
     Collective,
     CollectiveKind,
     KvWrite,
-    LatentAttention,
     Linear,
     Norm,
     NormKind,
     Rope,
-    Rows,
     Sample,
 )
 from servecast.compiler.program import Site, Split
+from servecast.compiler.sharded import Rows
 
 LINEAR_OPTIONS = ("split", "bias", "tied", "at last_token", "keep", "weights", "activations", "as")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from servecast.compiler.ir import BF16, Format, Operator, Rows, SequenceOperator
+from servecast.compiler.formats import BF16, Format
+from servecast.compiler.ir import Operator, SequenceOperator
+from servecast.compiler.sharded import Rows
 
 
 class Split(StrEnum):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from servecast.compiler.ir import Add, Call, Collective, CollectiveKind, Norm, Run
+from servecast.compiler.ir import Add, Collective, CollectiveKind, Norm
+from servecast.compiler.sharded import Call, Run
 
 
 def scatter_rows(runs: Sequence[Run], gather: Collective) -> list[Run]:

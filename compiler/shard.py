@@ -9,22 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+from servecast.compiler.attention import Attention
 from servecast.compiler.errors import ShardError
 from servecast.compiler.expert_parallel import expert_calls
-from servecast.compiler.ir import (
-    Attention,
-    Call,
-    Collective,
-    CollectiveKind,
-    Experts,
-    Format,
-    Parallelism,
-    Run,
-    ShardedProgram,
-    Stage,
-)
+from servecast.compiler.formats import Format
+from servecast.compiler.ir import Collective, CollectiveKind, Experts
 from servecast.compiler.program import Program, Site, Split
 from servecast.compiler.sequence_parallel import scatter_rows
+from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
 from servecast.compiler.tensor_parallel import Indivisible, collective_share, operator_share
 
 MAX_TP_TRIED = 64  # when an error lists the degrees that work

@@ -9,16 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from servecast.compiler.attention import Attention, LatentAttention
 from servecast.compiler.ir import (
     Activation,
     Add,
-    Attention,
     Collective,
     CollectiveKind,
     Embedding,
     Experts,
     KvWrite,
-    LatentAttention,
     Linear,
     Norm,
     Operator,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import ShardedProgram
+from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.attention_times import decode_surface, floor_s, prefill_times
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from servecast.compiler.errors import DataMissingError
-from servecast.compiler.ir import ShardedProgram
 from servecast.compiler.kernels import KernelShape
+from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.attention_times import kind_of
 from servecast.estimator.predictor import Predictor, Samples
 

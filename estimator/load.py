@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import ShardedProgram
+from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from servecast.compiler.formats import BF16, FORMATS, Format, int4
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import BF16, FORMATS, ActivationKind, Format, int4
+from servecast.compiler.ir import ActivationKind
 from servecast.estimator.measurement import Floats, Ints
 
 Dims = Mapping[str, Ints | Floats]  # [cases] per dimension

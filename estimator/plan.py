@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from servecast.compiler.dump import distinct_kernels
-from servecast.compiler.ir import ShardedProgram
 from servecast.compiler.kernels import KernelCase, KernelShape
+from servecast.compiler.sharded import ShardedProgram
 
 PREFILLS = ("attention_prefill", "latent_prefill")
 DECODES = ("attention_decode", "latent_decode")

@@ -108,9 +108,9 @@ def profile_command(  # noqa: PLR0913  # one option each
     """
     from servecast.agent.messages import Settings
     from servecast.agent.security import client_security
-    from servecast.compiler.ir import Parallelism
     from servecast.compiler.load import load_spec
     from servecast.compiler.shard import shard, tp_degrees
+    from servecast.compiler.sharded import Parallelism
     from servecast.estimator.plan import PlanLimits, plan_cases
     from servecast.estimator.workers import Job
 

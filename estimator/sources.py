@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import ShardedProgram
 from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.envelope import refuse_what_is_too_far
 from servecast.estimator.forest import KernelModel
 from servecast.estimator.importers.silicon import (

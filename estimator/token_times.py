@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.compiler.ir import Collective, KvWrite, Rows, Stage
+from servecast.compiler.ir import Collective, KvWrite
 from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.compiler.sharded import Rows, Stage
 from servecast.estimator.attention_times import columns_of, kind_of
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats, Ints

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.compiler.ir import (
-    BF16,
-    Attention,
-    Collective,
-    Experts,
-    LatentAttention,
-    Linear,
-    Rows,
-    ShardedProgram,
-)
+from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.formats import BF16
+from servecast.compiler.ir import Collective, Experts, Linear
+from servecast.compiler.sharded import Rows, ShardedProgram
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def test_pyproject_lists_every_package_on_disk() -> None:
     [
         ("servecast.agent.cli", ("duckdb", "lark", "sklearn", "numba", "torch", "scipy")),
         ("servecast.simulator.cli", ("duckdb", "sklearn", "numba", "torch", "scipy", "grpc")),
-        ("servecast.compiler.ir", ("lark", "numpy", "click")),
+        ("servecast.compiler.sharded", ("lark", "numpy", "click")),
     ],
 )
 def test_importing_a_command_line_stays_light(module: str, heavy: tuple[str, ...]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from servecast.compiler.errors import ShardError, UserError
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import Parallelism, ShardedProgram
 from servecast.compiler.memory import MemoryPlan, plan_memory
 from servecast.compiler.program import Program
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism, ShardedProgram
 from servecast.compiler.suggest import did_you_mean
 from servecast.simulator.deployment import EngineLimits
 

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servecast.compiler.architecture import Architecture, Latent, Moe
+from servecast.compiler.attention import Attention, LatentAttention
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.fmt import format_source
-from servecast.compiler.ir import Attention, LatentAttention, Parallelism
 from servecast.compiler.program import Program
 from servecast.compiler.shard import shard, tp_degrees
+from servecast.compiler.sharded import Parallelism
 from servecast.compiler.spec_writer import write_spec
 
 sizes = st.sampled_from([4, 8, 12, 16])

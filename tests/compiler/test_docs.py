@@ -13,8 +13,8 @@ from servecast.compiler.catalog import compile_text
 from servecast.compiler.cli import compile_command
 from servecast.compiler.errors import SpecError
 from servecast.compiler.fmt import format_source
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
 from servecast.compiler.words import (
     DATASHEET_WORDS,
     DECLARATION_WORDS,

@@ -12,20 +12,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from servecast.compiler.attention import Attention
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.ir import (
     Activation,
     Add,
-    Attention,
-    Call,
     Collective,
     CollectiveKind,
     Embedding,
     Linear,
     Norm,
-    Parallelism,
 )
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Call, Parallelism
 
 Rows = NDArray[np.float64]
 TOKENS, HIDDEN, HEADS, KV_HEADS, HEAD, FFN, VOCAB = 8, 16, 4, 2, 4, 24, 40

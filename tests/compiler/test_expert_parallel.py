@@ -8,16 +8,9 @@ from hypothesis import strategies as st
 
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.errors import ShardError
-from servecast.compiler.ir import (
-    Call,
-    Collective,
-    CollectiveKind,
-    Experts,
-    Norm,
-    Parallelism,
-    ShardedProgram,
-)
+from servecast.compiler.ir import Collective, CollectiveKind, Experts, Norm
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Call, Parallelism, ShardedProgram
 
 SPARSE = """
 model "sparse" {

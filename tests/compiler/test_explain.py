@@ -13,10 +13,10 @@ from servecast.compiler.diff import diff_programs
 from servecast.compiler.dump import distinct_kernels
 from servecast.compiler.errors import UserError
 from servecast.compiler.explain import explain
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.kernels import num_cases
 from servecast.compiler.load import load_model, load_spec
 from servecast.compiler.shard import all_degrees, shard
+from servecast.compiler.sharded import Parallelism
 from servecast.estimator.plan import PlanLimits, plan_cases
 
 SPEC = Path(__file__).parents[2] / "spec"

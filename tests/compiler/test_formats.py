@@ -8,21 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servecast.compiler.attention import Attention
 from servecast.compiler.catalog import compile_text
-from servecast.compiler.ir import (
-    BF16,
-    FP8,
-    FP8_BLOCK,
-    FP16,
-    MXFP4,
-    NVFP4,
-    Attention,
-    Collective,
-    Experts,
-    Format,
-    Operator,
-    int4,
-)
+from servecast.compiler.formats import BF16, FP8, FP8_BLOCK, FP16, MXFP4, NVFP4, Format, int4
+from servecast.compiler.ir import Collective, Experts, Operator
 from servecast.compiler.load import load_spec
 from servecast.compiler.program import Program
 

@@ -17,10 +17,10 @@ from hypothesis.extra.lark import from_lark
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.dump import emit_plan
 from servecast.compiler.errors import SpecError, UserError
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.load import load_spec
 from servecast.compiler.parse import grammar
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (REPOSITORY / "tests/golden/compiler/wrong/no-layers.llm").read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.catalog import shipped_skus
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.load import load_spec
 from servecast.compiler.memory import plan_memory
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
 
 SPEC = Path(__file__).parents[2] / "spec"
 GIB = 1 << 30

@@ -6,24 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servecast.compiler.attention import Attention
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.errors import ShardError
+from servecast.compiler.formats import FP8
 from servecast.compiler.ir import (
-    FP8,
-    Attention,
     Collective,
     CollectiveKind,
     Embedding,
     KvWrite,
     Linear,
     Norm,
-    Parallelism,
     Rope,
     Sample,
-    ShardedProgram,
 )
 from servecast.compiler.program import Program
 from servecast.compiler.shard import layers_per_stage, shard
+from servecast.compiler.sharded import Parallelism, ShardedProgram
 
 TINY = """
 model "tiny" {{

@@ -6,21 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from servecast.compiler.attention import Attention
 from servecast.compiler.ir import (
-    Attention,
     Collective,
     Embedding,
     Experts,
     Linear,
     Norm,
     Operator,
-    Parallelism,
-    Rows,
     SequenceOperator,
 )
 from servecast.compiler.load import load_spec
 from servecast.compiler.program import Program, Site, Split
 from servecast.compiler.shard import shard, tp_degrees
+from servecast.compiler.sharded import Parallelism, Rows
 
 SPECS = sorted(path for path in (Path(__file__).parents[2] / "spec").glob("*.llm"))
 PROGRAMS = [program for path in SPECS for program in load_spec(path).models.values()]

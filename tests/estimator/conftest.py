@@ -7,20 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from servecast.compiler.attention import Attention
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import (
-    Attention,
-    Call,
-    Collective,
-    CollectiveKind,
-    KvWrite,
-    Linear,
-    Parallelism,
-    Rows,
-    Run,
-    ShardedProgram,
-    Stage,
-)
+from servecast.compiler.ir import Collective, CollectiveKind, KvWrite, Linear
+from servecast.compiler.sharded import Call, Parallelism, Rows, Run, ShardedProgram, Stage
 from servecast.estimator.measurement import MeasurementBatch, Origin
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.sources import predictor_from

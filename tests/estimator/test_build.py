@@ -8,8 +8,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from servecast.compiler.attention import Attention
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import Attention, Linear, Rows, ShardedProgram
+from servecast.compiler.ir import Linear
+from servecast.compiler.sharded import Rows, ShardedProgram
 from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile

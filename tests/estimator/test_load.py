@@ -14,7 +14,8 @@ import pytest
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import Call, Linear, Rows, Run, ShardedProgram
+from servecast.compiler.ir import Linear
+from servecast.compiler.sharded import Call, Rows, Run, ShardedProgram
 from servecast.estimator.engine_profile import ENGINE_PROFILES
 from servecast.estimator.load import TableLoader, load_predictor
 from servecast.estimator.measurement import MeasurementBatch

@@ -9,19 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.formats import FP8
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import (
-    FP8,
     Activation,
     ActivationKind,
     Add,
-    Attention,
     Collective,
     CollectiveKind,
     Embedding,
     Experts,
     KvWrite,
-    LatentAttention,
     Linear,
     Norm,
     NormKind,

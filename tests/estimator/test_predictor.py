@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servecast.compiler.formats import FP16
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import FP16, Call, Linear, Parallelism, Run, ShardedProgram, Stage
+from servecast.compiler.ir import Linear
 from servecast.compiler.kernels import KernelCase
+from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
 from servecast.estimator.features import feature_matrix
 from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
 from servecast.estimator.physics import KernelKind, shortest_s

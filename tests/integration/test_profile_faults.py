@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from servecast.compiler.catalog import compile_text
-from servecast.compiler.ir import Parallelism
 from servecast.compiler.kernels import KernelCase
 from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
 from servecast.estimator.plan import PlanLimits, plan_cases
 from servecast.estimator.store import Store
 

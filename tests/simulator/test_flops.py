@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from servecast.compiler.ir import (
-    Attention,
-    Call,
-    Collective,
-    CollectiveKind,
-    Linear,
-    Parallelism,
-    Rows,
-    Run,
-    ShardedProgram,
-    Stage,
-)
+from servecast.compiler.attention import Attention
+from servecast.compiler.ir import Collective, CollectiveKind, Linear
+from servecast.compiler.sharded import Call, Parallelism, Rows, Run, ShardedProgram, Stage
 from servecast.simulator.flops import flops_model
 
 
