@@ -13,7 +13,7 @@ from servecast.compiler.dump_text import (
     shape_text,
     table_lines,
 )
-from servecast.compiler.kernels import MAX_CASE_S, KernelShape, kernel_shapes, num_cases
+from servecast.compiler.kernels import MAX_CASE_S, MIN_CASE_S, KernelShape, kernel_shapes, num_cases
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.program import LayerRun, Program
 from servecast.compiler.sharded import Call, Rows, Run, ShardedProgram, Stage
@@ -183,22 +183,23 @@ def distinct_kernels(sharded: Iterable[ShardedProgram]) -> list[KernelShape]:
 
 
 def emit_kernels(shapes: Sequence[KernelShape]) -> str:
-    """The shapes with their number of points, and the longest that measuring them takes."""
+    """The shapes with their number of points, and the least and most seconds that measuring them takes."""
     rows = [
         (
             shape.kernel,
             shape.dtype,
             shape.kv_dtype,
             str(num_cases(shape)),
+            f"{num_cases(shape) * MIN_CASE_S:.0f}-{num_cases(shape) * MAX_CASE_S:.0f}",
             " ".join(f"{name}={value}" for name, value in shape.dims),
         )
         for shape in shapes
     ]
     cases = sum(map(num_cases, shapes))
-    minutes = math.ceil(cases * MAX_CASE_S / 60)
+    least, most = (math.ceil(cases * case_s / 60) for case_s in (MIN_CASE_S, MAX_CASE_S))
     head = (
         f"{len(shapes)} kernels, about {cases:,} cases, "
-        f"at most {minutes:,} minutes on one GPU of a kind"
+        f"{least:,} to {most:,} minutes on one GPU of a kind"
     )
-    table = table_lines(("kernel", "format", "kv", "cases", "sizes"), rows, "lllrl")
+    table = table_lines(("kernel", "format", "kv", "cases", "seconds", "sizes"), rows, "lllrrl")
     return "\n".join([head, *table]) + "\n"

@@ -60,6 +60,8 @@ class KernelCase:
 ROW_CASES, PAYLOAD_CASES, DECODE_CASES, PREFILL_CASES = 26, 27, 108, 208
 # The longest that an agent spends on one point before it says that the noise stays.
 MAX_CASE_S = 2.0
+# The least: ten samples of half a millisecond, and 50 ms around them.
+MIN_CASE_S = 0.06
 
 
 def num_cases(shape: KernelShape) -> int:
