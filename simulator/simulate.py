@@ -68,7 +68,7 @@ def simulate_setup(
         InfeasibleError: the model does not fit it.
         UserError: an unknown SKU, router or policy, or limits that contradict each other.
     """
-    placement = place(setup, skus)
+    placement = place(setup, skus, workload.mean_sequence_tokens)
     limits = placement.candidates[0].limits
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     fleet = Fleet(tables, limits, setup.replicas, setup.router, setup.policy)
@@ -89,8 +89,8 @@ def simulate_setup(
     return Simulated(workload, records, summary)
 
 
-def place(setup: Setup, skus: Mapping[str, Sku]) -> Placement:
-    """The one placement, with the one candidate, that the setup describes.
+def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = None) -> Placement:
+    """The one placement, with the one candidate, that the setup describes, for requests of a mean length.
 
     Raises:
         InfeasibleError: it cannot run, and why.
@@ -103,7 +103,7 @@ def place(setup: Setup, skus: Mapping[str, Sku]) -> Placement:
         max_batched_tokens=(setup.max_batched_tokens,),
         policies=(setup.policy,),
     )
-    space = enumerate_space(setup.program, axes, skus, max_gpus=setup.tp * setup.pp)
+    space = enumerate_space(setup.program, axes, skus, setup.tp * setup.pp, sequence_tokens)
     if not space.placements:
         miss = space.infeasible[0]
         where = f"{setup.program.model} on {miss.sku} with tp={miss.tp} pp={miss.pp}"

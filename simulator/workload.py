@@ -120,6 +120,11 @@ class Workload:
         rows, first = len(self.origin.rejected), self.origin.rejected[0]
         return f" ({rows} row(s) were left out: on line {first.line}, {first.reason})"
 
+    @property
+    def mean_sequence_tokens(self) -> int:
+        """The mean length, prompt and output, that a request grows to."""
+        return round(float((self.prompt_tokens + self.output_tokens).mean()))
+
     def at_rate(self, rate_per_s: float) -> Workload:
         """The same requests in the same pattern, arriving at another mean rate."""
         if not 0 < rate_per_s < np.inf:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from servecast.compiler.errors import InfeasibleError
@@ -90,7 +90,13 @@ def plan(
         InfeasibleError: the model fits on none of the GPUs asked for.
     """
     started = time.perf_counter()
-    space = enumerate_space(question.program, question.axes, question.skus, question.max_gpus)
+    space = enumerate_space(
+        question.program,
+        question.axes,
+        question.skus,
+        question.max_gpus,
+        workload.mean_sequence_tokens,
+    )
     if not space.placements:
         raise InfeasibleError(_nothing_fits(question, space))
     searched = workload
@@ -155,6 +161,7 @@ def bounds(placement: Placement) -> TableBounds:
     limits = [candidate.limits for candidate in placement.candidates]
     memory = placement.sku.memory_bytes
     largest = plan_memory(placement.sharded, memory, UTILISATION, 1, 1, BLOCK_TOKENS)
+    largest = replace(largest, sequence_tokens=placement.candidates[0].memory.sequence_tokens)
     blocks = max(largest.kv_blocks, *(each.kv_blocks for each in limits))
     return TableBounds(
         max_batched_tokens=max(each.max_batched_tokens for each in limits),

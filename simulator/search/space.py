@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from servecast.compiler.errors import ShardError, UserError
 from servecast.compiler.hardware import Sku
@@ -86,14 +86,25 @@ def known_skus(names: Iterable[str], skus: Mapping[str, Sku]) -> tuple[Sku, ...]
     return tuple(skus[name] for name in names)
 
 
-def enumerate_space(program: Program, axes: Axes, skus: Mapping[str, Sku], max_gpus: int) -> Space:
-    """Every combination of ``axes``, either placed or refused with its reason."""
+def enumerate_space(
+    program: Program,
+    axes: Axes,
+    skus: Mapping[str, Sku],
+    max_gpus: int,
+    sequence_tokens: int | None = None,
+) -> Space:
+    """Every combination of ``axes``, either placed or refused with its reason.
+
+    ``sequence_tokens`` is the length that requests grow to, on average: of longer ones, layers with a
+    window keep no more than the window. None counts windows as full layers.
+    """
     placements: list[Placement] = []
     refused: list[Infeasible] = []
     for sku in known_skus(axes.skus, skus):
         for tp in axes.tp:
             for pp in axes.pp:
-                placed = _place(program, sku, Parallelism(tp=tp, pp=pp), axes, max_gpus)
+                asked = Parallelism(tp=tp, pp=pp)
+                placed = _place(program, sku, asked, axes, (max_gpus, sequence_tokens))
                 if isinstance(placed, str):
                     refused.append(Infeasible(sku.name, tp, pp, None, None, placed))
                     continue
@@ -105,9 +116,17 @@ def enumerate_space(program: Program, axes: Axes, skus: Mapping[str, Sku], max_g
 
 
 def _place(
-    program: Program, sku: Sku, parallelism: Parallelism, axes: Axes, max_gpus: int
+    program: Program,
+    sku: Sku,
+    parallelism: Parallelism,
+    axes: Axes,
+    bounds: tuple[int, int | None],
 ) -> tuple[Placement, Sequence[Infeasible]] | str:
-    """The placement with the candidates that fit, or why no batch limit can help."""
+    """The placement with the candidates that fit, or why no batch limit can help.
+
+    ``bounds``: the most GPUs, and the length that requests grow to.
+    """
+    max_gpus, sequence_tokens = bounds
     if parallelism.gpus > max_gpus:
         return f"needs {parallelism.gpus} GPUs, and the limit is {max_gpus}"
     if parallelism.tp > sku.gpus_per_node:
@@ -126,7 +145,7 @@ def _place(
                     Infeasible(sku.name, parallelism.tp, parallelism.pp, seqs, tokens, reason)
                 )
                 continue
-            memory = plan_memory(
+            planned = plan_memory(
                 sharded,
                 sku.memory_bytes,
                 utilisation=UTILISATION,
@@ -134,6 +153,7 @@ def _place(
                 max_num_seqs=seqs,
                 block_tokens=BLOCK_TOKENS,
             )
+            memory = replace(planned, sequence_tokens=sequence_tokens)
             if memory.kv_blocks <= 0:
                 reason = _memory_reason(sku, memory)
                 misses.append(

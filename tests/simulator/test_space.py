@@ -77,3 +77,14 @@ def test_the_command_line_overrides_the_service_and_nothing_is_searched_twice() 
     axes = axes_of(service, Service("command line", tp=(4, 4, 1)), ("l40s",))
     assert (axes.skus, axes.tp, axes.max_num_seqs) == (("h100-sxm",), (4, 1), (64,))
     assert axes.pp == DEFAULT_PP
+
+
+def test_a_window_frees_cache_for_requests_longer_than_it() -> None:
+    gemma = load_spec(SPEC.with_name("gemma3.llm")).model()
+    axes = Axes(("h100-sxm",), (2,), (1,), (64,), (2048,))
+
+    def blocks(sequence_tokens: int | None) -> int:
+        found = enumerate_space(gemma, axes, shipped_skus(), 16, sequence_tokens)
+        return found.placements[0].candidates[0].limits.kv_blocks
+
+    assert blocks(None) == blocks(512) < blocks(4096) < blocks(32768)
