@@ -1,6 +1,6 @@
 """Regenerate docs/accuracy.md: predictions against recorded runs of real engines, failures shown.
 
-    python benchmarks/scoreboard.py ../shared/data --store /tmp/scoreboard.duckdb
+    python benchmarks/scoreboard.py ../shared/data --store scoreboard.duckdb
 
 Minutes on two cores. The store is made where it is not there; nothing in it is fitted to what is compared.
 """
@@ -118,7 +118,7 @@ def _signed(share: float | None) -> str:
 
 TOP = """# Accuracy
 
-Written by `python benchmarks/scoreboard.py ../shared/data --store /tmp/scoreboard.duckdb`; do not edit.
+Written by `python benchmarks/scoreboard.py ../shared/data --store scoreboard.duckdb`; do not edit.
 An error is predicted over measured, minus 1. No constant was fitted to any run on this page. The data
 are public and not part of the repository.
 
