@@ -211,11 +211,15 @@ def test_two_callers_never_measure_at_once(serve: Serve, linear: Linear) -> None
 
     agent = serve(Scripted(script))
     calls = [agent.profile([linear(rows=rows)]) for rows in (1, 2, 3)]
-    threads = [threading.Thread(target=list, args=(call,)) for call in calls]
+    done: list[Outcome] = []
+    threads = [
+        threading.Thread(target=lambda c: done.extend(outcomes(c)), args=(c,)) for c in calls
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert [outcome.status for outcome in done] == 3 * [Status.FAILED]  # none met another inside
 
 
 def test_a_caller_that_waits_is_told_so(serve: Serve, linear: Linear) -> None:
