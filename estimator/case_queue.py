@@ -38,14 +38,17 @@ class CaseQueue:
             return None
 
     def give_back(self, case: KernelCase) -> bool:
-        """Puts a lost agent's case in front again; False where it has cost too many agents."""
+        """Puts a lost agent's case in front again; False where it has cost too many agents.
+
+        Such a case stays with its taker, who finishes it.
+        """
         with self._lock:
-            self._taken -= 1
             self._losses[case] += 1
-            again = self._losses[case] < MAX_LOSSES
-            if again:
-                self.waiting.appendleft(case)
-            return again
+            if self._losses[case] >= MAX_LOSSES:
+                return False
+            self._taken -= 1
+            self.waiting.appendleft(case)
+            return True
 
     def finish(self, case: KernelCase, *, throttled: bool = False) -> None:
         """A throttled case goes to the end of the line, until it has had its tries."""

@@ -39,7 +39,9 @@ def test_a_case_that_kills_agent_after_agent_is_given_up() -> None:
     for loss in range(1, MAX_LOSSES + 1):
         assert queue.take(anything) == case(1)
         assert queue.give_back(case(1)) == (loss < MAX_LOSSES)
-    assert queue.left() == []
+    assert (queue.left(), queue.taken) == ([], 1), "its taker still has to finish it"
+    queue.finish(case(1))
+    assert queue.taken == 0
 
 
 def test_a_throttled_case_is_tried_again_after_the_others_but_not_for_ever() -> None:
@@ -61,6 +63,7 @@ def test_every_case_waits_or_is_taken_or_is_finished_exactly_once(moves: list[st
         if move == "take" and (found := queue.take(anything)) is not None:
             taken.append(found)
         elif move == "lose" and taken and not queue.give_back(lost := taken.pop()):
+            queue.finish(lost)
             ended.append(lost)
         elif move == "finish" and taken:
             queue.finish(taken[-1])
