@@ -156,8 +156,17 @@ def test_ctrl_c_ends_with_130_and_writes_nothing(store: str, tmp_path: Path) -> 
         "--out",
         str(tmp_path / "out"),
     ]
+
+    def heed_interrupts() -> None:  # a shell's background job, as this may be, ignores them
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with subprocess.Popen(
-        command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
     ) as running:
         time.sleep(2)
         while running.poll() is None:  # a bare except of a library that is being imported eats one
