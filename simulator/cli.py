@@ -5,6 +5,7 @@ Only click and the standard library are imported here; a command's own modules l
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _interrupted() -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more would change the exit code
     click.echo("interrupted", err=True)
     sys.exit(INTERRUPTED)
 

@@ -44,15 +44,16 @@ class Workers:
     def __init__(self, demand: Demand, jobs: int) -> None:
         self._pool: Executor = _Here()
         if jobs > 1:
-            self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start, (demand,))
-            _launch_deaf_to_interrupts(self._pool)
+            self._pool = _Processes(jobs, get_context("spawn"), _start, (demand,))
         else:
             _start(demand)
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and isinstance(self._pool, _Processes):
+            self._pool.kill()
         self._pool.shutdown(cancel_futures=True)
 
     def search(self, placements: Sequence[Placement], tables_for: TablesFor) -> Iterator[Outcome]:
@@ -99,19 +100,27 @@ class _Here(Executor):
         return future
 
 
-_worker: list[Worker] = []  # one per process
+class _Processes(ProcessPoolExecutor):
+    """Starts its processes with SIGINT blocked, which they inherit: Ctrl-C is this one's to handle.
 
-
-def _launch_deaf_to_interrupts(pool: Executor) -> None:
-    """Starts the processes with SIGINT blocked, which they inherit: Ctrl-C is this one's to handle.
-
-    One that comes meanwhile waits here until it is unblocked.
+    The pool starts a process in any ``submit`` that finds none idle. An interrupt that comes
+    meanwhile waits here until it is unblocked.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        pool.submit(int)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]  # as Executor's
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def kill(self) -> None:
+        """Ends the processes in the middle of what they do, as 3.14's ``kill_workers`` would."""
+        for process in (self._processes or {}).values():
+            process.kill()
+
+
+_worker: list[Worker] = []  # one per process
 
 
 def _start(demand: Demand) -> None:
