@@ -56,6 +56,9 @@ class PrefixBlocks:
 class Workload:
     """Requests in arrival order. Arrays of shape [requests]: float64 seconds from 0, int64 tokens.
 
+    Where the trace says so: who sent it (``client``), which conversation it belongs to (``session``), and how
+    urgent it is (``priority``, 0 first); small numbers from 0.
+
     Raises:
         UserError: no request, a time that goes back, a prompt or an output without a token.
     """
@@ -66,6 +69,9 @@ class Workload:
     output_tokens: Ints
     origin: TraceOrigin | None = None
     prefix: PrefixBlocks | None = None
+    client: Ints | None = None
+    session: Ints | None = None
+    priority: Ints | None = None
 
     def __post_init__(self) -> None:
         if not len(self.arrival_s) == len(self.prompt_tokens) == len(self.output_tokens):
@@ -132,7 +138,7 @@ class Workload:
         return replace(self, arrival_s=self.arrival_s * (self.rate_per_s / rate_per_s))
 
     def take(self, index: Ints, arrival_s: Floats) -> Workload:
-        """The requests at ``index``, arriving at ``arrival_s``; their lines and prefixes go along."""
+        """The requests at ``index``, arriving at ``arrival_s``; what else is known of them goes along."""
         return Workload(
             name=self.name,
             arrival_s=arrival_s,
@@ -140,6 +146,9 @@ class Workload:
             output_tokens=self.output_tokens[index],
             origin=self.origin and replace(self.origin, line=self.origin.line[index]),
             prefix=self.prefix and self.prefix.take(index),
+            client=None if self.client is None else self.client[index],
+            session=None if self.session is None else self.session[index],
+            priority=None if self.priority is None else self.priority[index],
         )
 
     def first(self, num_requests: int) -> Workload:

@@ -160,3 +160,14 @@ def test_a_summary_is_json_and_counts_the_rejected_rows_by_reason() -> None:
     summary = dataclasses.asdict(describe(from_file(2, 4, rejected=rows)))
     assert json.loads(json.dumps(summary)) == summary
     assert (summary["num_rejected"], summary["rejected"]) == (3, {"empty": 2, "images": 1})
+
+
+def test_taken_requests_keep_their_client_session_and_priority() -> None:
+    columns = {"client": np.array([3, 1, 2]), "session": np.array([0, 0, 1])}
+    whole = Workload("w", np.arange(3.0), np.ones(3, int), np.ones(3, int), **columns)
+    some = whole.take(np.array([2, 0]), np.array([0.0, 1.0]))
+    assert some.client is not None
+    assert some.client.tolist() == [2, 3]
+    assert some.session is not None
+    assert some.session.tolist() == [1, 0]
+    assert some.priority is None
