@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.arrivals import bootstrap, with_arrivals
+from servecast.simulator.arrival_processes import Poisson, with_arrivals
+from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.metrics import summarise
 from servecast.simulator.reference import simulate_reference
@@ -77,7 +78,7 @@ def at_load(trace: Workload, fleet: Fleet, num_requests: int, engine: Engine) ->
     rush = Workload(some.name, np.zeros(len(some)), some.prompt_tokens, some.output_tokens)
     served_per_s = len(some) / float(np.nanmax(engine.run(rush, fleet).finish_s))
     many = bootstrap(trace, num_requests, seed=0)
-    return with_arrivals(many, LOAD * served_per_s, cv=1.0, seed=0)
+    return with_arrivals(many, LOAD * served_per_s, Poisson(), seed=0)
 
 
 def cost(engine: Engine, workload: Workload, fleet: Fleet) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Arrival times for requests that have none, and workloads longer than their trace.
+"""Gamma gaps, and workloads longer than their trace.
 
 Every draw comes from a stream named by a seed and a purpose, so that one more use of chance in one
 place moves nothing elsewhere.
@@ -7,7 +7,6 @@ place moves nothing elsewhere.
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
 
 import numpy as np
 
@@ -49,14 +48,6 @@ def gamma_arrivals(
         return np.arange(num_requests, dtype=np.float64) * mean_gap_s
     gaps_s = rng.gamma(shape=cv**-2, scale=mean_gap_s * cv**2, size=num_requests - 1)
     return np.concatenate((np.zeros(1), np.cumsum(gaps_s, dtype=np.float64)))
-
-
-def with_arrivals(workload: Workload, rate_per_s: float, cv: float, seed: int) -> Workload:
-    """The same requests in the same order at new times, whose mean rate is ``rate_per_s`` exactly."""
-    rng = stream(seed, "arrivals")
-    arrival_s = gamma_arrivals(len(workload), rate_per_s, cv, rng)
-    drawn = replace(workload, arrival_s=arrival_s)
-    return drawn if drawn.span_s == 0 else drawn.at_rate(rate_per_s)
 
 
 def bootstrap(

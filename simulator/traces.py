@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.arrivals import with_arrivals
+from servecast.simulator.arrival_processes import Gamma, with_arrivals
 from servecast.simulator.trace_formats import FORMATS, format_of
 from servecast.simulator.trace_rows import Row, csv_rows, gather, json_object, json_rows
 from servecast.simulator.workload import Workload
@@ -110,4 +110,4 @@ def _timed(workload: Workload, has_arrivals: bool, options: TraceOptions) -> Wor
         return workload if options.rate_per_s is None else workload.at_rate(options.rate_per_s)
     cv = 1.0 if options.arrival_cv is None else options.arrival_cv
     rate_per_s = workload.rate_per_s if options.rate_per_s is None else options.rate_per_s
-    return with_arrivals(workload, rate_per_s, cv, options.seed)
+    return with_arrivals(workload, rate_per_s, Gamma(cv), options.seed)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.arrivals import bootstrap, gamma_arrivals, stream, with_arrivals
+from servecast.simulator.arrival_processes import Gamma, with_arrivals
+from servecast.simulator.arrivals import bootstrap, gamma_arrivals, stream
 from servecast.simulator.workload import PrefixBlocks, Workload
 
 
@@ -45,7 +46,7 @@ def test_without_variation_arrivals_are_a_metronome() -> None:
 def test_replaced_arrivals_have_the_rate_exactly_and_keep_the_requests(
     n: int, rate_per_s: float, cv: float, seed: int
 ) -> None:
-    drawn = with_arrivals(numbered(n), rate_per_s, cv, seed)
+    drawn = with_arrivals(numbered(n), rate_per_s, Gamma(cv), seed)
     assert drawn.prompt_tokens.tolist() == list(range(1, n + 1))
     assert drawn.arrival_s[0] == 0
     if drawn.span_s > 0:
