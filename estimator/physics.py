@@ -223,9 +223,18 @@ def shortest_s(sku: Sku, kind: KernelKind, dims: Dims) -> Floats:
     """No launch can take less; [cases]."""
     work = work_of(kind, dims)
     return np.maximum(
-        work.flops / compute_peak(sku, kind.dtype),
+        _fewest_flops(kind, dims, work) / compute_peak(sku, kind.dtype),
         _fewest_bytes(kind, dims, work) / bandwidth(sku, kind.kernel),
     )
+
+
+def _fewest_flops(kind: KernelKind, dims: Dims, work: Work) -> Floats:
+    """Latent prefill may expand keys and values, whose heads are narrower than the absorbed ones."""
+    if kind.kernel != "latent_prefill":
+        return work.flops
+    absorbed = 2 * dims["rank"] + dims["rope_dim"]
+    expanded = dims["nope_dim"] + dims["rope_dim"] + dims["value_dim"]
+    return work.flops * np.minimum(absorbed, expanded) / absorbed
 
 
 def _fewest_bytes(kind: KernelKind, dims: Dims, work: Work) -> Floats:

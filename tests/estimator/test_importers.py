@@ -10,6 +10,7 @@ import pytest
 from servecast.compiler.errors import DataMissingError
 from servecast.estimator.importers.llmservingsim import import_llmservingsim
 from servecast.estimator.importers.silicon import SiliconQuery, data_root, import_silicon
+from servecast.estimator.importers.silicon_tables import LATENT_DIMS
 from servecast.estimator.importers.vidur import Skipped, import_vidur
 from servecast.estimator.physics import KernelKind, work_of
 from servecast.estimator.store import Store
@@ -206,3 +207,36 @@ def test_an_unknown_llmservingsim_model_is_named(tmp_path: Path) -> None:
     path.write_text("layer,tokens,time_us\n")
     with pytest.raises(DataMissingError, match="unknown model 'acme/m'; known are meta-llama"):
         import_llmservingsim(tmp_path, Skipped())
+
+
+@needs_silicon
+def test_each_engine_brings_its_own_kernels_under_its_own_name() -> None:
+    with Store.open(":memory:") as store:
+        store.add_batches(import_silicon(SiliconQuery("b200-sxm", "trtllm")))
+        store.add_batches(import_silicon(SiliconQuery("b200-sxm", "sglang")))
+        origins = store.origins("b200-sxm", ["silicon_trtllm", "silicon_sglang"])
+        latent = store.kernel_data("b200-sxm", "latent_decode", ("bf16", "fp8"), ["silicon_sglang"])
+    assert {"silicon_trtllm", "silicon_sglang"} == {line.source for line in origins}
+    assert set(latent.dims) == {"heads", "batch", "context", *LATENT_DIMS}
+    # 1.3.0rc23 holds a few models' experts, 1.3.0rc20 the whole table.
+    assert "b200_sxm/moe/trtllm/1.3.0rc20/moe_perf.parquet" in {line.file for line in origins}
+
+
+@needs_silicon
+def test_of_two_kernels_of_one_engine_the_faster_answers() -> None:
+    batches = import_silicon(SiliconQuery("b200-sxm", "trtllm"))
+    nvfp4 = [
+        b for b in batches if (b.kernel, b.dtype, b.variant) == ("experts", "nvfp4", "balanced")
+    ]
+
+    def times_s(kept_back: bool) -> dict[tuple[int, ...], float]:
+        return {
+            tuple(int(column[i]) for column in b.dims.values()): float(b.times_s["mean_s"][i])
+            for b in nvfp4
+            if (b.quarantine is not None) == kept_back
+            for i in range(b.num_rows)
+        }
+
+    kept, left_out = times_s(kept_back=False), times_s(kept_back=True)
+    assert left_out
+    assert all(kept[case] <= slower_s for case, slower_s in left_out.items())
