@@ -44,7 +44,7 @@ def finish(sim: Simulation, r: int, i: int, kv_tokens: int, end_s: float) -> Non
     else:
         retire(sim, r, i, kv_tokens)
     if sim.run[0].concurrency > 0:
-        send_next(sim, r, end_s)
+        send_next(sim, r, end_s + sim.run[0].client_s)
 
 
 def release_leaving(sim: Simulation, r: int) -> None:

@@ -223,9 +223,14 @@ class ReferenceRun:
     """A simulation, event by event: at each instant step ends, then arrivals, then batches."""
 
     def __init__(
-        self, workload: Workload, fleet: Fleet, concurrency: int, loaded: NDArray[np.int64]
+        self,
+        workload: Workload,
+        fleet: Fleet,
+        clients: tuple[int, float],
+        loaded: NDArray[np.int64],
     ) -> None:
         self.fleet = fleet
+        concurrency, self.client_s = clients
         self.replicas = [
             ReferenceReplica(n, fleet.tables, fleet.limits) for n in range(fleet.replicas)
         ]
@@ -246,7 +251,7 @@ class ReferenceRun:
         for replica in self.replicas:
             if replica.next_end_s() == now_s:
                 end_s = replica.flights[0].end_s
-                self.send(replica.complete(), end_s)
+                self.send(replica.complete(), end_s + self.client_s)
                 busy = replica.ahead and replica.flights  # the host, until it has launched the last
                 replica.due_s = max(now_s, replica.flights[-1].start_s) if busy else now_s
         while self.arrivals and self.arrivals[0].arrival_s <= now_s:
@@ -282,12 +287,13 @@ def simulate_reference(
     workload: Workload,
     fleet: Fleet,
     concurrency: int = 0,
+    client_s: float = 0.0,
     loaded_tokens: NDArray[np.int64] | None = None,
 ) -> ReferenceRun:
     """What `routing.Engine.run` computes; concurrency 0: requests arrive by themselves."""
     nothing = np.zeros(len(workload), np.int64)
     loaded = nothing if loaded_tokens is None else loaded_tokens
-    return ReferenceRun(workload, fleet, concurrency, loaded)
+    return ReferenceRun(workload, fleet, (concurrency, client_s), loaded)
 
 
 def _requests(

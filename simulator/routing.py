@@ -110,12 +110,13 @@ class Engine:
         targets: LateTargets | None = None,
         *,
         concurrency: int | None = None,
+        client_s: float = 0.0,
         loaded_tokens: NDArray[np.int64] | None = None,
     ) -> Records:
         """Simulate every request to its end, or until ``targets`` are missed.
 
         With a ``concurrency`` the arrivals of the workload do not count: so many clients send its
-        requests in order, each the next one when its last is finished, all the first at 0.
+        requests in order, each the next one ``client_s`` after its last is finished, all the first at 0.
         ``loaded_tokens`` [requests] of a prompt, fewer than it has, need no prefill: a prefix that is
         cached, KV that another replica sends. They take blocks of their own.
 
@@ -134,7 +135,7 @@ class Engine:
         key = ranks(POLICIES[fleet.policy](workload)[fits])
         run = new_run(limits, fleet.tables, workload, key)
         set_targets(run, targets or LateTargets())
-        run.concurrency = concurrency or 0
+        run.concurrency, run.client_s = concurrency or 0, client_s
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
         router = ROUTERS[fleet.router]
         run.router = router.rule

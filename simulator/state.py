@@ -151,6 +151,7 @@ class Run:
     # Who sends the requests
     router: int = 0  # one of `dispatch`'s rules
     concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
+    client_s: float = 0.0  # from a client's last token to its next request
     # LateTargets
     watching: int = 0
     queue_delay_limit_s: float = INFINITY

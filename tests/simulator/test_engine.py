@@ -67,12 +67,14 @@ def test_closed_loop_clients_equal_the_reference_to_the_last_bit(
     for seed in range(300):
         workload, fleet = random_case(seed)
         fleet = replace(fleet, replicas=1)
-        reference = simulate_reference(workload, fleet, concurrency=1 + seed % 7)
-        records = compiled.run(workload, fleet, concurrency=1 + seed % 7)
+        count, between_s = 1 + seed % 7, (0.0, 0.25, 3.0)[seed % 3]
+        reference = simulate_reference(workload, fleet, count, between_s)
+        records = compiled.run(workload, fleet, concurrency=count, client_s=between_s)
         assert_equal(records, reference)
         check_invariants(records)
         if seed % 3 == 0:
-            assert_equal(interpreted.run(workload, fleet, concurrency=1 + seed % 7), reference)
+            again = interpreted.run(workload, fleet, concurrency=count, client_s=between_s)
+            assert_equal(again, reference)
 
 
 def test_loaded_prompts_equal_the_reference_to_the_last_bit(
@@ -105,6 +107,15 @@ def test_a_client_sends_its_next_request_when_the_last_is_finished() -> None:
     records = Engine(compiled=False).run(workload, fleet, concurrency=2)
     assert records.arrival_s.tolist() == [0, 0, 3, 6]
     assert times(records) == [[3, 6], [3], [6], [7]]
+
+
+def test_a_request_that_its_client_sends_late_misses_the_next_step() -> None:
+    """As above, but C and D come half a second after A's and B's ends, to steps that have begun."""
+    fleet = Fleet(tables_of(), EngineLimits(8, 16, 1000))
+    workload = workload_of((0, 1, 2), (5, 2, 1), (9, 2, 1), (9, 1, 1))
+    records = Engine(compiled=False).run(workload, fleet, concurrency=2, client_s=0.5)
+    assert records.arrival_s.tolist() == [0, 0, 3.5, 4.5]
+    assert times(records) == [[3, 4], [3], [6], [7]]
 
 
 def test_closed_loop_clients_of_several_replicas_are_refused() -> None:
