@@ -1,15 +1,26 @@
-"""What a serving engine adds to its kernels: host time, CUDA-graph capture sizes.
+"""What a serving engine adds to its kernels, by engine and version: host time, graphs, whose kernels.
 
-Every default is assumed unless its source says otherwise: no figure here was fitted to a serving run.
+A version stands for those from it up to the next one listed; `profile_of` picks it. Every default has its
+source; "assumed" is one that nobody measured for us, "fitted" one that `benchmarks/fit_hosts.py` prints.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from servecast.compiler.errors import UserError
+from servecast.compiler.suggest import did_you_mean
 
 # vLLM's default: 1, 2, 4, then every 8 up to 256, every 16 up to 512
 # (vllm/config/vllm.py, _set_cudagraph_sizes).
 VLLM_CAPTURE_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+# sglang/srt/server_args.py, _generate_cuda_graph_batch_sizes: decode steps only.
+SGLANG_CAPTURE_SIZES = (1, 2, 4, *range(8, 257, 8), *range(272, 513, 16))
+# tensorrt_llm/llmapi/llm_args.py, CudaGraphConfig with enable_padding.
+TRTLLM_CAPTURE_SIZES = (1, 2, 4, *range(8, 129, 8), 256, 512, 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,32 +28,137 @@ class EngineProfile:
     """``host_step_s`` passes between a step's end and the next one's launch; ``host_per_sequence_s`` is
     added for each sequence of a step (sampling's bookkeeping, detokenising). A step of no more tokens
     than the largest of ``capture_sizes`` replays the graph of the next size and costs what that costs.
+
+    ``kernels`` names the engine whose kernels are asked for first. With ``async_scheduling`` a batch is
+    formed while the one before it runs. A client's clock sees ``client_s`` more than the engine's: from a
+    request's sending to the engine and from a token to the client (HTTP, tokenising, the client itself).
+    New requests are looked for every ``receive_every_steps`` decode steps. ``sources`` are by field.
+    ``since`` is the oldest version that the profile stands for, where its name tells a newer one.
     """
 
     name: str
     host_step_s: float
     host_per_sequence_s: float
     capture_sizes: tuple[int, ...]
-    source: str
+    kernels: str = "vllm"
+    async_scheduling: bool = False
+    client_s: float = 0.0
+    receive_every_steps: int = 1
+    since: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def given(self, source: str, **terms: Any) -> EngineProfile:
+        """The same with these terms, which ``source`` tells."""
+        return replace(self, **terms, sources={**self.sources, **dict.fromkeys(terms, source)})
 
 
-ENGINE_PROFILES: dict[str, EngineProfile] = {
-    profile.name: profile
-    for profile in (
+ASSUMED = "assumed: the order of magnitude of scheduling and input preparation"
+HIDDEN = "assumed: hidden behind the GPU but for what starts a step"
+_VLLM = {
+    "since": "vllm's release notes",
+    "capture_sizes": "vllm/config/vllm.py, _set_cudagraph_sizes",
+    "kernels": "vLLM's own tables",
+    "receive_every_steps": "vllm/v1/engine/core.py: before every step",
+}
+_LISTED = (
+    EngineProfile(
+        name="vllm-0.6",
+        host_step_s=0.004,
+        host_per_sequence_s=4e-5,
+        capture_sizes=(1, 2, 4, *range(8, 257, 8)),
+        sources=_VLLM
+        | {
+            "host_step_s": "assumed, after vLLM's profile of its host time (blog of 2024-09-05)",
+            "host_per_sequence_s": "assumed, as host_step_s",
+            "capture_sizes": "vllm/worker/model_runner.py, _BATCH_SIZES_TO_CAPTURE",
+            "async_scheduling": "there is none in engine V0",
+        },
+    ),
+    EngineProfile(
+        name="vllm-0.12",
+        since="0.8",  # engine V1 became the default
+        host_step_s=0.0004,
+        host_per_sequence_s=4e-6,
+        capture_sizes=VLLM_CAPTURE_SIZES,
+        sources=_VLLM
+        | {
+            "host_step_s": ASSUMED,
+            "host_per_sequence_s": ASSUMED,
+            "async_scheduling": "vllm/config/scheduler.py: off by default",
+        },
+    ),
+    *(
         EngineProfile(
-            name="vllm_v1",
+            name=name,
             host_step_s=0.0004,
             host_per_sequence_s=4e-6,
             capture_sizes=VLLM_CAPTURE_SIZES,
-            source="assumed: scheduling and input preparation of vLLM v1, partly hidden behind the GPU",
-        ),
-        EngineProfile(
-            name="none",
-            host_step_s=0.0,
-            host_per_sequence_s=0.0,
-            capture_sizes=(),
-            source="kernels alone",
-        ),
-    )
-}
-DEFAULT_ENGINE = "vllm_v1"
+            async_scheduling=True,
+            sources=_VLLM
+            | {
+                "host_step_s": HIDDEN,
+                "host_per_sequence_s": HIDDEN,
+                "async_scheduling": "vllm/config/vllm.py: on by default since 0.14",
+            },
+        )
+        for name in ("vllm-0.19", "vllm-0.23")
+    ),
+    EngineProfile(
+        name="sglang-0.5",
+        host_step_s=0.0004,
+        host_per_sequence_s=4e-6,
+        capture_sizes=SGLANG_CAPTURE_SIZES,
+        kernels="sglang",
+        async_scheduling=True,
+        sources={
+            "host_step_s": HIDDEN,
+            "host_per_sequence_s": HIDDEN,
+            "capture_sizes": "sglang/srt/server_args.py, _generate_cuda_graph_batch_sizes",
+            "kernels": "SGLang's own tables, vLLM's where it has none",
+            "async_scheduling": "sglang/srt/server_args.py: the overlap scheduler is on by default",
+            "receive_every_steps": "sglang/srt/server_args.py, scheduler_recv_interval",
+        },
+    ),
+    EngineProfile(
+        name="trtllm-1.0",
+        host_step_s=0.0004,
+        host_per_sequence_s=4e-6,
+        capture_sizes=TRTLLM_CAPTURE_SIZES,
+        kernels="trtllm",
+        async_scheduling=True,
+        sources={
+            "host_step_s": HIDDEN,
+            "host_per_sequence_s": HIDDEN,
+            "capture_sizes": "tensorrt_llm/llmapi/llm_args.py, CudaGraphConfig",
+            "kernels": "TensorRT-LLM's own tables, vLLM's where it has none",
+            "async_scheduling": "tensorrt_llm/llmapi/llm_args.py: disable_overlap_scheduler is off",
+            "receive_every_steps": "tensorrt_llm/_torch/pyexecutor/py_executor.py: before every step",
+        },
+    ),
+    EngineProfile("none", 0.0, 0.0, (), sources={"host_step_s": "kernels alone"}),
+)
+ENGINE_PROFILES = {profile.name: profile for profile in _LISTED}
+DEFAULT_ENGINE = "vllm-0.12"
+
+
+def profile_of(engine: str, version: str = "") -> EngineProfile:
+    """The profile of an engine's version: the newest listed one that is not newer; without a version, or
+    with one that is no number, the newest of all.
+
+    Raises:
+        UserError: no profile of that engine.
+    """
+    listed = [p for p in _LISTED if p.name.partition("-")[0] == engine and "-" in p.name]
+    if not listed:
+        names = sorted({p.name.partition("-")[0] for p in _LISTED if "-" in p.name})
+        hint = did_you_mean(engine, names)
+        raise UserError(f"no profile of engine {engine!r}{hint}; there are {', '.join(names)}")
+    asked = _number(version)
+    fitting = [p for p in listed if asked and _number(p.since or p.name) <= asked]
+    return (fitting or listed[:1])[-1] if asked else listed[-1]
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """The first two parts of a version, () where it has none."""
+    found = re.search(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else ()

@@ -21,6 +21,7 @@ from servecast.estimator.sources import (
     import_once,
     predictor_from,
     shapes_by_kind,
+    sources_for,
 )
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, TableBounds
@@ -39,7 +40,7 @@ class TableLoader:
     ) -> None:
         """``store_path`` None keeps everything in memory, for this loader alone."""
         self._path = store_path
-        self._sources = tuple(sources)
+        self._sources = sources_for(sources, engine.kernels)
         self._engine = engine
         self._memory: Store | None = None
         self._programs: dict[Sku, list[ShardedProgram]] = {}

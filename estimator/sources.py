@@ -14,11 +14,13 @@ from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.envelope import refuse_what_is_too_far
 from servecast.estimator.forest import KernelModel
 from servecast.estimator.importers.silicon import (
+    BACKENDS,
     SYSTEMS,
     SiliconQuery,
     data_root,
     import_silicon,
     package_version,
+    source_name,
 )
 from servecast.estimator.models import calibrated, fitted, needs_model, num_sms_of
 from servecast.estimator.physics import KernelKind
@@ -86,8 +88,9 @@ def error_draws(store: Store, predictor: Predictor, draw: int) -> dict[KernelKin
 
 
 def _from_vllm(data: KernelData) -> bool:
-    """These sources time vLLM's attention layer, which stores keys and values before it attends."""
-    return bool(np.isin(("silicon", "llmservingsim"), data.source).any())
+    """These sources time the engine's attention layer, which stores keys and values before it attends."""
+    layers = (*map(source_name, BACKENDS), "llmservingsim")
+    return bool(np.isin(layers, data.source).any())
 
 
 def _best_source(
@@ -122,13 +125,21 @@ def _rows_of_first_source(
     return data if "agent" in sources and data.num_rows else None
 
 
+def sources_for(sources: Sequence[str], kernels: str) -> tuple[str, ...]:
+    """The sources with an engine's own public tables before the common ones."""
+    own = source_name(kernels)
+    named = (name for s in sources for name in ((own, s) if s == "silicon" else (s,)))
+    return tuple(dict.fromkeys(named))
+
+
 def import_once(store: Store, sku: Sku, sources: Sequence[str]) -> None:
     """Public timings of the SKU, where their package is installed and the store lacks them."""
-    if "silicon" not in sources or sku.name not in SYSTEMS or data_root() is None:
+    if sku.name not in SYSTEMS or data_root() is None:
         return
-    if not store.has_rows(sku.name, "silicon", package_version()):
-        rows = import_silicon(SiliconQuery(sku.name))
-        store.add_batches(part for batch in rows for part in screened(batch, {sku.name: sku}))
+    for backend in (b for b in BACKENDS if source_name(b) in sources):
+        if not store.has_rows(sku.name, source_name(backend), package_version()):
+            rows = import_silicon(SiliconQuery(sku.name, backend))
+            store.add_batches(part for batch in rows for part in screened(batch, {sku.name: sku}))
 
 
 def data_notes(store: Store, sku: Sku, sources: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,9 @@ def run_validation(asked: ValidateOptions) -> Row:
 def _engine(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:
     profile = ENGINE_PROFILES[DEFAULT_ENGINE]
     if asked.host_step_s is not None:
-        return replace(profile, host_step_s=asked.host_step_s, source="given")
+        return profile.given("given", host_step_s=asked.host_step_s)
     if run.async_scheduling:
-        return replace(profile, host_step_s=0.0, source="recorded: asynchronous scheduling")
+        return profile.given("recorded: asynchronous scheduling", host_step_s=0.0)
     return profile
 
 
@@ -82,7 +82,7 @@ def _recording(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) 
         "requests": len(run.workload),
         "settings_from": told | said,
         "host_step_s": engine.host_step_s,
-        "host_step_from": engine.source,
+        "host_step_from": engine.sources["host_step_s"],
         "notes": notes,
     }
 

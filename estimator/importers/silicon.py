@@ -22,6 +22,7 @@ from servecast.estimator.store import read_parquet
 
 PACKAGE = "aiconfigurator_core"
 LICENCE = "Apache-2.0"
+BACKENDS = ("vllm", "sglang", "trtllm")
 SYSTEMS = {
     "a100-sxm-80gb": "a100_sxm",
     "h100-sxm": "h100_sxm",

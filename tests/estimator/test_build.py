@@ -54,7 +54,7 @@ def test_the_shapes_are_those_the_bounds_ask_for(model: Model, predictor: Predic
 
 
 def test_no_work_takes_no_time(model: Model, predictor: Predictor) -> None:
-    tables = tables_of(model(pp=2), predictor, ENGINE_PROFILES["vllm_v1"])
+    tables = tables_of(model(pp=2), predictor, ENGINE_PROFILES["vllm-0.12"])
     for name in ("token_s", "sequence_s", "send_s"):
         assert (getattr(tables, name)[:, 0] == 0).all()
     assert (tables.prefill_s[:, :, 0] == 0).all()
@@ -124,7 +124,7 @@ def test_a_chunk_after_history_costs_its_share_of_the_pairs(
 def test_tokens_below_the_largest_graph_cost_what_their_graph_costs(
     model: Model, predictor: Predictor
 ) -> None:
-    engine = EngineProfile("graphs", 0.0, 0.0, (1, 8, 32), "a test")
+    engine = EngineProfile("graphs", 0.0, 0.0, (1, 8, 32))
     token_s = tables_of(model(), predictor, engine).token_s[0]
     assert token_s[2] == token_s[8]
     assert token_s[9] == token_s[32]
@@ -132,7 +132,7 @@ def test_tokens_below_the_largest_graph_cost_what_their_graph_costs(
 
 
 def test_host_time_is_the_engine_profiles(model: Model, predictor: Predictor) -> None:
-    engine = EngineProfile("slow host", 0.01, 0.001, (), "a test")
+    engine = EngineProfile("slow host", 0.01, 0.001, ())
     tables, bare = tables_of(model(), predictor, engine), tables_of(model(), predictor)
     assert tables.host_step_s == 0.01
     assert tables.sequence_s[0, 5] - bare.sequence_s[0, 5] == pytest.approx(5 * 0.001)
@@ -180,13 +180,13 @@ def test_more_cached_tokens_and_more_decodes_never_cost_less(
 
 
 def test_shares_of_time_add_up(model: Model, predictor: Predictor) -> None:
-    tables = tables_of(model(pp=2), predictor, ENGINE_PROFILES["vllm_v1"])
+    tables = tables_of(model(pp=2), predictor, ENGINE_PROFILES["vllm-0.12"])
     for shares in (tables.token_shares[1:], tables.prefill_shares[1:], tables.decode_shares[1:]):
         np.testing.assert_allclose(shares.sum(axis=-1), 1.0)
 
 
 def test_time_by_source_adds_up_to_the_steps_time(model: Model, predictor: Predictor) -> None:
-    tables = tables_of(model(), predictor, ENGINE_PROFILES["vllm_v1"])
+    tables = tables_of(model(), predictor, ENGINE_PROFILES["vllm-0.12"])
     point = 100 // tables.kv_step_tokens
     work = StepWork(
         tokens=np.array([10, 3]),

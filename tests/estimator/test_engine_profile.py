@@ -1,0 +1,62 @@
+"""Engine profiles: a version's own terms, each with its source, and whose kernels they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from servecast.compiler.errors import UserError
+from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile, profile_of
+from servecast.estimator.sources import sources_for
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "name"),
+    [
+        ("vllm", "0.6.0", "vllm-0.6"),
+        ("vllm", "0.7.3", "vllm-0.6"),
+        ("vllm", "0.11.2", "vllm-0.12"),  # engine V1, as 0.12
+        ("vllm", "0.12.0", "vllm-0.12"),
+        ("vllm", "0.22.1rc0", "vllm-0.19"),
+        ("vllm", "0.5", "vllm-0.6"),  # older than all: the oldest
+        ("vllm", "", "vllm-0.23"),
+        ("vllm", "nightly", "vllm-0.23"),
+        ("sglang", "0.5.10.post1", "sglang-0.5"),
+        ("trtllm", "1.2.0rc6.post2", "trtllm-1.0"),
+    ],
+)
+def test_a_version_is_served_by_the_newest_profile_that_is_not_newer(
+    engine: str, version: str, name: str
+) -> None:
+    assert profile_of(engine, version).name == name
+
+
+def test_an_unknown_engine_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(
+        UserError, match=r"^no profile of engine 'vlm' \(did you mean 'vllm'\?\); there"
+    ):
+        profile_of("vlm")
+
+
+@pytest.mark.parametrize("profile", ENGINE_PROFILES.values(), ids=lambda p: p.name)
+def test_every_default_that_does_something_has_its_source(profile: EngineProfile) -> None:
+    nothing = EngineProfile("nothing", 0.0, 0.0, ())
+    different = {
+        f.name for f in fields(profile) if getattr(profile, f.name) != getattr(nothing, f.name)
+    }
+    assert different - {"name", "sources"} <= set(profile.sources)
+
+
+def test_a_term_that_is_given_carries_its_own_source() -> None:
+    profile = profile_of("vllm", "0.19").given("the log", host_step_s=0.01, client_s=0.002)
+    assert (profile.host_step_s, profile.client_s) == (0.01, 0.002)
+    assert (profile.sources["host_step_s"], profile.sources["client_s"]) == ("the log", "the log")
+    assert profile.sources["capture_sizes"].startswith("vllm/")
+
+
+def test_an_engines_own_kernels_are_asked_for_before_the_common_ones() -> None:
+    asked = ("agent", "silicon", "vidur")
+    assert sources_for(asked, "sglang") == ("agent", "silicon_sglang", "silicon", "vidur")
+    assert sources_for(asked, "vllm") == asked
+    assert sources_for(("vidur",), "sglang") == ("vidur",)
