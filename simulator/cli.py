@@ -1,4 +1,4 @@
-"""The command line: the ``servecast`` group and the main job. Parses, calls one function, prints.
+"""The command line: the ``servecast`` group, whose commands load when they run.
 
 Only click and the standard library are imported here; a command's own modules load when it runs.
 """
@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -21,7 +20,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 COMMANDS = {
     "agent": "servecast.agent.cli:main",
     "compile": "servecast.compiler.cli:compile_command",
-    "compile-and-search": "servecast.simulator.cli:compile_and_search_command",
+    "compile-and-search": "servecast.simulator.search_cli:compile_and_search_command",
     "fit": "servecast.estimator.cli:fit_command",
     "deploy": "servecast.simulator.deploy_cli:deploy_command",
     "diff": "servecast.compiler.cli:diff_command",
@@ -34,6 +33,7 @@ COMMANDS = {
     "simulate": "servecast.simulator.simulate_cli:simulate_command",
     "store": "servecast.estimator.cli:store_command",
     "validate": "servecast.simulator.validate_cli:validate_command",
+    "workload": "servecast.simulator.workload_cli:workload_command",
 }
 
 
@@ -96,100 +96,3 @@ def _interrupted() -> NoReturn:
 def compile_and_search_main() -> None:
     """The console script ``compile-and-search``."""
     main(["compile-and-search", *sys.argv[1:]])
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
-    """``1,2,4``: positive whole numbers."""
-
-    name = "n,n,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and int(part) > 0 for part in parts):
-            self.fail(
-                f"{value!r} is not a list of positive whole numbers such as 1,2,4", param, ctx
-            )
-        return tuple(int(part) for part in parts)
-
-
-PATH = click.Path(path_type=Path, dir_okay=False)
-
-
-@click.command("compile-and-search", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("spec", type=PATH)
-@click.option("--trace", "trace", type=PATH, required=True, help="The traffic; see docs/traces.md.")
-@click.option("--model", help="A model of SPEC; its first one by default.")
-@click.option("--service", "service", help="A service block of SPEC; its first one by default.")
-@click.option("--sku", "skus", multiple=True, help="GPU to try; repeat for more.")
-@click.option("--gpus", "max_gpus", type=click.IntRange(min=1), help="Most GPUs in all.")
-@click.option("--tp", type=Numbers(), help="Tensor-parallel degrees to try.")
-@click.option("--pp", type=Numbers(), help="Pipeline-parallel degrees to try.")
-@click.option("--max-num-seqs", type=Numbers(), help="Batch limits to try.")
-@click.option("--max-num-batched-tokens", type=Numbers(), help="Token budgets a step to try.")
-@click.option("--slo", "slo_texts", multiple=True, help="Target, such as 'ttft p90 < 2 s'; repeat.")
-@click.option(
-    "--rate", "rate_per_s", type=click.FloatRange(min=0, min_open=True), help="Requests/s."
-)
-@click.option("--trace-format", "format", help="Of --trace, where its header does not tell.")
-@click.option(
-    "--arrival-cv", type=click.FloatRange(min=0), help="Draw arrivals: 1 Poisson, more is bursty."
-)
-@click.option(
-    "--requests", "num_requests", type=click.IntRange(min=2), help="First N of the trace."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals that are drawn.")
-@click.option("--store", type=PATH, help="Profile store; a per-user one by default.")
-@click.option(
-    "--source", "sources", multiple=True, help="Of operator times: agent, silicon, vidur…; repeat."
-)
-@click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; all cores by default.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the answer as JSON; see docs/results.md."
-)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def compile_and_search_command(**options: Any) -> None:
-    """Compile SPEC (a .llm file), search configurations for the traffic of --trace, and rank them.
-
-    \b
-    compile-and-search spec/llama.llm --trace spec/traces/chat.csv
-    compile-and-search spec/llama.llm --model llama-3.1-70b --trace azure.csv --sku h100-sxm \\
-        --slo 'ttft p90 < 1 s' --slo 'tbt p99 < 100 ms' --gpus 8 --out results
-
-    Exit code 3 when no configuration meets the targets; the rest stand in docs/results.md.
-    """
-    import json
-
-    from rich.console import Console
-
-    from servecast.compiler.service import Service
-    from servecast.simulator.answer import show
-    from servecast.simulator.job import JobOptions, asked_slos, check_folder, run_job, save
-    from servecast.simulator.traces import TraceOptions
-
-    axes = {name: options.pop(name) or () for name in ("skus", "tp", "pp", "max_num_seqs")}
-    asked = Service(
-        "command line",
-        slos=asked_slos(options.pop("slo_texts")),
-        max_gpus=options.pop("max_gpus"),
-        max_batched_tokens=options.pop("max_num_batched_tokens") or (),
-        **axes,
-    )
-    traffic_options = ("format", "rate_per_s", "arrival_cv", "seed", "num_requests")
-    traffic = TraceOptions(**{name: options.pop(name) for name in traffic_options})
-    out, as_json = options.pop("out"), options.pop("as_json")
-    if out:
-        check_folder(out)
-    result = run_job(JobOptions(asked=asked, traffic=traffic, **options))
-    if out:
-        save(result, out)
-    if as_json:
-        click.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        show(result, Console())
-    if result["best"] is None:
-        sys.exit(3)

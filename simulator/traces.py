@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -56,15 +57,57 @@ def read_trace(path: Path, options: TraceOptions | None = None) -> Workload:
 
 
 def write_trace(workload: Workload, path: Path) -> None:
-    """Save as our own CSV, which reads back to the same numbers; prefix blocks are not part of it."""
+    """Save as our own CSV, or, with prefix blocks and a name that ends in ``.jsonl``, as Mooncake's.
+
+    The CSV reads back to the same numbers, without prefix blocks; JSON lines to the microsecond.
+
+    Raises:
+        UserError: the file cannot be written, or its format cannot hold the workload's blocks.
+    """
+    lines = _mooncake_lines(workload) if path.suffix == ".jsonl" else _csv_lines(workload)
+    try:
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _csv_lines(workload: Workload) -> Iterator[str]:
     rows = zip(
         workload.arrival_s.tolist(),
         workload.prompt_tokens.tolist(),
         workload.output_tokens.tolist(),
         strict=True,
     )
-    lines = (f"{arrival_s!r},{prompt},{output}\n" for arrival_s, prompt, output in rows)
-    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(lines), encoding="utf-8")
+    yield "arrival_s,prompt_tokens,output_tokens\n"
+    for arrival_s, prompt, output in rows:
+        yield f"{arrival_s!r},{prompt},{output}\n"
+
+
+def _mooncake_lines(workload: Workload) -> Iterator[str]:
+    prefix, block_tokens = workload.prefix, FORMATS["mooncake"].block_tokens
+    if prefix is None or prefix.block_tokens != block_tokens:
+        has = "no prefix blocks" if prefix is None else f"blocks of {prefix.block_tokens} tokens"
+        raise UserError(
+            f"{workload.name}: JSON lines are Mooncake's format, with prefix blocks of {block_tokens} "
+            f"tokens, and the workload has {has}; save it as .csv"
+        )
+    offsets, ids = prefix.offsets.tolist(), prefix.ids.tolist()
+    for i, arrival_s in enumerate(workload.arrival_s.tolist()):
+        row = {
+            "timestamp": _whole(round(arrival_s * 1e3, 3)),
+            "input_length": int(workload.prompt_tokens[i]),
+            "output_length": int(workload.output_tokens[i]),
+            "hash_ids": ids[offsets[i] : offsets[i + 1]],
+        }
+        yield json.dumps(row) + "\n"
+
+
+def _whole(number: float) -> float | int:
+    """As Mooncake writes it where it can be."""
+    return int(number) if number.is_integer() else number
 
 
 def _read(path: Path, file: TextIO, options: TraceOptions) -> tuple[Workload, str]:

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from servecast.simulator.workload import Floats, Ints, Workload
+from servecast.simulator.workload_shape import (
+    ArrivalCounts,
+    Histogram,
+    PrefixSummary,
+    arrival_counts,
+    length_histogram,
+    prefix_summary,
+    rank_correlation,
+)
 
 REQUESTS_PER_WINDOW = 10
 """Windows are this many mean gaps long, so that the dispersion of a rescaled trace stays the same."""
@@ -36,6 +45,7 @@ class WorkloadSummary:
     variance of the number of arrivals in windows of ``dispersion_window_s`` over its mean: both
     are 1 for Poisson arrivals and more for bursts, the second also for slow ones.
     ``prompt_per_output`` is the ratio of all prompt tokens to all output tokens (P:D).
+    ``length_correlation`` is Spearman's, of prompt and output lengths.
     ``rejected`` counts the rows of the file that became no request, by reason.
     """
 
@@ -54,6 +64,11 @@ class WorkloadSummary:
     output_tokens: LengthSummary
     prompt_per_output: float
     prompt_per_output_p50: float
+    length_correlation: float | None
+    prefix: PrefixSummary | None
+    arrivals: ArrivalCounts | None
+    prompt_histogram: Histogram
+    output_histogram: Histogram
 
 
 def describe(workload: Workload) -> WorkloadSummary:
@@ -79,6 +94,11 @@ def describe(workload: Workload) -> WorkloadSummary:
         output_tokens=_lengths(workload.output_tokens),
         prompt_per_output=float(workload.prompt_tokens.sum() / workload.output_tokens.sum()),
         prompt_per_output_p50=float(np.median(workload.prompt_tokens / workload.output_tokens)),
+        length_correlation=rank_correlation(workload.prompt_tokens, workload.output_tokens),
+        prefix=prefix_summary(workload),
+        arrivals=arrival_counts(workload),
+        prompt_histogram=length_histogram(workload.prompt_tokens),
+        output_histogram=length_histogram(workload.output_tokens),
     )
 
 

@@ -158,7 +158,7 @@ def test_a_single_request_has_no_rate_and_no_burstiness_to_report() -> None:
 def test_a_summary_is_json_and_counts_the_rejected_rows_by_reason() -> None:
     rows = (RejectedRow(3, "empty"), RejectedRow(5, "empty"), RejectedRow(6, "images"))
     summary = dataclasses.asdict(describe(from_file(2, 4, rejected=rows)))
-    assert json.loads(json.dumps(summary)) == summary
+    assert json.loads(json.dumps(summary, allow_nan=False))["format"] == "servecast"
     assert (summary["num_rejected"], summary["rejected"]) == (3, {"empty": 2, "images": 1})
 
 
