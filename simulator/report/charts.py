@@ -1,4 +1,4 @@
-"""Scatter plots laid out for SVG: numbers in, coordinates and tick labels out. Draws nothing itself."""
+"""Axes and scatter plots laid out for SVG: numbers in, coordinates and tick labels out. Draws nothing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
+from servecast.simulator.report.text import tick_seconds
+
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 74, 12, 12, 44
 """Margins of the plot's frame, in units of the drawing, which scales to its column."""
 
 LOG_FROM_RATIO = 15.0
 """Values that span more than this share no linear axis: most would lie on one line."""
+
+ACROSS_APART, UP_APART = 46, 28
+"""The least distance between the labels of two ticks."""
 
 NUM_SHAPES = 8
 """Marker shapes (and colours) that the style sheet knows; further series start over."""
@@ -21,7 +26,8 @@ NUM_SHAPES = 8
 class Point:
     """One configuration: ``row`` is its place in the ranking, from 0; ``series`` its GPU.
 
-    ``x_interval`` bounds x at 90 % confidence, where that is known.
+    ``x_interval`` bounds x at 90 % confidence, where that is known. ``size`` is that of its mark,
+    beside the usual one.
     """
 
     x: float
@@ -30,6 +36,7 @@ class Point:
     series: str
     label: str
     x_interval: tuple[float, float] | None = None
+    size: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Mark:
     row: int
     label: str
     bar: tuple[float, float] | None = None
+    size: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,8 @@ class Scatter:
     """A cloud laid out: everything that a template needs to draw it with its Pareto frontier."""
 
     cloud: Cloud
+    x: Scale
+    y: Scale
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     x_limit: float | None
@@ -105,7 +115,9 @@ class Scatter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class Scale:
+    """From values ``low`` to ``high`` onto the drawing."""
+
     low: float
     high: float
     log: bool
@@ -122,17 +134,27 @@ class _Scale:
 
 def scatter(cloud: Cloud) -> Scatter:
     """The layout of a cloud that has at least one point, all coordinates above 0."""
-    x_scale = _scale(cloud.x_values, cloud.x.limit, LEFT, WIDTH - RIGHT)
-    y_scale = _scale([p.y for p in cloud.points], cloud.y.limit, HEIGHT - BOTTOM, TOP)
+    x_scale = scale_for(cloud.x_values, cloud.x.limit, LEFT, WIDTH - RIGHT)
+    y_scale = scale_for([p.y for p in cloud.points], cloud.y.limit, HEIGHT - BOTTOM, TOP)
     series = {name: i % NUM_SHAPES for i, name in enumerate(cloud.series)}
     marks = (
-        Mark(x_scale(p.x), y_scale(p.y), series[p.series], p.row, p.label, _bar(p, x_scale))
+        Mark(
+            x_scale(p.x),
+            y_scale(p.y),
+            series[p.series],
+            p.row,
+            p.label,
+            _bar(p, x_scale),
+            p.size,
+        )
         for p in cloud.points
     )
     return Scatter(
         cloud=cloud,
-        x_ticks=_ticks(x_scale, cloud.x.write),
-        y_ticks=_ticks(y_scale, cloud.y.write),
+        x=x_scale,
+        y=y_scale,
+        x_ticks=ticks_of(x_scale, cloud.x.write),
+        y_ticks=ticks_of(y_scale, cloud.y.write),
         x_limit=None if cloud.x.limit is None else x_scale(cloud.x.limit),
         y_limit=None if cloud.y.limit is None else y_scale(cloud.y.limit),
         # The best is drawn last, on top of its neighbours.
@@ -142,11 +164,17 @@ def scatter(cloud: Cloud) -> Scatter:
     )
 
 
-def _bar(point: Point, scale: _Scale) -> tuple[float, float] | None:
+def _bar(point: Point, scale: Scale) -> tuple[float, float] | None:
     if point.x_interval is None:
         return None
     low, high = (round(scale(end) - scale(point.x), 1) for end in point.x_interval)
     return low, high
+
+
+def scale_json(scale: Scale, axis: Axis) -> dict[str, object]:
+    """What the page's script needs to draw the axis again, over another range."""
+    limits = {"low": scale.low, "high": scale.high, "limit": axis.limit}
+    return {**limits, "log": scale.log, "time": axis.write is tick_seconds}
 
 
 def wants_log(low: float, high: float) -> bool:
@@ -154,28 +182,36 @@ def wants_log(low: float, high: float) -> bool:
     return high > LOG_FROM_RATIO * low
 
 
-def _scale(values: Sequence[float], limit: float | None, start: float, end: float) -> _Scale:
+def scale_for(values: Sequence[float], limit: float | None, start: float, end: float) -> Scale:
+    """An axis from 0, or a logarithmic one where the values are of many sizes."""
     inside = [*values, limit] if limit is not None else list(values)
     low, high = min(inside), max(inside)
     if wants_log(low, high):
-        return _Scale(low / 1.3, high * 1.3, True, start, end)
-    return _Scale(0.0, high * 1.08, False, start, end)
+        return Scale(low / 1.3, high * 1.3, True, start, end)
+    return Scale(0.0, high * 1.08, False, start, end)
 
 
-def _ticks(scale: _Scale, write: Callable[[float], str]) -> tuple[Tick, ...]:
+def ticks_of(scale: Scale, write: Callable[[float], str]) -> tuple[Tick, ...]:
+    """Round values within the scale, as they are written."""
     values = _log_ticks(scale) if scale.log else _linear_ticks(scale)
     return tuple(Tick(scale(value), write(value)) for value in values)
 
 
-def _linear_ticks(scale: _Scale) -> list[float]:
+def _linear_ticks(scale: Scale) -> list[float]:
     rough = scale.high / 5
     magnitude = 10.0 ** floor(log10(rough))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
     return [i * step for i in range(floor(scale.high / step) + 1)]
 
 
-def _log_ticks(scale: _Scale) -> list[float]:
+def _log_ticks(scale: Scale) -> list[float]:
+    """As many as there is room for, and at least the powers of ten."""
     decades = range(floor(log10(scale.low)), ceil(log10(scale.high)) + 1)
-    per_decade = (1, 3) if len(decades) > 3 else (1, 2, 5)
-    values = (m * 10.0**decade for decade in decades for m in per_decade)
-    return [value for value in values if scale.low <= value <= scale.high]
+    apart = ACROSS_APART if scale.pixel_low < scale.pixel_high else UP_APART
+    values: list[float] = []
+    for per_decade in ((1, 2, 5), (1, 3), (1,)):
+        every = (m * 10.0**decade for decade in decades for m in per_decade)
+        values = [value for value in every if scale.low <= value <= scale.high]
+        if len(values) * apart <= abs(scale.pixel_high - scale.pixel_low):
+            break
+    return values

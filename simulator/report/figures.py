@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from servecast.compiler.catalog import parse_slo
 from servecast.compiler.service import Slo
-from servecast.simulator.report.charts import Axis, Cloud, Point, Scatter, scatter
+from servecast.simulator.report.charts import Axis, Cloud, Point, Scatter, scale_json, scatter
+from servecast.simulator.report.panels import Numbers
 from servecast.simulator.report.text import (
     number,
     percent,
@@ -15,6 +16,7 @@ from servecast.simulator.report.text import (
     size,
     tick_number,
     tick_seconds,
+    usd,
 )
 from servecast.simulator.report.view import MAX_ROWS, STATISTICS, Row, statistic
 
@@ -56,6 +58,29 @@ def pareto_clouds(result: Row) -> list[Cloud]:
     return [cloud for cloud in clouds if cloud.points]
 
 
+def pareto_numbers(chart: Scatter, result: Row) -> dict[str, object]:
+    """The data behind a Pareto chart, with what the page's script needs to zoom into it."""
+    cloud = chart.cloud
+    keys = ("sku", "tp", "pp", "max_num_seqs", "max_batched_tokens")
+    rows = tuple(
+        (
+            point.row + 1,
+            *(result["ranked"][point.row][key] for key in keys),
+            point.x,
+            *(point.x_interval or (None, None)),
+            point.y,
+        )
+        for point in cloud.points
+    )
+    columns = ("rank", *keys, cloud.x.title, "low", "high", cloud.y.title)
+    return {
+        **Numbers(f"pareto-{cloud.key}", columns, rows).as_json(),
+        "frontier": cloud.frontier(),
+        "x": scale_json(chart.x, cloud.x),
+        "y": scale_json(chart.y, cloud.y),
+    }
+
+
 def pareto_charts(result: Row) -> list[Scatter]:
     """The clouds laid out for the page."""
     return [scatter(cloud) for cloud in pareto_clouds(result)]
@@ -80,7 +105,8 @@ def _latency(metric: str, slos: list[Slo]) -> Quantity:
 
 def _cloud(key: str, title: str, x: Quantity, y: Quantity, ranked: list[Row]) -> Cloud:
     placed = ((index, row, x.of(row), y.of(row)) for index, row in enumerate(ranked))
-    per_dollar = x.axis is VALUE_AXIS
+    per_dollar = x.axis is VALUE_AXIS  # where it is no axis, larger marks are better value
+    best = max((row["qps_per_usd_hour"] for row in ranked), default=1.0)
     points = (
         Point(
             across,
@@ -89,6 +115,7 @@ def _cloud(key: str, title: str, x: Quantity, y: Quantity, ranked: list[Row]) ->
             row["sku"],
             _label(index, row),
             _value_interval(row) if per_dollar else None,
+            1.0 if per_dollar else 0.5 + row["qps_per_usd_hour"] / best,
         )
         for index, row, across, up in placed
         if across and up  # neither absent nor 0, which no logarithmic axis has
@@ -143,7 +170,32 @@ def memory_parts(memory: Row) -> list[Part]:
     ]
 
 
+def time_parts(result: Row, of: str) -> list[Part]:
+    """What ``request_time`` or ``gpu_time`` goes to, most first; empty where the result does not tell."""
+    shares = (result.get("explanation") or {}).get(of) or {}
+    return source_parts({name.replace("_", " "): share for name, share in shares.items()})
+
+
+def money_parts(result: Row) -> list[Part]:
+    """What the price pays for: the trace as it is, and the headroom up to capacity."""
+    best, rate = result["best"], result["workload"].get("rate_per_s")
+    if not rate:
+        return []
+    used = min(rate / best["qps"], 1.0)
+    price = best["usd_per_hour"]
+    parts = [Part("carries the trace", used, f"{usd(used * price)} an hour")]
+    if used < 1:
+        parts.append(Part("headroom", 1 - used, f"{usd((1 - used) * price)} an hour"))
+    return parts
+
+
 def source_parts(sources: Mapping[str, float]) -> list[Part]:
     """Where the predicted time comes from, most first."""
     shown = sorted(sources.items(), key=lambda item: (-item[1], item[0]))
     return [Part(name, share, percent(share)) for name, share in shown if share > 0]
+
+
+def part_numbers(parts: list[Part], name: str) -> Numbers:
+    """The data behind a stacked bar."""
+    rows = tuple((part.name, part.share, part.text) for part in parts)
+    return Numbers(name, ("part", "share", "amount"), rows)

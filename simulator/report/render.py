@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from servecast.simulator.report import figures, headline, text, view
+from servecast.simulator.report import curves, figures, headline, text, view
 from servecast.simulator.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from servecast.simulator.report.check import METRICS, checked
 
@@ -38,9 +38,11 @@ def render(result: Mapping[str, Any], where: str = "result") -> str:
         frame=FRAME,
         view=view,
         figures=figures,
+        curves=curves,
         headline=headline,
         metrics=METRICS,
         style=Markup(_asset("report.css")),
+        library=Markup(_asset("d3.min.js")),
         script=Markup(_asset("report.js")),
     )
 

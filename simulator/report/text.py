@@ -41,6 +41,11 @@ def tick_seconds(value: float) -> str:
     return f"{value:.10g} s" if value >= 1 else f"{value * 1e3:.10g} ms"
 
 
+def tick_usd(value: float) -> str:
+    """An axis label for money."""
+    return f"${value:,.10g}"
+
+
 def usd(value: float | None) -> str:
     """Dollars, to the cent from one dollar on."""
     if value is None:

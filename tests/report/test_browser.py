@@ -1,146 +1,206 @@
-"""The page in a real headless Chromium: sorted, filtered, hovered, switched to dark, printed."""
+"""The page as a person uses it, in a real Chromium: sort, filter, hover, select, zoom, dark, phone, print."""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-import shutil
-import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import barriers, chromium, downloaded, needs_browser, visit
+from playwright.sync_api import Browser, Page
 
 from servecast.simulator.report.render import render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: the report is not tried in a browser"
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-)
+pytestmark = needs_browser
 Result = dict[str, Any]
-
-
-def chromium(tmp_path: Path, html: str, *options: str) -> subprocess.CompletedProcess[str]:
-    page = tmp_path / "page.html"
-    page.write_text(html, encoding="utf-8")
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *options]
-    return subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
-
-
-def run_in_page(tmp_path: Path, result: Result, script: str) -> Any:
-    """What ``script`` (a function body) returns in the page, with no console error on the way."""
-    probe = f"<script>document.title = JSON.stringify((() => {{{script}}})());</script></body>"
-    done = chromium(tmp_path, render(result).replace("</body>", probe), "--dump-dom")
-    assert "CONSOLE" not in done.stderr
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert title is not None
-    return json.loads(title[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-
-
-INTERACTIONS = """
-  const all = (selector) => [...document.querySelectorAll(selector)];
-  const one = (selector) => document.querySelector(selector);
-  const seen = {};
-
-  const column = 11, button = all('#ranking thead button')[column];
-  const values = () => all('#ranking tbody tr').map((row) => Number(row.cells[column].dataset.v));
-  button.click(); seen.up = values();
-  button.click(); seen.down = values();
-
-  const filter = one('#filter');
-  filter.value = 'H100 tp2'; filter.dispatchEvent(new Event('input'));
-  seen.rows = all('#ranking tbody tr').filter((row) => !row.hidden)
-    .map((row) => row.cells[1].textContent + row.cells[2].textContent);
-  seen.marks = all('.point:not(.dim)').length;
-  seen.count = one('#count').textContent;
-
-  one('.point[data-row="4"]').dispatchEvent(new MouseEvent('mouseenter'));
-  seen.lit = [one('#r4').className, all('.point.lit').length];
-  seen.tip = [one('#tip').hidden, one('#tip').textContent.slice(0, 3)];
-
-  const paper = () => getComputedStyle(document.body).backgroundColor;
-  seen.before = paper(); one('#theme').click(); seen.after = paper();
-  seen.theme = one('#theme').textContent;
-  return seen;
-"""
+Visit = Callable[..., AbstractContextManager[Page]]
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, pristine: Result) -> Result:
-    """What a reader sees who sorts, filters, hovers and switches the theme, in one visit."""
-    found = run_in_page(tmp_path_factory.mktemp("visit"), pristine, INTERACTIONS)
-    assert isinstance(found, dict)
-    return found
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
 
 
-def test_a_click_sorts_the_ranking_and_another_turns_it_round(seen: Result) -> None:
-    assert seen["up"] == sorted(seen["up"])
-    assert seen["down"] == seen["up"][::-1]
-    assert len(seen["up"]) == 54
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Visit:
+    """Opens the page of a result."""
+
+    def opened(result: Result, **context: Any) -> AbstractContextManager[Page]:
+        path = tmp_path / "page.html"
+        path.write_text(render(result), encoding="utf-8")
+        return visit(browser, path.as_uri(), **context)
+
+    return opened
 
 
-def test_the_filter_hides_rows_and_dims_their_marks(seen: Result) -> None:
-    assert seen["rows"] == ["h100-sxm2"] * 6
-    assert (seen["marks"], seen["count"]) == (18, "6 of 54")
+@pytest.fixture
+def page(opened: Visit, pristine: Result) -> Iterator[Page]:
+    with opened(pristine) as found:
+        yield found
 
 
-def test_hovering_a_mark_lights_its_row_and_tells_its_numbers(seen: Result) -> None:
-    assert seen["lit"] == ["lit", 3]
-    assert seen["tip"] == [False, "#5 "]
+def shown(page: Page) -> list[str]:
+    """GPU and TP of the rows that are not filtered out."""
+    rows = page.locator("#ranking tbody tr:visible")
+    return [" ".join(row.inner_text().split()[1:3]) for row in rows.all()]
 
 
-def test_the_theme_button_switches_the_colours(seen: Result) -> None:
-    assert seen["before"] != seen["after"]
-    assert seen["theme"] in ("Light", "Dark")
+def test_a_click_sorts_the_ranking_and_another_turns_it_round(page: Page) -> None:
+    def prices() -> list[float]:
+        cells = page.locator("#ranking tbody td:nth-child(12)")
+        return [float(str(cell.get_attribute("data-v"))) for cell in cells.all()]
+
+    heading = page.get_by_role("button", name="$/Mtok")
+    heading.click()
+    up = prices()
+    heading.click()
+    assert (up, prices(), len(up)) == (sorted(up), up[::-1], 54)
+
+
+def test_the_filter_hides_rows_and_dims_their_marks(page: Page) -> None:
+    page.get_by_label("Filter").fill("H100 tp2")
+    assert shown(page) == ["h100-sxm 2"] * 6
+    assert page.locator(".point:not(.dim)").count() == 18
+    assert page.locator("#count").inner_text() == "6 of 54"
+
+
+def test_the_mouse_on_a_mark_tells_its_numbers_and_lights_its_row(page: Page) -> None:
+    page.locator('#pareto-ttft .point[data-row="0"]').hover()
+    assert page.locator("#tip").inner_text().startswith("#1 ")
+    assert "lit" in str(page.locator("#r0").get_attribute("class"))
+    assert page.locator(".point.lit").count() == 3
+    page.mouse.move(0, 0)
+    assert page.locator("#tip").is_hidden()
+
+
+def drag_over(page: Page, chart: str, share: float) -> None:
+    """Draws a box over the right ``share`` of a chart's width, from top to bottom."""
+    page.locator(chart).scroll_into_view_if_needed()
+    box = page.locator(f"{chart} .brush .overlay").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + (1 - share) * box["width"], box["y"] + 1)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] - 1, steps=4)
+    page.mouse.up()
+
+
+def test_a_box_dragged_over_a_chart_selects_in_the_ranking_until_it_is_cleared(page: Page) -> None:
+    drag_over(page, "#pareto-ttft", 0.3)
+    some = len(shown(page))
+    assert 0 < some < 54
+    assert page.locator("#count").inner_text() == f"{some} of 54"
+    page.get_by_role("button", name="Clear selection").click()
+    assert len(shown(page)) == 54
+
+
+def test_a_chart_zooms_to_what_is_selected_and_back(page: Page) -> None:
+    def ticks() -> list[str]:
+        return page.locator("#pareto-ttft .ticks text.x").all_inner_texts()
+
+    marks = page.locator("#pareto-ttft .point:visible")
+    before = ticks()
+    drag_over(page, "#pareto-ttft", 0.3)
+    page.locator("#pareto-ttft .zoom").click()
+    assert 0 < marks.count() < 54
+    assert ticks() != before
+    page.locator("#pareto-ttft .whole").click()
+    assert marks.count() == 54
+
+
+def test_the_wheel_zooms_with_ctrl_only(page: Page) -> None:
+    page.locator("#pareto-tbt .point.best").hover()
+    page.mouse.wheel(0, -100)
+    assert page.locator("#pareto-tbt .whole").is_disabled()
+    page.locator("#pareto-tbt .point.best").hover()
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    page.wait_for_function("!document.querySelector('#pareto-tbt .whole').disabled")
 
 
 def test_a_table_downloads_as_raw_numbers_that_no_spreadsheet_runs(
-    tmp_path: Path, result: Result
+    opened: Visit, result: Result
 ) -> None:
     for row in result["ranked"]:
         row["sku"] = '=1+1,"x"'
     result["ranked"][0]["mfu"] = None
-    script = """
-      let link; HTMLAnchorElement.prototype.click = function () { link = this; };
-      document.querySelector('button.csv[data-table="ranking"]').click();
-      return [link.download, decodeURIComponent(link.href.split(',').slice(1).join(','))];
-    """
-    name, text = run_in_page(tmp_path, result, script)
-    lines = text.splitlines()
+    with opened(result) as page:
+        name, lines = downloaded(page, 'button.csv[data-table="ranking"]')
     assert (name, len(lines)) == ("ranking.csv", 55)
     assert lines[0].startswith("#,GPU,TP,PP,seqs,tokens")
     assert lines[1].startswith('1,"\'=1+1,""x""",1,1,256,2048,2,2,5.98,')
     assert lines[1].split(",")[-3] == ""
 
 
-def test_nothing_but_scrolling_tables_is_wider_than_a_phone(tmp_path: Path, result: Result) -> None:
-    frame = """
-      const frame = document.createElement('iframe'); frame.style.cssText = 'width: 360px; border: 0';
-      const page = document.documentElement.cloneNode(true);
-      page.querySelectorAll('script').forEach((script) => script.remove());
-      document.body.append(frame); frame.contentDocument.documentElement.replaceWith(page);
-      const wide = [...page.querySelectorAll('main *')].filter((element) => !element.closest('.scroll, pre'))
-        .filter((element) => element.getBoundingClientRect().right > 360);
-      return wide.map((element) => element.outerHTML.slice(0, 60));
-    """
-    assert run_in_page(tmp_path, result, frame) == []
+def test_the_data_behind_every_figure_can_be_downloaded(page: Page) -> None:
+    figures = page.locator("figure").all()
+    assert len(figures) >= 4
+    for figure in figures:
+        assert figure.locator("button.csv").is_visible()
+    name, lines = downloaded(page, "#pareto-ttft button.csv")
+    assert (name, len(lines)) == ("pareto-ttft.csv", 55)
+    assert lines[0].startswith("rank,sku,tp,pp,max_num_seqs,max_batched_tokens,requests per second")
+    name, lines = downloaded(page, "#latency-figure button.csv")
+    assert lines[1] == "ttft,capacity,p50,0.185,,"
 
 
-def test_the_page_prints_to_a_few_sheets(tmp_path: Path, result: Result) -> None:
-    pdf = tmp_path / "page.pdf"
-    chromium(tmp_path, render(result), f"--print-to-pdf={pdf}", "--no-pdf-header-footer")
-    sheets = len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes()))
-    assert 2 <= sheets <= 6
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_barrier_is_found_in_either_theme_nor_once_everything_is_unfolded(
+    opened: Visit, full: Result, scheme: str
+) -> None:
+    with opened(full, color_scheme=scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+        assert barriers(page) == []
+
+
+def test_the_theme_button_switches_the_colours(page: Page) -> None:
+    def paper() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    before = paper()
+    page.get_by_role("button", name="Dark").click()
+    assert paper() != before
+    page.get_by_role("button", name="Light").click()
+    assert paper() == before
+
+
+def test_nothing_but_scrolling_tables_is_wider_than_a_phone(opened: Visit, full: Result) -> None:
+    wide = """() => [...document.querySelectorAll('main *')]
+      .filter((each) => !each.closest('.scroll, svg') && each.getBoundingClientRect().right > innerWidth)
+      .map((each) => each.outerHTML.slice(0, 80))"""
+    phone = {"width": 360, "height": 740}
+    with opened(full, viewport=phone, has_touch=True, is_mobile=True) as page:
+        assert page.evaluate(wide) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        page.get_by_role("button", name="Zoom in").first.tap()
+        assert page.locator("#pareto-ttft .whole").is_enabled()
+
+
+def test_without_scripts_the_page_still_says_and_draws_everything(
+    opened: Visit, pristine: Result
+) -> None:
+    with opened(pristine, java_script_enabled=False) as page:
+        assert page.get_by_role("heading", level=1).is_visible()
+        assert page.locator("#pareto-ttft .point:visible").count() == 54
+        assert page.locator("button:visible").count() == 0
+
+
+def test_the_page_prints_to_a_few_sheets(opened: Visit, full: Result, tmp_path: Path) -> None:
+    with opened(full) as page:
+        page.pdf(path=tmp_path / "page.pdf", format="A4")
+    sheets = re.findall(rb"/Type\s*/Page\b", (tmp_path / "page.pdf").read_bytes())
+    assert 3 <= len(sheets) <= 8
+
+
+def test_the_largest_page_that_is_made_still_sorts_and_zooms(opened: Visit, result: Result) -> None:
+    result["ranked"] = [copy.deepcopy(row) for row in result["ranked"] for _ in range(20)]
+    with opened(json.loads(json.dumps(result))) as page:
+        page.get_by_role("button", name="$/Mtok").click()
+        page.locator("#pareto-ttft .zoom").click()
+        assert page.locator("#pareto-ttft .whole").is_enabled()
