@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -79,10 +80,9 @@ def prefix_summary(workload: Workload) -> PrefixSummary | None:
 
 def rank_correlation(left: Ints, right: Ints) -> float | None:
     """Spearman's, from -1 to 1; None where one of the two does not vary."""
-    ranks = [_ranks(left), _ranks(right)]
-    if min(float(np.ptp(each)) for each in ranks) == 0:
-        return None
-    return float(np.asarray(np.corrcoef(*ranks)).item(0, 1))
+    first, second = (ranks - ranks.mean() for ranks in (_ranks(left), _ranks(right)))
+    spread = float(first @ first) * float(second @ second)
+    return float(first @ second) / sqrt(spread) if spread > 0 else None
 
 
 def _ranks(values: Ints) -> Floats:
