@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from servecast.agent.messages import KernelSupport, Settings
@@ -15,6 +15,7 @@ MAX_DIM = 1 << 20  # above every width, vocabulary and context in use
 MAX_DIMS = {"payload_bytes": 1 << 33}  # 8 GiB, the largest message of nccl-tests
 DIVIDES = (("kv_heads", "heads"),)
 AT_MOST = (("experts", "total_experts"), ("rotary_dim", "head_dim"))
+NOTHING: Mapping[str, str] = {}
 MAY_BE_ZERO = frozenset({"window", "residual", "context"})  # the other axes count something
 
 
@@ -26,15 +27,17 @@ class BadCaseError(ValueError):
     """A case or setting that is wrong on every node."""
 
 
-def check_case(case: KernelCase, supported: Sequence[KernelSupport]) -> None:
-    """Raises: UnknownKernelError, BadCaseError."""
-    support = next((s for s in supported if s.kernel == case.kernel), None)
-    if support is None:
-        have = ", ".join(s.kernel for s in supported)
+def check_case(
+    case: KernelCase, supported: Sequence[KernelSupport], lacks: Mapping[str, str] = NOTHING
+) -> None:
+    """``lacks`` says why the node may not run a format. Raises: UnknownKernelError, BadCaseError."""
+    found = [support for support in supported if support.kernel == case.kernel]
+    if not found:
+        have = ", ".join(sorted({s.kernel for s in supported}))
         raise UnknownKernelError(f"no kernel {case.kernel!r}; this node has: {have}")
-    _check_format(case.kernel, "dtype", case.dtype, support.dtypes)
-    _check_format(case.kernel, "kv_dtype", case.kv_dtype, support.kv_dtypes or ("",))
-    _check_dims(case, support.dims)
+    if not any(support.has_formats(case) for support in found):
+        raise UnknownKernelError(_why_not(case, found, lacks))
+    _check_dims(case, found[0].dims)
     _check_shape(case.kernel, dict(case.dims))
 
 
@@ -59,10 +62,21 @@ def stop_rule(settings: Settings, methods: tuple[str, ...]) -> StopRule:
     return rule
 
 
-def _check_format(kernel: str, what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        have = ", ".join(known) if any(known) else "none"
-        raise UnknownKernelError(f"{kernel}: no {what} {value!r} on this node, which has: {have}")
+def _why_not(case: KernelCase, found: list[KernelSupport], lacks: Mapping[str, str]) -> str:
+    """One sentence: the format that is not there, why where that is known, and what is there."""
+    dtypes = {name: None for support in found for name in support.dtypes}  # in order
+    if case.dtype in dtypes:
+        what, value = "kv_dtype", case.kv_dtype
+        of_dtype = [support for support in found if case.dtype in support.dtypes]
+        have = {name: None for support in of_dtype for name in support.kv_dtypes}
+    else:
+        what, value, have = "dtype", case.dtype, dtypes
+    reason = f": {lacks[value]}" if value in lacks else ""
+    with_it = f" with dtype {case.dtype}" if what == "kv_dtype" else ""
+    return (
+        f"{case.kernel}: no {what} {value!r} on this node{reason}; "
+        f"it has{with_it}: {', '.join(have) or 'none'}"
+    )
 
 
 def _check_dims(case: KernelCase, wanted: tuple[str, ...]) -> None:

@@ -12,6 +12,14 @@ import click
 from servecast.agent.security_options import client_options, server_options
 from servecast.compiler.errors import AgentError, UserError
 
+library_option = click.option(
+    "--library",
+    "libraries",
+    multiple=True,
+    help="Whose kernels to time, best first: torch, flashinfer, flash_attn, cupy, vllm, "
+    "torch_weight_only. Default: all that are installed, but vllm.",
+)
+
 
 class AgentGroup(click.Group):
     """Turns a UserError into one line and its exit code."""
@@ -50,6 +58,7 @@ def main() -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of a CPU kernel; all cores if not given."
 )
+@library_option
 @server_options
 @click.option("--reflection", is_flag=True, help="Let tools list the services; off by default.")
 @click.option(
@@ -64,6 +73,7 @@ def serve(  # noqa: PLR0913  # one option each
     backend: str,
     sku: str,
     threads: int | None,
+    libraries: tuple[str, ...],
     token_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -83,7 +93,7 @@ def serve(  # noqa: PLR0913  # one option each
     from servecast.agent.server import add_reflection, create_server
 
     log_to_stderr(log_level)
-    server = create_server(make_profiler(backend, sku, threads), host, port, security)
+    server = create_server(make_profiler(backend, sku, threads, libraries), host, port, security)
     if reflection:
         add_reflection(server)
     serve_until_stopped(server)
@@ -130,17 +140,20 @@ def describe(
     show_default=True,
     help="What to check; auto takes CUDA where a GPU answers.",
 )
-def check(backend: str) -> None:
+@library_option
+def check(backend: str, libraries: tuple[str, ...]) -> None:
     """Run every kernel of this machine once and compare it with float64."""
     _need_torch()
     from servecast.agent.kernels.reference import check_kernels
     from servecast.agent.serve import make_profiler
 
     failed = 0
-    for found in check_kernels(make_profiler(backend, "", None).backend):
+    profiler = make_profiler(backend, "", None, libraries)
+    for found in check_kernels(profiler.backend, profiler.offered):
         verdict = "ok" if found.passed else f"WRONG {found.problem.partition(chr(10))[0]}"
         formats = " ".join(filter(None, (found.dtype, found.kv_dtype)))
-        click.echo(f"{found.kernel:<18}{formats:<12}{found.error:>10.2e}  {verdict}")
+        name = f"{found.kernel:<26}{found.library:<19}{formats:<12}"
+        click.echo(f"{name}{found.error:>10.2e}  {verdict}")
         failed += not found.passed
     if failed:
         raise AgentError(f"{failed} kernels are wrong or refused on this machine")

@@ -19,7 +19,8 @@ def node_text(node: Node) -> str:
     for kernel in node.kernels:
         cache = f", cache {' '.join(kernel.kv_dtypes)}" if kernel.kv_dtypes else ""
         lines.append(
-            f"  {kernel.kernel} ({' '.join(kernel.dims)}): {' '.join(kernel.dtypes)}{cache}"
+            f"  {kernel.kernel} ({' '.join(kernel.dims)}), {kernel.library}: "
+            f"{' '.join(kernel.dtypes)}{cache}"
         )
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from servecast.agent.backend import Backend
 from servecast.agent.cases import BadCaseError
@@ -51,8 +51,11 @@ class GroupProfiler:
 
     def supported(self) -> list[KernelSupport]:
         """Nothing where there is one device only: a group spans agents then, and says its own degree."""
-        most = self.max_local_ranks
-        return [KernelSupport(name, DIMS, FORMATS, max_degree=most) for name in sorted(COLLECTIVES)]
+        most, library = self.max_local_ranks, "nccl" if self.on_gpus else "gloo"
+        return [
+            KernelSupport(name, DIMS, FORMATS, max_degree=most, library=library)
+            for name in sorted(COLLECTIVES)
+        ]
 
     def check(self, case: KernelCase, placement: Placement) -> None:
         """Raises: BadCaseError."""
@@ -91,7 +94,8 @@ class GroupProfiler:
             self.end()  # a stopped collective leaves its ranks in the middle of one
         elif sampling.samples_us:
             method = "nccl" if self.on_gpus else "gloo"
-            yield outcome_of(sampling, method, 1, before, self.backend.conditions(0))
+            outcome = outcome_of(sampling, method, 1, before, self.backend.conditions(0))
+            yield replace(outcome, library=method)
             self._wait_idle()
         else:
             yield Outcome(Status.JOINED)

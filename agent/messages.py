@@ -50,13 +50,17 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class KernelSupport:
-    """A kernel, the axes it wants, and the formats it runs in on a node."""
+    """A kernel, the axes it wants, and formats that one library runs it in on a node: all their pairs."""
 
     kernel: str
     dims: tuple[str, ...]
     dtypes: tuple[str, ...]
     kv_dtypes: tuple[str, ...] = ()
     max_degree: int = 0
+    library: str = ""
+
+    def has_formats(self, case: KernelCase) -> bool:
+        return case.dtype in self.dtypes and case.kv_dtype in (self.kv_dtypes or ("",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,7 @@ class Node:
         """Whether the node has the case's kernel at its formats (and degree)."""
         return any(
             support.kernel == case.kernel
-            and case.dtype in support.dtypes
-            and (not support.kv_dtypes or case.kv_dtype in support.kv_dtypes)
+            and support.has_formats(case)
             and dict(case.dims).get("degree", 0) <= support.max_degree
             for support in self.kernels
         )
@@ -155,6 +158,7 @@ class Outcome:
     flags: tuple[Flag, ...] = ()
     before: Conditions = field(default_factory=Conditions)
     after: Conditions = field(default_factory=Conditions)
+    library: str = ""
 
 
 Event = Phase | Samples | Outcome | Rendezvous

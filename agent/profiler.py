@@ -17,7 +17,7 @@ from servecast.agent.collective_kernels import COLLECTIVES
 from servecast.agent.group_profiler import GroupProfiler
 from servecast.agent.kernels.buffers import DeviceOutOfMemoryError
 from servecast.agent.kernels.kernel import Prepared, Shape
-from servecast.agent.kernels.registry import KERNELS
+from servecast.agent.kernels.registry import Offer, offers
 from servecast.agent.messages import (
     Event,
     KernelSupport,
@@ -42,11 +42,13 @@ class Profiler:
 
     backend: Backend
     sku: str
+    offered: tuple[Offer, ...] = ()
     groups: GroupProfiler = field(init=False)
     _locks: list[threading.Lock] = field(init=False)
 
     def __post_init__(self) -> None:
         self.groups = GroupProfiler(self.backend)
+        self.offered = self.offered or offers(("torch",), self.backend.capability)
         self._locks = [threading.Lock() for _ in self.backend.devices()]
 
     def describe(self) -> Node:
@@ -63,22 +65,16 @@ class Profiler:
         )
 
     def supported(self) -> tuple[KernelSupport, ...]:
-        capability = self.backend.capability
-        alone = [
-            KernelSupport(
-                kernel=name,
-                dims=kernel.dims,
-                dtypes=kernel.formats(capability),
-                kv_dtypes=kernel.kv_formats(capability) if kernel.kv_formats else (),
-            )
-            for name, kernel in sorted(KERNELS.items())
-        ]
+        """Each library's kernels by what pairs of formats they take."""
+        alone = [support for offer in self.offered for support in _supports(offer, self.backend)]
         return (*alone, *self.groups.supported())
 
     def check(self, case: KernelCase, settings: Settings, placement: Placement) -> None:
         """Raises: UnknownKernelError, BadCaseError."""
         stop_rule(settings, self.backend.methods)
-        check_case(case, self.supported())
+        mine = (offer for offer in self.offered if offer.name == case.kernel)
+        lacks = {name: why for offer in mine for name, why in offer.kernel.lacks.items()}
+        check_case(case, self.supported(), lacks)
         if case.kernel in COLLECTIVES:
             self.groups.check(case, placement)
 
@@ -121,7 +117,8 @@ class Profiler:
         self, case: KernelCase, settings: Settings, index: int, stopped: Callable[[], bool]
     ) -> Iterator[Event]:
         shape = Shape(case.dtype, case.kv_dtype, dict(case.dims))
-        prepared = KERNELS[case.kernel].prepare(shape, self.backend.buffers(index))
+        offer = self._offer(case)
+        prepared = offer.kernel.prepare(shape, self.backend.buffers(index))
         if stopped():
             return
         method = settings.method or self.backend.methods[0]
@@ -137,7 +134,16 @@ class Profiler:
         spent = _energy_of_launch(sampling, energy, self.backend.energy_j(index))
         after = self.backend.conditions(index)
         outcome = outcome_of(sampling, method, len(prepared.launches), before, after)
-        yield replace(outcome, host_launch_us=host_launch_us, energy_j=spent)
+        yield replace(outcome, host_launch_us=host_launch_us, energy_j=spent, library=offer.library)
+
+    def _offer(self, case: KernelCase) -> Offer:
+        """The first library's that has the case's formats."""
+        return next(
+            offer
+            for offer in self.offered
+            if offer.name == case.kernel
+            and (case.dtype, case.kv_dtype) in offer.kernel.formats(self.backend.capability)
+        )
 
     def _calibrate(self, prepared: Prepared, method: str, index: int) -> int:
         """Launches per sample, found with eager launches, which every backend lists last."""
@@ -149,6 +155,16 @@ class Profiler:
     def close(self) -> None:
         """Ends the processes of collectives."""
         self.groups.end()
+
+
+def _supports(offer: Offer, backend: Backend) -> Iterator[KernelSupport]:
+    """One for all formats that go with the same caches."""
+    caches: dict[str, tuple[str, ...]] = {}
+    for dtype, kv_dtype in offer.kernel.formats(backend.capability):
+        caches[dtype] = (*caches.get(dtype, ()), *((kv_dtype,) if kv_dtype else ()))
+    for kv_dtypes in dict.fromkeys(caches.values()):
+        dtypes = tuple(dtype for dtype, found in caches.items() if found == kv_dtypes)
+        yield KernelSupport(offer.name, offer.kernel.dims, dtypes, kv_dtypes, library=offer.library)
 
 
 def _energy_of_launch(

@@ -9,7 +9,9 @@ import threading
 
 import click
 
+from servecast.agent.backend import Backend
 from servecast.agent.device import choose_backend, sku_of
+from servecast.agent.kernels.registry import installed, offers
 from servecast.agent.profiler import Profiler
 from servecast.agent.server import AgentServer
 from servecast.compiler.errors import AgentError
@@ -18,10 +20,30 @@ LOOK_S = 0.5  # between two looks whether a device is lost
 log = logging.getLogger(__name__)
 
 
-def make_profiler(backend: str, sku: str, threads: int | None) -> Profiler:
-    """A profiler of this machine; ``backend`` is cpu, cuda or auto. Raises: AgentError without a GPU."""
+def make_profiler(
+    backend: str, sku: str, threads: int | None, libraries: tuple[str, ...] = ()
+) -> Profiler:
+    """A profiler of this machine; ``backend`` is cpu, cuda or auto.
+
+    ``libraries`` whose kernels to time, the first one best; empty: all that are installed and load.
+
+    Raises: AgentError without a GPU, or without a library that was asked for.
+    """
     chosen = choose_backend(backend, threads or os.cpu_count() or 1)
-    return Profiler(chosen, sku or sku_of(chosen))
+    found = libraries or _loadable(chosen)
+    return Profiler(chosen, sku or sku_of(chosen), offers(found, chosen.capability))
+
+
+def _loadable(backend: Backend) -> tuple[str, ...]:
+    names = []
+    for name in installed(backend.name):
+        try:
+            offers((name,), backend.capability)
+        except AgentError as error:
+            log.warning("library left out", extra={"library": name, "reason": str(error)})
+        else:
+            names.append(name)
+    return tuple(names)
 
 
 def serve_until_stopped(server: AgentServer) -> None:

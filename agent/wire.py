@@ -115,6 +115,7 @@ def _support_to_wire(support: KernelSupport) -> pb.KernelSupport:
         dtypes=support.dtypes,
         kv_dtypes=support.kv_dtypes,
         max_degree=support.max_degree,
+        library=support.library,
     )
 
 
@@ -125,6 +126,7 @@ def _support_from_wire(message: pb.KernelSupport) -> KernelSupport:
         tuple(message.dtypes),
         tuple(message.kv_dtypes),
         message.max_degree,
+        message.library,
     )
 
 
@@ -184,7 +186,7 @@ def _outcome_to_wire(outcome: Outcome) -> pb.Outcome:
         after=_conditions_to_wire(outcome.after),
     )
     _set(message, outcome, "message", "method", "launches_per_sample", "rotated_buffers")
-    _set(message, outcome, "host_launch_us", "energy_j")
+    _set(message, outcome, "host_launch_us", "energy_j", "library")
     if outcome.statistics is not None:
         _set(message.statistics, outcome.statistics, *Statistics.__dataclass_fields__)
     return message
@@ -210,6 +212,7 @@ def _outcome_from_wire(message: pb.Outcome) -> Outcome:
         flags=tuple(Flag(flag) for flag in message.flags),
         before=_conditions_from_wire(message.before),
         after=_conditions_from_wire(message.after),
+        library=message.library,
     )
 
 

@@ -11,6 +11,7 @@ from servecast.compiler.kernels import KernelCase
 from servecast.estimator.measurement import Measurement, Origin, Timing
 
 US_PER_S = 1e6
+USUAL_LIBRARIES = ("", "torch", "gloo", "nccl")  # rows of others are variants
 
 
 def row_of(
@@ -25,7 +26,7 @@ def row_of(
         timing=_timing(statistics) if statistics is not None else None,
         outcome=outcome.status.value,
         method=outcome.method,
-        variant=variant,
+        variant=variant or ("" if outcome.library in USUAL_LIBRARIES else outcome.library),
         flags=tuple(flag.value for flag in outcome.flags),
         node=_json(_fingerprint(node, device)),
         conditions=_json(_conditions(outcome)),

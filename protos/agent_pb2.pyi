@@ -113,18 +113,20 @@ class Link(_message.Message):
     def __init__(self, a: _Optional[int] = ..., b: _Optional[int] = ..., kind: _Optional[str] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class KernelSupport(_message.Message):
-    __slots__ = ("kernel", "dims", "dtypes", "kv_dtypes", "max_degree")
+    __slots__ = ("kernel", "dims", "dtypes", "kv_dtypes", "max_degree", "library")
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     DIMS_FIELD_NUMBER: _ClassVar[int]
     DTYPES_FIELD_NUMBER: _ClassVar[int]
     KV_DTYPES_FIELD_NUMBER: _ClassVar[int]
     MAX_DEGREE_FIELD_NUMBER: _ClassVar[int]
+    LIBRARY_FIELD_NUMBER: _ClassVar[int]
     kernel: str
     dims: _containers.RepeatedScalarFieldContainer[str]
     dtypes: _containers.RepeatedScalarFieldContainer[str]
     kv_dtypes: _containers.RepeatedScalarFieldContainer[str]
     max_degree: int
-    def __init__(self, kernel: _Optional[str] = ..., dims: _Optional[_Iterable[str]] = ..., dtypes: _Optional[_Iterable[str]] = ..., kv_dtypes: _Optional[_Iterable[str]] = ..., max_degree: _Optional[int] = ...) -> None: ...
+    library: str
+    def __init__(self, kernel: _Optional[str] = ..., dims: _Optional[_Iterable[str]] = ..., dtypes: _Optional[_Iterable[str]] = ..., kv_dtypes: _Optional[_Iterable[str]] = ..., max_degree: _Optional[int] = ..., library: _Optional[str] = ...) -> None: ...
 
 class KernelCase(_message.Message):
     __slots__ = ("kernel", "dtype", "kv_dtype", "dims")
@@ -214,7 +216,7 @@ class Samples(_message.Message):
     def __init__(self, runtime_us: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("status", "message", "statistics", "stop_reason", "method", "launches_per_sample", "rotated_buffers", "host_launch_us", "energy_j", "flags", "before", "after")
+    __slots__ = ("status", "message", "statistics", "stop_reason", "method", "launches_per_sample", "rotated_buffers", "host_launch_us", "energy_j", "flags", "before", "after", "library")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +229,7 @@ class Outcome(_message.Message):
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIBRARY_FIELD_NUMBER: _ClassVar[int]
     status: Status
     message: str
     statistics: Statistics
@@ -239,7 +242,8 @@ class Outcome(_message.Message):
     flags: _containers.RepeatedScalarFieldContainer[str]
     before: Conditions
     after: Conditions
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., message: _Optional[str] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., method: _Optional[str] = ..., launches_per_sample: _Optional[int] = ..., rotated_buffers: _Optional[int] = ..., host_launch_us: _Optional[float] = ..., energy_j: _Optional[float] = ..., flags: _Optional[_Iterable[str]] = ..., before: _Optional[_Union[Conditions, _Mapping]] = ..., after: _Optional[_Union[Conditions, _Mapping]] = ...) -> None: ...
+    library: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., message: _Optional[str] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., method: _Optional[str] = ..., launches_per_sample: _Optional[int] = ..., rotated_buffers: _Optional[int] = ..., host_launch_us: _Optional[float] = ..., energy_j: _Optional[float] = ..., flags: _Optional[_Iterable[str]] = ..., before: _Optional[_Union[Conditions, _Mapping]] = ..., after: _Optional[_Union[Conditions, _Mapping]] = ..., library: _Optional[str] = ...) -> None: ...
 
 class Statistics(_message.Message):
     __slots__ = ("n", "mean_us", "std_us", "min_us", "median_us", "p90_us")

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
-from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, floats
+from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, own_cache
 
 SHAPE = ("heads", "kv_heads", "head_dim", "window")
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -81,5 +81,6 @@ def _window_mask(chunk: int, keys: int, window: int, device: torch.device) -> to
     return (key <= query) & (key > query - window)
 
 
-PREFILL = Kernel((*SHAPE, "batch", "context", "chunk"), prepare_prefill, floats, floats)
-DECODE = Kernel((*SHAPE, "batch", "context"), prepare_decode, floats, floats)
+LACKS = {"fp8": "PyTorch's attention reads no cache of it; FlashInfer does, on GPUs from Ada on"}
+PREFILL = Kernel((*SHAPE, "batch", "context", "chunk"), prepare_prefill, own_cache, LACKS)
+DECODE = Kernel((*SHAPE, "batch", "context"), prepare_decode, own_cache, LACKS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -45,14 +45,21 @@ class Prepared:
     tolerance: float
 
 
+Formats = tuple[tuple[str, str], ...]
+"""Pairs of a dtype and a kv_dtype, which is empty where no cache is touched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``dims`` are all axes, swept ones included; ``formats`` and ``kv_formats`` say what a device runs."""
+    """``dims`` are all axes, swept ones included; ``formats`` says what a device runs.
+
+    ``lacks`` says why a device may not run a format: what would have to be there.
+    """
 
     dims: tuple[str, ...]
     prepare: Callable[[Shape, Buffers], Prepared]
-    formats: Callable[[Capability], tuple[str, ...]]
-    kv_formats: Callable[[Capability], tuple[str, ...]] | None = None
+    formats: Callable[[Capability], Formats]
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 TOLERANCE = {
@@ -63,10 +70,23 @@ TOLERANCE = {
 }
 
 
-def floats(capability: Capability) -> tuple[str, ...]:
+FLOATS = ("bf16", "fp16", "fp32")
+
+
+def floats(capability: Capability) -> Formats:
     """Formats of element-wise kernels: any device has these."""
     del capability
-    return ("bf16", "fp16", "fp32")
+    return without_cache(*FLOATS)
+
+
+def without_cache(*dtypes: str) -> Formats:
+    return tuple((dtype, "") for dtype in dtypes)
+
+
+def own_cache(capability: Capability) -> Formats:
+    """Of attention that reads a cache in the format of its queries."""
+    del capability
+    return tuple((dtype, dtype) for dtype in FLOATS)
 
 
 def relative_error(found: torch.Tensor, reference: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
-from servecast.agent.kernels.kernel import Capability, Kernel, Prepared, Shape
+from servecast.agent.kernels.kernel import Capability, Formats, Kernel, Prepared, Shape
 
 BLOCK_TOKENS = 16  # vLLM's default
 SPARE_BLOCKS = 4  # times as many as are written, so that the blocks lie scattered
@@ -44,14 +44,9 @@ def _write(cache: torch.Tensor, slots: torch.Tensor, new: torch.Tensor) -> torch
     return cache
 
 
-def formats(capability: Capability) -> tuple[str, ...]:
+def formats(capability: Capability) -> Formats:
     del capability
-    return ("bf16",)
+    return tuple(("bf16", kv) for kv in ("bf16", "fp16", "fp32", "fp8", "int8"))
 
 
-def kv_formats(capability: Capability) -> tuple[str, ...]:
-    del capability
-    return ("bf16", "fp16", "fp32", "fp8", "int8")
-
-
-KERNEL = Kernel(("rows", "width"), prepare, formats, kv_formats)
+KERNEL = Kernel(("rows", "width"), prepare, formats)

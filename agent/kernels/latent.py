@@ -9,7 +9,7 @@ import torch
 
 from servecast.agent.kernels.attention import attention
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
-from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, floats
+from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, own_cache
 
 SHAPE = ("heads", "rank", "rope_dim", "nope_dim", "value_dim")
 
@@ -46,5 +46,5 @@ def _prepare(shape: Shape, buffers: Buffers, chunk: int, keys: int) -> Prepared:
     )
 
 
-PREFILL = Kernel((*SHAPE, "batch", "context", "chunk"), prepare_prefill, floats, floats)
-DECODE = Kernel((*SHAPE, "batch", "context"), prepare_decode, floats, floats)
+PREFILL = Kernel((*SHAPE, "batch", "context", "chunk"), prepare_prefill, own_cache)
+DECODE = Kernel((*SHAPE, "batch", "context"), prepare_decode, own_cache)

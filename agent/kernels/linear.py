@@ -1,7 +1,7 @@
 """``y = x @ w``: one GEMM with weights found cold, in every format that the library multiplies.
 
-fp8 and int8 multiply quantised by quantised; engines quantise the activations in a launch before. int4
-dequantises weights inside the launch.
+int8 multiplies quantised by quantised; engines quantise the activations in a launch before. `scaled.py` has
+the scaled formats, `weight_only.py` those of the weights alone.
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ import torch
 from torch.nn import functional
 
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
-from servecast.agent.kernels.kernel import TOLERANCE, Capability, Kernel, Launch, Prepared, Shape
+from servecast.agent.kernels.kernel import (
+    TOLERANCE,
+    Capability,
+    Formats,
+    Kernel,
+    Launch,
+    Prepared,
+    Shape,
+    without_cache,
+)
+from servecast.agent.kernels.scaled import prepare_fp8, prepare_fp8_block, prepare_nvfp4
+from servecast.agent.kernels.weight_only import INT4_GROUPS, prepare_int4
 
-INT4_GROUPS = (32, 64, 128, 256)
-INT4_ZERO = 8  # the middle of 0 to 15
-FP8_COMPUTE = (8, 9)  # Ada and Hopper have fp8 units
 INT8_ROWS = 17  # the least that cuBLAS's int8 GEMM takes; fewer rows are padded
 
 
@@ -58,22 +66,6 @@ def _packed(x: torch.Tensor, w: torch.Tensor) -> Launch:
     return partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
 
 
-def _prepare_fp8(shape: Shape, buffers: Buffers) -> Prepared:
-    """One scale per tensor; the output is bf16."""
-    x, weights = _operands(shape, buffers, torch.float8_e4m3fn)
-    one = torch.ones((), device=x.device)
-    buffers.reserve(shape["rows"] * shape["out_features"] * 2)
-
-    def launch(w: torch.Tensor) -> torch.Tensor:
-        return torch._scaled_mm(x, w.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
-
-    return Prepared(
-        launches=tuple(partial(launch, w) for w in weights),
-        reference=lambda: x.double() @ weights[0].double().t(),
-        tolerance=TOLERANCE[torch.float8_e4m3fn],
-    )
-
-
 def _prepare_int8(shape: Shape, buffers: Buffers) -> Prepared:
     """The output is the int32 sums, before their scales."""
     x, weights = _operands(shape, buffers, torch.int8, least_rows=INT8_ROWS)
@@ -82,47 +74,6 @@ def _prepare_int8(shape: Shape, buffers: Buffers) -> Prepared:
         launches=tuple(partial(torch._int_mm, x, w.t()) for w in weights),
         reference=lambda: x.double() @ weights[0].double().t(),
         tolerance=0.0,
-    )
-
-
-def _prepare_int4(shape: Shape, buffers: Buffers) -> Prepared:
-    """bf16 rows times int4 weights with a bf16 scale and zero per group (PyTorch's packed layout)."""
-    group = int(shape.dtype.removeprefix("int4_g"))
-    rows, inner, outer = shape["rows"], shape["in_features"], shape["out_features"]
-    x = buffers.normal(rows, inner, dtype=torch.bfloat16)
-    codes = buffers.integers(outer, inner, below=16, dtype=torch.int32)
-    scales = buffers.normal(inner // group, outer, 1, dtype=torch.bfloat16)
-    scales_and_zeros = torch.cat((scales, torch.zeros_like(scales)), dim=-1)
-    copies = buffers.copies(inner * outer // 2)
-    buffers.reserve(copies * inner * outer // 2 + rows * outer * 2)
-    multiply, pack = _int4_library(x.device)
-    packed = [pack(codes) for _ in range(copies)]
-
-    def reference() -> torch.Tensor:
-        spread = scales[..., 0].double().t().repeat_interleave(group, dim=1)
-        return x.double() @ ((codes.double() - INT4_ZERO) * spread).t()
-
-    return Prepared(
-        launches=tuple(partial(multiply, x, w, group, scales_and_zeros) for w in packed),
-        reference=reference,
-        tolerance=TOLERANCE[torch.bfloat16],
-    )
-
-
-def _int4_library(
-    device: torch.device,
-) -> tuple[Callable[..., torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """The library's multiply and pack; a GPU packs two codes of a row into each byte first."""
-    if device.type == "cpu":
-        return (
-            torch._weight_int4pack_mm_for_cpu,
-            lambda codes: torch._convert_weight_to_int4pack_for_cpu(codes, 2),
-        )
-    return (
-        torch._weight_int4pack_mm,
-        lambda codes: torch._convert_weight_to_int4pack(
-            (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8), 8
-        ),
     )
 
 
@@ -139,15 +90,25 @@ FORMATS: dict[str, Callable[[Shape, Buffers], Prepared]] = {
     "bf16": _prepare_float,
     "fp16": _prepare_float,
     "fp32": _prepare_float,
-    "fp8": _prepare_fp8,
+    "fp8": prepare_fp8,
+    "fp8_block": prepare_fp8_block,
+    "nvfp4": prepare_nvfp4,
     "int8": _prepare_int8,
-    **{f"int4_g{group}": _prepare_int4 for group in INT4_GROUPS},
+    **{f"int4_g{group}": prepare_int4 for group in INT4_GROUPS},
+}
+# The first compute capability with the format's units; a processor would only emulate them.
+UNITS = {"fp8": (8, 9), "fp8_block": (9, 0), "nvfp4": (10, 0)}
+LACKS = {
+    **{
+        name: f"its units are in GPUs of compute {a}.{b} and later"
+        for name, (a, b) in UNITS.items()
+    },
+    "mxfp4": "no library that an agent calls multiplies it",
 }
 
 
-def formats(capability: Capability) -> tuple[str, ...]:
-    fp8 = capability.compute >= FP8_COMPUTE
-    return tuple(name for name in FORMATS if name != "fp8" or fp8)
+def formats(capability: Capability) -> Formats:
+    return without_cache(*(f for f in FORMATS if capability.compute >= UNITS.get(f, (0, 0))))
 
 
-KERNEL = Kernel(("rows", "in_features", "out_features"), prepare, formats)
+KERNEL = Kernel(("rows", "in_features", "out_features"), prepare, formats, LACKS)

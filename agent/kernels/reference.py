@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from servecast.agent.backend import Backend
-from servecast.agent.kernels.kernel import Capability, Kernel, Shape, relative_error
-from servecast.agent.kernels.registry import KERNELS
+from servecast.agent.kernels.kernel import Shape, relative_error
+from servecast.agent.kernels.registry import Offer
 
 # Small, no two equal where a mix-up would hide, and divisible by what libraries ask for (16).
 SIZES = {
@@ -49,6 +49,7 @@ class KernelCheck:
     kv_dtype: str
     error: float
     tolerance: float
+    library: str = "torch"
     problem: str = ""
 
     @property
@@ -56,31 +57,22 @@ class KernelCheck:
         return not self.problem and self.error <= self.tolerance
 
 
-def check_kernels(backend: Backend) -> Iterator[KernelCheck]:
-    """Every kernel of the node's first device in every format."""
+def check_kernels(backend: Backend, offered: Sequence[Offer]) -> Iterator[KernelCheck]:
+    """Every kernel of the node's first device in every format of every library."""
     backend.enter(0)
-    for name, kernel in sorted(KERNELS.items()):
-        for dtype, kv_dtype in formats_of(kernel, backend.capability):
-            yield _check(backend, name, Shape(dtype, kv_dtype, {d: SIZES[d] for d in kernel.dims}))
+    for offer in offered:
+        for dtype, kv_dtype in offer.kernel.formats(backend.capability):
+            shape = Shape(dtype, kv_dtype, {d: SIZES[d] for d in offer.kernel.dims})
+            yield _check(backend, offer, shape)
 
 
-def formats_of(kernel: Kernel, capability: Capability) -> list[tuple[str, str]]:
-    """(dtype, kv_dtype) pairs that go together; attention reads a cache of its own format."""
-    dtypes = kernel.formats(capability)
-    if kernel.kv_formats is None:
-        return [(dtype, "") for dtype in dtypes]
-    if "heads" in kernel.dims:
-        return [(dtype, dtype) for dtype in dtypes]
-    return [(dtype, kv) for dtype in dtypes for kv in kernel.kv_formats(capability)]
-
-
-def _check(backend: Backend, name: str, shape: Shape) -> KernelCheck:
+def _check(backend: Backend, offer: Offer, shape: Shape) -> KernelCheck:
+    found = KernelCheck(offer.name, shape.dtype, shape.kv_dtype, float("nan"), 0.0, offer.library)
     try:
-        prepared = KERNELS[name].prepare(shape, backend.buffers(0))
+        prepared = offer.kernel.prepare(shape, backend.buffers(0))
         reference = prepared.reference()  # before the launch, which may work in place
         with torch.inference_mode():
-            found = prepared.launches[0]()
-        error = relative_error(found, reference)
+            error = relative_error(prepared.launches[0](), reference)
     except (RuntimeError, NotImplementedError) as problem:  # a library that refuses
-        return KernelCheck(name, shape.dtype, shape.kv_dtype, float("nan"), 0.0, str(problem))
-    return KernelCheck(name, shape.dtype, shape.kv_dtype, error, prepared.tolerance)
+        return replace(found, problem=str(problem))
+    return replace(found, error=error, tolerance=prepared.tolerance)

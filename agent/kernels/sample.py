@@ -9,7 +9,14 @@ import torch
 
 from servecast.agent.kernels.buffers import Buffers
 from servecast.agent.kernels.fuse import fused
-from servecast.agent.kernels.kernel import Capability, Kernel, Prepared, Shape
+from servecast.agent.kernels.kernel import (
+    Capability,
+    Formats,
+    Kernel,
+    Prepared,
+    Shape,
+    without_cache,
+)
 
 
 def prepare(shape: Shape, buffers: Buffers) -> Prepared:
@@ -30,10 +37,10 @@ def _race(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return torch.softmax(logits, dim=-1).div_(noise).argmax(dim=-1)
 
 
-def formats(capability: Capability) -> tuple[str, ...]:
+def formats(capability: Capability) -> Formats:
     """Engines sample in fp32 whatever the model's format."""
     del capability
-    return ("fp32",)
+    return without_cache("fp32")
 
 
 KERNEL = Kernel(("rows", "vocab"), prepare, formats)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
+from servecast.agent.cases import UnknownKernelError
 from servecast.agent.cpu import CPU, CpuBackend
-from servecast.agent.kernels import activation
+from servecast.agent.kernels import activation, scaled
 from servecast.agent.kernels.attention import attention, seen_keys
 from servecast.agent.kernels.buffers import Buffers, DeviceOutOfMemoryError
 from servecast.agent.kernels.experts import route
 from servecast.agent.kernels.fuse import compiled
 from servecast.agent.kernels.kernel import Prepared, Shape, relative_error
-from servecast.agent.kernels.reference import SIZES, check_kernels, formats_of
-from servecast.agent.kernels.registry import KERNELS
+from servecast.agent.kernels.paged import Bind, Cache, Paged, prepare_paged
+from servecast.agent.kernels.reference import SIZES, check_kernels
+from servecast.agent.kernels.registry import KERNELS, installed, offers
+from servecast.agent.kernels.skew import popularity, skewed_lengths
+from servecast.agent.messages import Outcome, Placement, Settings
+from servecast.agent.profiler import Profiler
 from servecast.compiler import ir
-from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.compiler.errors import AgentError
+from servecast.compiler.kernels import KernelCase, KernelShape, kernel_shapes
 
 MIB = 1 << 20
 
@@ -35,12 +45,14 @@ def error_of(case: Prepared) -> float:
         return relative_error(case.launches[0](), reference)
 
 
-CASES = [(kernel, *formats) for kernel, row in KERNELS.items() for formats in formats_of(row, CPU)]
+CASES = [(kernel, *formats) for kernel, row in KERNELS.items() for formats in row.formats(CPU)]
 
 
 def test_every_kernel_agrees_with_float64_in_every_format() -> None:
-    checks = list(check_kernels(CpuBackend(1)))
-    assert {(c.kernel, c.dtype, c.kv_dtype) for c in checks} == set(CASES)
+    checks = list(check_kernels(CpuBackend(1), offers(installed("cpu"), CPU)))
+    ours = {(c.kernel, c.dtype, c.kv_dtype) for c in checks if c.library == "torch"}
+    assert ours == set(CASES)
+    assert {c.library for c in checks} == {"torch", "torch_weight_only"}
     assert [check for check in checks if not check.passed] == []
 
 
@@ -163,10 +175,159 @@ def test_no_two_tensors_of_a_case_are_alike() -> None:
 def test_uniform_routing_gives_each_row_distinct_experts_and_this_rank_its_share() -> None:
     sizes = SIZES | {"rows": 400, "experts": 2, "total_experts": 8, "top_k": 4}
     routing = route(Shape("bf16", "", sizes), buffers())
-    assert len(routing.rows) == sum(routing.counts)
+    assert len(routing.rows) == int(routing.ends[-1])
     assert len(routing.rows) == pytest.approx(400 * 4 * 2 / 8, rel=0.1)
-    for expert_rows in routing.rows.split(routing.counts):
+    for expert_rows in routing.rows.tensor_split(routing.ends[:-1].long()):
         assert len(expert_rows.unique()) == len(expert_rows)
+
+
+def test_skewed_routing_draws_experts_by_their_popularity() -> None:
+    sizes = SIZES | {"rows": 4000, "experts": 4, "total_experts": 4, "top_k": 1}
+    routing = route(Shape("bf16", "", sizes), buffers(), popularity(4))
+    counts = routing.ends.diff(prepend=torch.zeros(1, dtype=torch.int32))
+    for found, share in zip(counts.tolist(), popularity(4), strict=True):
+        assert found / 4000 == pytest.approx(share, abs=3 * (share * (1 - share) / 4000) ** 0.5)
+
+
+def test_experts_that_nobody_chose_change_nothing() -> None:
+    case = prepared("experts_skewed", "fp32", rows=2, experts=8, total_experts=8, top_k=1)
+    assert error_of(case) <= case.tolerance
+
+
+def test_experts_launched_together_or_one_by_one_compute_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("torch.nn.functional.grouped_mm", raising=False)  # as before PyTorch 2.10
+    case = prepared("experts_skewed", "fp32")
+    assert error_of(case) <= case.tolerance
+
+
+@pytest.mark.parametrize(
+    ("batch", "context", "lengths"),
+    [
+        (1, 7, [7]),
+        (2, 10, [10, 10]),  # half of the tokens are one sequence's share already
+        (4, 10, [20, 7, 7, 6]),
+        (16, 2, [8, 8, 2, 2, *[1] * 12]),
+    ],
+)
+def test_one_sequence_in_eight_holds_half_of_a_skewed_batchs_tokens(
+    batch: int, context: int, lengths: list[int]
+) -> None:
+    assert skewed_lengths(batch, context) == lengths
+
+
+@pytest.mark.parametrize("window", [0, 1, 5, 40])
+@pytest.mark.parametrize("chunk", [1, 6])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_sequences_of_different_lengths_attend_to_their_own_pages_and_window(
+    batch: int, chunk: int, window: int
+) -> None:
+    kept: list[tuple[Paged, Cache]] = []
+
+    def library(paged: Paged, some: Buffers) -> Bind:
+        return lambda cache: kept.append((paged, cache)) or (lambda: paged.q)  # type: ignore[func-returns-value]  # a spy
+
+    dims = {"batch": batch, "context": 37, "chunk": chunk, "window": window}
+    dims |= {"heads": 4, "kv_heads": 2, "head_dim": 8}
+    shape = Shape("fp32", "fp32", dims)
+    found = prepare_paged(library, skewed_lengths, 16, shape, buffers()).reference()
+    paged, cache = kept[0]
+    for number, length in enumerate(paged.lengths):
+        own = [part[paged.tables[number].long()].flatten(0, 1)[:length].double() for part in cache]
+        k, v = (part.transpose(0, 1)[None] for part in own)
+        rows = slice(number * chunk, (number + 1) * chunk)
+        expected = naive_attention(paged.q[rows].double().transpose(0, 1)[None], k, v, window)
+        torch.testing.assert_close(found[rows], expected[0].transpose(0, 1))
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "fp8_block", "nvfp4", "mxfp4"])
+def test_a_format_without_units_here_is_refused_with_the_reason(dtype: str) -> None:
+    profiler = Profiler(CpuBackend(1), "cpu")
+    dims = (("in_features", 256), ("out_features", 256), ("rows", 16))
+    reason = KERNELS["linear"].lacks[dtype]
+    with pytest.raises(
+        UnknownKernelError,
+        match=rf"^linear: no dtype '{dtype}' on this node: {reason}; it has: bf16",
+    ):
+        profiler.check(KernelCase("linear", dtype, "", dims), Settings(), Placement())
+
+
+def test_attention_over_a_cache_that_pytorch_cannot_read_is_refused_and_not_measured_as_another() -> (
+    None
+):
+    profiler = Profiler(CpuBackend(1), "cpu")
+    dims = tuple(sorted((name, SIZES[name]) for name in KERNELS["attention_decode"].dims))
+    for kv_dtype, words in (
+        ("fp8", "reads no cache of it"),
+        ("fp16", "it has with dtype bf16: bf16"),
+    ):
+        case = KernelCase("attention_decode", "bf16", kv_dtype, dims)
+        with pytest.raises(UnknownKernelError, match=words):
+            profiler.check(case, Settings(), Placement())
+
+
+def test_an_fp8_gemm_computes_what_it_says_where_a_processor_emulates_it() -> None:
+    sizes = {"rows": 16, "in_features": 256, "out_features": 128}
+    case = scaled.prepare_fp8(Shape("fp8", "", sizes), buffers())
+    assert error_of(case) <= case.tolerance
+
+
+def test_two_e2m1_numbers_are_read_from_a_byte_low_half_first() -> None:
+    packed = torch.tensor([[0x21, 0xF7]], dtype=torch.uint8)
+    assert scaled.from_e2m1(packed).tolist() == [[0.5, 1.0, 6.0, -6.0]]
+
+
+def test_a_library_that_is_unknown_or_not_here_is_one_sentence() -> None:
+    with pytest.raises(AgentError, match=r"^no library 'triton'; an agent knows torch, flashinfer"):
+        offers(("triton",), CPU)
+    with pytest.raises(
+        AgentError, match=r"^flashinfer is not here: its kernels run on cuda devices"
+    ):
+        offers(("flashinfer",), CPU)
+
+
+def test_the_first_library_that_has_a_format_answers_for_it() -> None:
+    backend = CpuBackend(1)
+    both = [
+        Profiler(backend, "cpu", offers(names, CPU))
+        for names in (("torch", "torch_weight_only"), ("torch_weight_only", "torch"))
+    ]
+    dims = (("in_features", 64), ("out_features", 64), ("rows", 2))
+    quick = Settings(min_samples=2, max_case_s=0.01)
+    for dtype, libraries in (
+        ("int8", ["torch", "torch_weight_only"]),
+        ("bf16", ["torch", "torch"]),
+    ):
+        case = KernelCase("linear", dtype, "", dims)
+        ends = [[*p.profile(case, quick, Placement(), lambda: False)][-1] for p in both]
+        assert [end.library for end in ends if isinstance(end, Outcome)] == libraries
+
+
+@pytest.mark.slow
+def test_vllms_own_kernels_agree_with_float64(tmp_path: Path) -> None:
+    python = os.environ.get("SERVECAST_VLLM_PYTHON")
+    if not python:
+        pytest.skip("SERVECAST_VLLM_PYTHON names no Python with vLLM: its kernels were not checked")
+    (tmp_path / "servecast").mkdir()
+    for name in ("agent", "compiler", "protos"):
+        (tmp_path / "servecast" / name).symlink_to(Path(__file__).parents[2] / name)
+    command = [
+        python,
+        "-m",
+        "servecast.agent.cli",
+        "check",
+        "--backend",
+        "cpu",
+        "--library",
+        "vllm",
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-1000:]
+    kernels = {line.split()[0] for line in done.stdout.splitlines() if " vllm " in line}
+    assert {"linear", "attention_prefill", "attention_decode", "attention_decode_skewed"} <= kernels
 
 
 def test_the_weights_of_a_rows_experts_add_up_to_one() -> None:

@@ -108,7 +108,7 @@ REFUSALS = {
     ),
     "dtype": (
         KernelCase("linear", "nvfp4", "", (("in_features", 2), ("out_features", 2), ("rows", 2))),
-        r"linear: no dtype 'nvfp4' on this node, which has: bf16",
+        r"linear: no dtype 'nvfp4' on this node: its units are in GPUs of compute 10",
     ),
     "dims": (
         KernelCase("linear", "bf16", "", (("rows", 2),)),
@@ -327,6 +327,7 @@ def test_an_outcome_with_every_field_survives_the_wire_unchanged() -> None:
         flags=(Flag.DRIFTING, Flag.THROTTLED),
         before=Conditions(1980.0, 2619.0, 41.0, 310.5, (), 0.5, 0.01),
         after=Conditions(1500.0, throttle_reasons=("sw_power_cap",)),
+        library="flashinfer",
     )
     assert wire.event_from_wire(wire.event_to_wire(7, outcome)) == outcome
 

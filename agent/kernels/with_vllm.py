@@ -1,0 +1,126 @@
+"""vLLM's own kernels for processors, where its CPU build is installed beside the agent.
+
+They are what the engine runs (vllm/v1/attention/backends/cpu_attn.py, vllm/model_executor/layers/utils.py):
+a profile of them stands in for nothing.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from vllm import _custom_ops as ops  # type: ignore[import-not-found,unused-ignore]
+
+from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
+from servecast.agent.kernels.kernel import (
+    TOLERANCE,
+    Capability,
+    Formats,
+    Kernel,
+    Launch,
+    Prepared,
+    Shape,
+    own_cache,
+    without_cache,
+)
+from servecast.agent.kernels.paged import Bind, Cache, Paged, paged_kernels
+
+BLOCK_TOKENS = 128  # vLLM's default on processors
+PRIMITIVES = 32  # shapes that oneDNN keeps ready, as vLLM asks
+
+
+def prepare_linear(shape: Shape, buffers: Buffers) -> Prepared:
+    """oneDNN with weights that it packs once."""
+    dtype = TORCH_DTYPES[shape.dtype]
+    rows, inner, outer = shape["rows"], shape["in_features"], shape["out_features"]
+    x = buffers.normal(rows, inner, dtype=dtype)
+    copies = buffers.copies(inner * outer * dtype.itemsize)
+    first, *others = [buffers.normal(outer, inner, dtype=dtype) for _ in range(copies)]
+    buffers.reserve(copies * first.nbytes + rows * outer * dtype.itemsize)
+    return Prepared(
+        launches=tuple(_multiply(x, w) for w in (first, *others)),
+        reference=lambda: x.double() @ first.double().t(),
+        tolerance=TOLERANCE[dtype],
+    )
+
+
+def _multiply(x: torch.Tensor, w: torch.Tensor) -> Launch:
+    return partial(ops.onednn_mm, ops.create_onednn_mm(w.t(), PRIMITIVES), x, None)
+
+
+def attend(paged: Paged, buffers: Buffers) -> Bind:
+    """The scheduling of the work is the step's, made once for all layers; it is not in the launch."""
+    shape, dtype = paged.shape, TORCH_DTYPES[paged.shape.dtype]
+    lengths = torch.tensor(paged.lengths, dtype=torch.int32)
+    starts = torch.arange(len(paged.lengths) + 1, dtype=torch.int32) * paged.chunk
+    instructions = _instructions(shape["head_dim"], dtype)
+    metadata = ops.cpu_attn_get_scheduler_metadata(
+        num_reqs=len(paged.lengths),
+        num_heads=shape["heads"],
+        num_kv_heads=shape["kv_heads"],
+        head_dim=shape["head_dim"],
+        seq_lens=lengths,
+        dtype=dtype,
+        query_start_loc=starts,
+        causal=True,
+        sliding_window_size=paged.window or -1,
+        isa=instructions,
+        enable_kv_split=True,
+    )
+    asked = {
+        "query": paged.q,
+        "query_start_loc": starts,
+        "seq_lens": lengths,
+        "scale": shape["head_dim"] ** -0.5,
+        "causal": True,
+        "alibi_slopes": None,
+        "sliding_window": paged.window or -1,
+        "block_table": paged.tables,
+        "softcap": 0.0,
+        "scheduler_metadata": metadata,
+        "s_aux": None,
+    }
+    return lambda cache: partial(_launch, asked, _written(cache, instructions, buffers))
+
+
+def _written(cache: Cache, instructions: str, buffers: Buffers) -> Cache:
+    """The cache as vLLM's own kernel writes it: [blocks, kv_heads, block tokens, head_dim], keys packed."""
+    blocks, tokens, heads, width = cache[0].shape
+    whole = buffers.empty(blocks, heads, 2 * tokens, width, dtype=cache[0].dtype)
+    keys, values = whole.chunk(2, dim=2)
+    slots = torch.arange(blocks * tokens)
+    ops.cpu_attn_reshape_and_cache(
+        cache[0].flatten(0, 1), cache[1].flatten(0, 1), keys, values, slots, instructions
+    )
+    return keys, values
+
+
+def _launch(asked: dict[str, Any], cache: Cache) -> torch.Tensor:
+    output = torch.empty_like(asked["query"])
+    ops.cpu_attention_with_kv_cache(
+        key_cache=cache[0], value_cache=cache[1], output=output, **asked
+    )
+    return output
+
+
+def _instructions(head_dim: int, dtype: torch.dtype) -> str:
+    """As vLLM chooses on x86 (cpu_attn.py, ``_get_attn_isa``)."""
+    if head_dim % 32:
+        return "vec16"
+    return "amx" if torch.cpu._is_amx_tile_supported() and dtype is torch.bfloat16 else "vec"
+
+
+def formats(capability: Capability) -> Formats:
+    """What its CPU build has; on GPUs its attention is FlashAttention or FlashInfer."""
+    return own_cache(capability)[:2] if capability.backend == "cpu" else ()
+
+
+def linear_formats(capability: Capability) -> Formats:
+    return without_cache("bf16") if capability.backend == "cpu" else ()
+
+
+KERNELS = {
+    "linear": Kernel(("rows", "in_features", "out_features"), prepare_linear, linear_formats),
+    **paged_kernels(attend, BLOCK_TOKENS, formats),
+}
