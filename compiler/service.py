@@ -29,3 +29,7 @@ class Service:
     max_num_seqs: tuple[int, ...] = ()
     max_batched_tokens: tuple[int, ...] = ()
     policies: tuple[str, ...] = ()
+    ep: tuple[int, ...] = ()
+    dp: tuple[int, ...] = ()
+    routers: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()

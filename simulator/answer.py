@@ -46,6 +46,26 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         console.print(f"note: {note}", style="dim", highlight=False)
 
 
+def show_space(space: Row, console: Console) -> None:
+    """Prints what a search would try: the JSON object of ``--dry-run``."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("axis", "values", ""):
+        table.add_column(name, justify="right" if name == "" else "left")
+    for axis, values in space["question"]["axes"].items():
+        table.add_row(axis, ", ".join(map(str, values)), str(len(values)))
+    console.print(table)
+    console.print(
+        f"{space['configurations']:,} configurations, {space['to_search']:,} of them to search, "
+        f"on {space['placements']} placements",
+        highlight=False,
+    )
+    for constraint, count in space["refused"].items():
+        console.print(f"{count:,} refused by {constraint}", highlight=False)
+    if space["infeasible"]:
+        console.print()
+        console.print(_infeasible_table(space["infeasible"]))
+
+
 LATENCIES = {
     "TTFT": "ttft_s",
     "TBT": "tbt_s",

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,14 +20,26 @@ from rich.progress import Progress as ProgressBar
 
 from servecast.compiler.catalog import Spec, parse_slo, shipped_skus
 from servecast.compiler.errors import DataMissingError, UserError
-from servecast.compiler.hardware import Sku
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service, Slo
 from servecast.compiler.suggest import did_you_mean
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.report.render import render
-from servecast.simulator.search.plan import DEFAULT_MAX_GPUS, Progress, Question, axes_of, plan
+from servecast.simulator.search.dry_run import space_json
+from servecast.simulator.search.market import Market, check_known, priced
+from servecast.simulator.search.objective import objective_named
+from servecast.simulator.search.plan import Means, Progress, plan
+from servecast.simulator.search.pool import Pool, local_pool
+from servecast.simulator.search.precision import at_precision
+from servecast.simulator.search.question import (
+    DEFAULT_MAX_GPUS,
+    DEFAULT_OBJECTIVE,
+    Question,
+    axes_of,
+)
+from servecast.simulator.search.worker import Demand
 from servecast.simulator.traces import TraceOptions, read_trace
+from servecast.simulator.workload import Workload
 
 DEFAULT_SLOS = (Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2))
 """Where neither the spec nor the command line says any: an interactive chat."""
@@ -38,12 +50,16 @@ DEFAULT_SKUS = ("h100-sxm", "a100-sxm-80gb")
 class JobOptions:
     """The main job's command line. ``asked`` holds the axes it names; None and empty mean not said."""
 
-    spec: Path
-    trace: Path
+    spec: Path | Spec
+    trace: Path | Workload
     asked: Service
     model: str | None = None
     service: str | None = None
     traffic: TraceOptions = field(default_factory=TraceOptions)
+    objective: str = DEFAULT_OBJECTIVE.name
+    prices: Mapping[str, float] = field(default_factory=dict)
+    stock: Mapping[str, int] = field(default_factory=dict)
+    whole_nodes: bool = False
     store: Path | None = None
     sources: tuple[str, ...] = ()
     jobs: int | None = None
@@ -56,20 +72,35 @@ def run_job(options: JobOptions) -> dict[str, Any]:
     Raises:
         UserError: the spec, the trace, the store or an option is wrong, or the model fits nowhere.
     """
-    spec = load_spec(options.spec)
-    question = _question(spec, options)
-    workload = read_trace(options.trace, options.traffic)
-    workload.check_context(question.program.context_tokens)
+    question = _question(options)
+    workload = _workload(options, question)
     loader = TableLoader(options.store or default_store(), _sources(options.sources))
     with _progress(options.quiet) as progress:
-        return plan(
-            question,
-            workload,
-            loader,
-            jobs=options.jobs or os.cpu_count() or 1,
-            progress=progress,
-            versions=_versions(),
-        )
+        return plan(question, workload, Means(loader, _pool_for(options), progress), _versions())
+
+
+def describe_space(options: JobOptions) -> dict[str, Any]:
+    """What ``run_job`` would search: each axis with its size, and what of it cannot run.
+
+    Raises:
+        UserError: as ``run_job``, but for the store, which is not opened.
+    """
+    question = _question(options)
+    space = question.space(_workload(options, question).mean_sequence_tokens)
+    return space_json(question, space)
+
+
+def _workload(options: JobOptions, question: Question) -> Workload:
+    workload = options.trace
+    if isinstance(workload, Path):
+        workload = read_trace(workload, options.traffic)
+    workload.check_context(question.program.context_tokens)
+    return workload
+
+
+def _pool_for(options: JobOptions) -> Callable[[Demand], Pool]:
+    jobs = options.jobs or os.cpu_count() or 1
+    return lambda demand: local_pool(demand, jobs)
 
 
 def _sources(asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -92,18 +123,23 @@ def default_store() -> Path:
     return folder / "profiles.duckdb"
 
 
-def _question(spec: Spec, options: JobOptions) -> Question:
+def _question(options: JobOptions) -> Question:
+    spec = options.spec if isinstance(options.spec, Spec) else load_spec(options.spec)
     service = _service(spec, options.service)
-    skus: dict[str, Sku] = {**shipped_skus(), **spec.skus}
+    skus = priced({**shipped_skus(), **spec.skus}, options.prices)
+    check_known(options.stock, skus, "--stock")
     said = service.slos if service else ()
     max_gpus = options.asked.max_gpus or (service.max_gpus if service else None)
+    axes = axes_of(service, options.asked, DEFAULT_SKUS)
+    market = Market(max_gpus or DEFAULT_MAX_GPUS, options.stock, options.whole_nodes)
     return Question(
-        program=spec.model(options.model),
+        programs={name: at_precision(spec, options.model, name) for name in axes.precisions},
         skus=skus,
-        axes=axes_of(service, options.asked, DEFAULT_SKUS),
+        axes=axes,
         slos=options.asked.slos or said or DEFAULT_SLOS,
-        max_gpus=max_gpus or DEFAULT_MAX_GPUS,
+        market=market,
         seed=options.traffic.seed,
+        objective=objective_named(options.objective),
     )
 
 

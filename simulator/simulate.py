@@ -21,7 +21,7 @@ from servecast.simulator.metrics import ReplicaMetrics, summarise
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.plan import bounds
-from servecast.simulator.search.result import metrics_json
+from servecast.simulator.search.rows import metrics_json
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
 from servecast.simulator.search.worker import step_work
 from servecast.simulator.workload import Workload

@@ -1,15 +1,19 @@
-"""The highest rate at which one replica keeps its targets: bisection with common random numbers.
+"""The highest rate at which a deployment keeps its targets: bisection with common random numbers.
 
 Every probe replays the same requests in the same pattern at another rate, so two rates (and two
 configurations) differ by their load alone. A probe that has already broken a target is given up, which
-changes no answer: the count of late requests only grows.
+changes no answer: the count of late requests only grows. Rates are those of a grid that hangs on the
+deployment's upper bound, so that every search for its capacity ends at the same one, whatever it began with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import inf, isnan
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf, isnan, log, log1p
+
+import numpy as np
+from numpy.typing import NDArray
 
 from servecast.compiler.service import Slo
 from servecast.simulator.metrics import allowed_late, value
@@ -20,13 +24,15 @@ from servecast.simulator.workload import Workload
 QUEUE_DELAY = Slo("queue_delay", 99, 5.0)
 """Always asked: beyond it the queue grows and every percentile depends on the trace's length."""
 TOLERANCE = 0.01
-"""Relative width of the final bracket; the sampling noise of 10,000 requests is about 0.03."""
-IDLE_FACTOR = 1 / 256
-"""A replica at this share of its upper bound is as good as idle."""
-MAX_FACTOR = 64
+"""From one rate of the grid to the next; the sampling noise of 10,000 requests is about 0.03."""
+IDLE = round(log(1 / 256) / log1p(TOLERANCE))
+"""At this place of the grid, a small share of the upper bound, a replica is as good as idle."""
+HIGHEST = round(log(64) / log1p(TOLERANCE))
 """Beyond so many times its upper bound a rate says only that the trace is too short."""
-NEAR = 0.04
-"""How far the capacity of a like configuration is trusted to lie around a guess."""
+LIKELY = 0.77
+"""Of the upper bound: the median capacity over traces and limits that were tried."""
+NEAR, FAR = 4, 16
+"""First step from the guess of a like configuration, and from a likely share of the bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +97,43 @@ def violations(records: Records, slos: Sequence[Slo]) -> tuple[Violation, ...]:
     return tuple(v for v in judged if not isnan(v.value_s) and v.value_s > v.slo.limit_s)
 
 
+def attained_share(records: Records, slos: Sequence[Slo]) -> float:
+    """The share of requests that keep every limit by themselves; a ``tbt`` limit binds the mean gap."""
+    kept = records.finished.copy()
+    for slo in slos:
+        kept &= ~(_per_request_s(records, slo.metric) > slo.limit_s)  # NaN: no gap to judge
+    return float(kept.mean())
+
+
+def _per_request_s(records: Records, metric: str) -> NDArray[np.float64]:
+    """[requests]"""
+    match metric:
+        case "queue_delay":
+            return records.scheduled_s - records.arrival_s
+        case "ttft":
+            return records.first_token_s - records.arrival_s
+        case "e2e":
+            return records.finish_s - records.arrival_s
+        case _:
+            gaps = np.where(records.output_tokens > 1, records.output_tokens - 1.0, np.nan)
+            return np.asarray((records.finish_s - records.first_token_s) / gaps)
+
+
 class Judge:
     """Replays one workload against its targets, sharing the engine's buffers between runs."""
 
-    def __init__(self, workload: Workload, slos: Sequence[Slo], engine: Engine) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        slos: Sequence[Slo],
+        engine: Engine,
+        attainment: float | None = None,
+    ) -> None:
+        """``attainment``: this share of requests keeps every limit, instead of each target's percentile."""
         self.workload = workload
-        self._slos = (*slos, QUEUE_DELAY)
+        self._asked = tuple(slos)
+        self._attainment = attainment
+        self._slos = (*slos, QUEUE_DELAY) if attainment is None else (QUEUE_DELAY,)
         self._late = late_targets(workload, self._slos)
         counted = {s.metric: s for s in reversed(self._slos) if s.percentile is not None}
         self._counted = {m: s for m, s in counted.items() if m != "tpot"}
@@ -113,7 +150,11 @@ class Judge:
             return int(records.rejected.sum())
         if records.broken_metric is not None:
             return (self._counted[records.broken_metric],)
-        return tuple(v.slo for v in violations(records, self._judged))
+        broken = tuple(v.slo for v in violations(records, self._judged))
+        if self._attainment is not None and not broken:
+            attained = attained_share(records, self._asked) >= self._attainment
+            return () if attained else self._asked
+        return broken
 
     def records(self, fleet: Fleet, rate_per_s: float | None = None) -> Records:
         """The whole run; valid until the engine's next one."""
@@ -130,43 +171,51 @@ class Judge:
 def find_capacity(
     judge: Judge, fleet: Fleet, upper_rate_per_s: float, guess_per_s: float | None = None
 ) -> Capacity | Hopeless:
-    """Bisects between 0 and ``upper_rate_per_s``, first around a guess where there is one.
+    """The capacity on the grid of ``upper_rate_per_s``: gallops away from the guess, then bisects.
 
-    The upper rate is only where to start: a trace too short to fill the queue may go beyond.
+    The upper rate is no limit: a trace too short to fill the queue may go beyond.
     """
-    low, high, probes = 0.0, inf, 0
+    likely = LIKELY * upper_rate_per_s if guess_per_s is None else guess_per_s
+    at = min(max(round(log(likely / upper_rate_per_s) / log1p(TOLERANCE)), IDLE), HIGHEST)
+    step = FAR if guess_per_s is None else NEAR
+    low: int | None = None  # highest place that is known to hold
+    high: int | None = None  # lowest that is known to break
+    probes = 0
     breaks: tuple[Slo, ...] = ()
-    first = () if guess_per_s is None else (guess_per_s * (1 + NEAR), guess_per_s * (1 - NEAR))
-    queue = [rate for rate in first if rate < upper_rate_per_s]
-    while high - low > TOLERANCE * high or high == inf:
-        rate = queue.pop(0) if queue else _next_rate(low, high, upper_rate_per_s)
-        if rate > upper_rate_per_s * MAX_FACTOR:
-            break
-        if not low < rate < high:
-            continue
+    while low is None or high is None or high - low > 1:
         probes += 1
-        broken = judge.broken(fleet, rate)
+        broken = judge.broken(fleet, grid_rate(upper_rate_per_s, at))
         if isinstance(broken, int):
             return Hopeless((), broken)
-        if broken and rate <= upper_rate_per_s * IDLE_FACTOR:
-            return Hopeless(judge.violations(fleet, rate), 0)
         if broken:
-            high, breaks = rate, broken
+            high, breaks = at, broken
         else:
-            low = rate
-    return Capacity(low, judge.records(fleet, low), breaks, probes + 1)
+            low = at
+        if high == IDLE:
+            return Hopeless(judge.violations(fleet, grid_rate(upper_rate_per_s, IDLE)), 0)
+        if low == HIGHEST:
+            break
+        at, step = _next_place(low, high, step)
+    assert low is not None
+    rate_per_s = grid_rate(upper_rate_per_s, low)
+    return Capacity(rate_per_s, judge.records(fleet, rate_per_s), breaks, probes + 1)
 
 
-def _next_rate(low: float, high: float, upper: float) -> float:
-    """Doubling while nothing broke, halving while nothing held, then the middle."""
-    if high == inf:
-        return max(upper, 2 * low)
-    if low == 0.0:
-        return max(high / 2, upper * IDLE_FACTOR)
-    return (low + high) / 2
+def grid_rate(upper_rate_per_s: float, place: int) -> float:
+    return float(upper_rate_per_s * (1 + TOLERANCE) ** place)
 
 
-def replicas_needed(judge: Judge, fleet: Fleet, estimate: int, most: int) -> int | None:
+def _next_place(low: int | None, high: int | None, step: int) -> tuple[int, int]:
+    """Where to probe, and the step after that: doubled while only one side is known."""
+    if high is None:
+        assert low is not None
+        return min(low + step, HIGHEST), 2 * step
+    if low is None:
+        return max(high - step, IDLE), 2 * step
+    return (low + high) // 2, step
+
+
+def replicas_needed(holds: Callable[[int], bool], estimate: int, most: int) -> int | None:
     """The fewest replicas that keep every target under the workload as it is; None: more than ``most``.
 
     Found by simulating them, because replicas that share a burst carry more than one that meets the
@@ -175,7 +224,7 @@ def replicas_needed(judge: Judge, fleet: Fleet, estimate: int, most: int) -> int
     enough, short = most + 1, 0
     count = min(max(estimate, 1), most)
     while enough - short > 1:
-        if judge.broken(replace(fleet, replicas=count)) == ():
+        if holds(count):
             enough = count
         else:
             short = count

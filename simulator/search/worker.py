@@ -18,22 +18,45 @@ from servecast.simulator.search.capacity import (
     Capacity,
     Hopeless,
     Judge,
+    attained_share,
     find_capacity,
     replicas_needed,
 )
 from servecast.simulator.workload import Workload
 
-ROUTER = "least_outstanding"  # how a deployment's replicas share the trace
-
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The trace to carry, the workload to find capacities with, the targets, the GPUs there are."""
+    """The trace to carry, the workload to find capacities with, the targets, and what else is asked for.
+
+    ``attainment``: instead of every target's percentile, this share of requests keeps all limits by itself.
+    """
 
     trace: Workload
     searched: Workload
     slos: tuple[Slo, ...]
-    max_gpus: int
+    attainment: float | None = None
+    energy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a candidate sets beside its placement."""
+
+    limits: EngineLimits
+    policy: str
+    router: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A replica's data-parallel ranks, each with its scheduler and cache, and the most replicas."""
+
+    dp: int
+    most: int
+
+    def fleet(self, tables: RuntimeTables, setting: Setting, replicas: int) -> Fleet:
+        return Fleet(tables, setting.limits, replicas * self.dp, setting.router, setting.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +72,8 @@ class Carried:
     metrics: ReplicaMetrics
     seconds_by_source: tuple[tuple[str, float], ...]
     breaks: tuple[Slo, ...]
+    busy_at_trace_rate: float | None = None
+    goodput_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +93,25 @@ class Worker:
     def __init__(self, demand: Demand) -> None:
         self._engine = Engine()
         self._demand = demand
-        self._searched = Judge(demand.searched, demand.slos, self._engine)
-        self._trace = Judge(demand.trace, demand.slos, self._engine)
+        self._searched = self._judge(demand.searched)
+        self._trace = self._judge(demand.trace)
         self._resampled: dict[int, Judge] = {}
 
     def find_all(
-        self, tables: RuntimeTables, limits: Sequence[EngineLimits], gpus: int
+        self, tables: RuntimeTables, settings: Sequence[Setting], shape: Shape
     ) -> list[Found]:
-        """Each configuration starts from the capacity of the one before it. ``gpus``: of a replica."""
+        """Each configuration starts from the capacity of the one before it."""
         found: list[Found] = []
         guess_per_s: float | None = None
-        for each in limits:
-            upper = max_rate_per_s(self._demand.searched, tables, each)
-            fleet = Fleet(tables, each)
+        for setting in settings:
+            upper = shape.dp * max_rate_per_s(self._demand.searched, tables, setting.limits)
+            fleet = shape.fleet(tables, setting, 1)
             capacity = find_capacity(self._searched, fleet, upper, guess_per_s)
             if isinstance(capacity, Hopeless):
                 found.append(capacity)
                 continue
             guess_per_s = capacity.rate_per_s
-            found.append(self._carried(fleet, capacity, self._demand.max_gpus // gpus))
+            found.append(self._carried(fleet, capacity, upper, shape))
         return found
 
     def capacities(
@@ -94,46 +119,67 @@ class Worker:
     ) -> tuple[float, ...]:
         """A deployment's capacity under one resample of the trace for each seed; 0 where it has none."""
         found = (
-            find_capacity(
-                self._sample(seed), replace(fleet, router=ROUTER), 2 * rate_per_s, rate_per_s
-            )
-            for seed in seeds
+            find_capacity(self._sample(seed), fleet, 2 * rate_per_s, rate_per_s) for seed in seeds
         )
         return tuple(each.rate_per_s if isinstance(each, Capacity) else 0.0 for each in found)
+
+    def _judge(self, workload: Workload) -> Judge:
+        return Judge(workload, self._demand.slos, self._engine, self._demand.attainment)
 
     def _sample(self, seed: int) -> Judge:
         """Equal seeds give every configuration the same requests: what differs is the configuration."""
         if seed not in self._resampled:
             sample = bootstrap(self._demand.trace, len(self._demand.searched), seed)
-            self._resampled[seed] = Judge(sample, self._demand.slos, self._engine)
+            self._resampled[seed] = self._judge(sample)
         return self._resampled[seed]
 
-    def _carried(self, replica: Fleet, capacity: Capacity, most: int) -> Carried | TooFewGpus:
+    def _carried(
+        self, replica: Fleet, capacity: Capacity, upper: float, shape: Shape
+    ) -> Carried | TooFewGpus:
+        """``upper`` bounds the rate of one replica."""
         estimate = ceil(self._demand.trace.rate_per_s / capacity.rate_per_s)
-        routed = replace(replica, router=ROUTER)
-        replicas = replicas_needed(self._trace, routed, estimate, most)
+        replicas = self._replicas(replica, estimate, shape)
         if replicas is None:
-            return TooFewGpus(most, capacity.rate_per_s)
-        whole = self._deployed(replace(routed, replicas=replicas), capacity)
+            return TooFewGpus(shape.most, capacity.rate_per_s)
+        fleet = replace(replica, replicas=replicas * shape.dp)
+        whole = self._deployed(fleet, capacity, upper, replicas)
         if isinstance(whole, Hopeless):
             return TooFewGpus(replicas, capacity.rate_per_s)
         seconds = time_by_source(replica.tables, step_work(whole.records))
-        return Carried(
+        carried = Carried(
             capacity.rate_per_s,
             replicas,
             whole.rate_per_s,
             summarise(whole.records),
             tuple(seconds.items()),
             whole.breaks,
+            goodput_per_s=self._goodput_per_s(whole),
         )
+        if not self._demand.energy:
+            return carried
+        return replace(carried, busy_at_trace_rate=summarise(self._trace.records(fleet)).busy)
 
-    def _deployed(self, fleet: Fleet, capacity: Capacity) -> Capacity | Hopeless:
+    def _goodput_per_s(self, whole: Capacity) -> float | None:
+        if self._demand.attainment is None:
+            return None
+        return whole.rate_per_s * attained_share(whole.records, self._demand.slos)
+
+    def _replicas(self, replica: Fleet, estimate: int, shape: Shape) -> int | None:
+        def holds(replicas: int) -> bool:
+            fleet = replace(replica, replicas=replicas * shape.dp)
+            return self._trace.broken(fleet) == ()
+
+        return replicas_needed(holds, estimate, shape.most)
+
+    def _deployed(
+        self, fleet: Fleet, capacity: Capacity, upper: float, replicas: int
+    ) -> Capacity | Hopeless:
         """The capacity of all replicas together, given that of one."""
-        if fleet.replicas == 1:
+        if replicas == 1:
             records = self._searched.records(fleet, capacity.rate_per_s)
             return replace(capacity, records=records)
-        guess_per_s = fleet.replicas * capacity.rate_per_s
-        return find_capacity(self._searched, fleet, 2 * guess_per_s, guess_per_s)
+        guess_per_s = replicas * capacity.rate_per_s
+        return find_capacity(self._searched, fleet, replicas * upper, guess_per_s)
 
 
 def step_work(records: Records) -> StepWork:

@@ -145,10 +145,14 @@ def test_the_fewest_replicas_that_keep_the_targets_are_found_from_any_estimate(
 ) -> None:
     fleet = Fleet(tables(), LIMITS, router="least_outstanding")
     busy = Judge(workload().at_rate(100.0), (TTFT,), engine)
-    kept = [n for n in range(1, 13) if busy.broken(replace(fleet, replicas=n)) == ()]
+
+    def holds(replicas: int) -> bool:
+        return busy.broken(replace(fleet, replicas=replicas)) == ()
+
+    kept = [n for n in range(1, 13) if holds(n)]
     assert 1 < kept[0] < 12
-    assert {replicas_needed(busy, fleet, n, 12) for n in (1, 3, 12, 40)} == {kept[0]}
-    assert replicas_needed(busy, fleet, 1, kept[0] - 1) is None
+    assert {replicas_needed(holds, n, 12) for n in (1, 3, 12, 40)} == {kept[0]}
+    assert replicas_needed(holds, 1, kept[0] - 1) is None
 
 
 def test_late_counts_follow_the_first_percentile_target_of_each_metric() -> None:

@@ -10,7 +10,7 @@ from servecast.compiler.catalog import compile_text, shipped_skus
 from servecast.compiler.errors import UserError
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service
-from servecast.simulator.search.plan import DEFAULT_PP, axes_of
+from servecast.simulator.search.question import DEFAULT_PP, axes_of
 from servecast.simulator.search.space import Axes, Space, enumerate_space
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "llama.llm"
