@@ -72,6 +72,10 @@ def _degrees(
 @click.option("--max-context", type=click.IntRange(1), help="Default: the model's, 32768 at most.")
 @click.option("--max-case-s", type=click.FloatRange(min=0, min_open=True), help="Time per case.")
 @click.option(
+    "--method",
+    help="How to time: cuda_graph or cuda_eager, cpu_eager or cpu_time; default: each node's first.",
+)
+@click.option(
     "--cross-check",
     type=click.IntRange(0),
     default=4,
@@ -92,6 +96,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     max_num_seqs: int,
     max_context: int | None,
     max_case_s: float | None,
+    method: str | None,
     cross_check: int,
     token_file: Path | None,
     tls_ca: Path | None,
@@ -123,7 +128,8 @@ def profile_command(  # noqa: PLR0913  # one option each
     )
     checks = cross_check if len(agents) > 1 else 0
     security = client_security(token_file, tls_ca, tls_cert, tls_key)
-    job = Job(agents, tuple(cases), Settings(max_case_s=max_case_s), budget, security, checks)
+    settings = Settings(max_case_s=max_case_s, method=method)
+    job = Job(agents, tuple(cases), settings, budget, security, checks)
     if dry_run:
         _show_plan(store_path, job, as_json)
     else:

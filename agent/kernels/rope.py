@@ -19,23 +19,23 @@ def prepare(shape: Shape, buffers: Buffers) -> Prepared:
     x = buffers.normal(rows, heads, shape["head_dim"], dtype=dtype)
     positions = buffers.integers(rows, below=POSITIONS)
     buffers.reserve(POSITIONS * 2 * half * 4 + 4 * rows * heads * half * dtype.itemsize)
-    angles = _angles(half, x.device)
-    table = torch.cat((angles.cos(), angles.sin()), dim=-1).to(dtype)
-    rotate = fused(_rotate, x.device)
+    table = cos_sin(half, x.device).to(dtype)
+    rotate = fused(rotated, x.device)
     return Prepared(
         launches=(lambda: rotate(x, table, positions, half),),
-        reference=lambda: _rotate(x.double(), table.double(), positions, half),
+        reference=lambda: rotated(x.double(), table.double(), positions, half),
         tolerance=TOLERANCE[dtype],
     )
 
 
-def _angles(half: int, device: torch.device) -> torch.Tensor:
-    """Angle of each position and pair, [POSITIONS, half]."""
+def cos_sin(half: int, device: torch.device) -> torch.Tensor:
+    """Of the angle of each position and pair, [POSITIONS, 2 * half]: cosines, then sines."""
     frequencies = BASE ** (-torch.arange(half, device=device) / half)
-    return torch.arange(POSITIONS, device=device)[:, None] * frequencies
+    angles = torch.arange(POSITIONS, device=device)[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def _rotate(
+def rotated(
     x: torch.Tensor, table: torch.Tensor, positions: torch.Tensor, half: int
 ) -> torch.Tensor:
     turns = table[positions]

@@ -10,8 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional
 from vllm import _custom_ops as ops  # type: ignore[import-not-found,unused-ignore]
+from vllm import ir
 
+from servecast.agent.kernels import norm, rope
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
 from servecast.agent.kernels.kernel import (
     TOLERANCE,
@@ -27,6 +30,7 @@ from servecast.agent.kernels.kernel import (
 from servecast.agent.kernels.paged import Bind, Cache, Paged, paged_kernels
 
 BLOCK_TOKENS = 128  # vLLM's default on processors
+EPSILON = norm.EPSILON
 PRIMITIVES = 32  # shapes that oneDNN keeps ready, as vLLM asks
 
 
@@ -47,6 +51,48 @@ def prepare_linear(shape: Shape, buffers: Buffers) -> Prepared:
 
 def _multiply(x: torch.Tensor, w: torch.Tensor) -> Launch:
     return partial(ops.onednn_mm, ops.create_onednn_mm(w.t(), PRIMITIVES), x, None)
+
+
+def prepare_rms(shape: Shape, buffers: Buffers) -> Prepared:
+    """The formula of vLLM's IR, launch by launch: eager processors get no fused kernel of it."""
+    dtype = TORCH_DTYPES[shape.dtype]
+    rows, width = shape["rows"] * shape["per_row"], shape["width"]
+    x, residual = (buffers.normal(rows, width, dtype=dtype) for _ in range(2))
+    weight = buffers.normal(width, dtype=dtype)
+    buffers.reserve(4 * rows * width * torch.float32.itemsize)
+    total = x.double() + residual.double() if shape["residual"] else x.double()
+    alone = partial(ir.ops.rms_norm, x, weight, EPSILON)
+    return Prepared(
+        launches=(lambda: _normed(x, residual, weight),) if shape["residual"] else (alone,),
+        reference=lambda: functional.rms_norm(total, (width,), weight.double(), EPSILON),
+        tolerance=TOLERANCE[dtype],
+    )
+
+
+def _normed(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    normed: torch.Tensor = ir.ops.fused_add_rms_norm(x, residual, weight, EPSILON)[0]
+    return normed
+
+
+def prepare_rope(shape: Shape, buffers: Buffers) -> Prepared:
+    """In place, queries and keys in one launch: here all heads but one are queries."""
+    dtype, half = TORCH_DTYPES[shape.dtype], shape["rotary_dim"] // 2
+    rows, heads, width = shape["rows"], shape["heads"], shape["head_dim"]
+    x = buffers.normal(rows, heads, width, dtype=dtype)
+    positions = buffers.integers(rows, below=rope.POSITIONS)
+    table = rope.cos_sin(half, x.device).to(dtype)
+    flat = x.view(rows, heads * width)
+    q, k = flat[:, :-width], flat[:, -width:]
+
+    def launch() -> torch.Tensor:
+        ops.rotary_embedding(positions, q, k, width, table, True)
+        return x[..., : 2 * half]
+
+    return Prepared(
+        launches=(launch,),
+        reference=lambda: rope.rotated(x.double(), table.double(), positions, half),
+        tolerance=TOLERANCE[dtype],
+    )
 
 
 def attend(paged: Paged, buffers: Buffers) -> Bind:
@@ -116,11 +162,13 @@ def formats(capability: Capability) -> Formats:
     return own_cache(capability)[:2] if capability.backend == "cpu" else ()
 
 
-def linear_formats(capability: Capability) -> Formats:
+def bf16_formats(capability: Capability) -> Formats:
     return without_cache("bf16") if capability.backend == "cpu" else ()
 
 
 KERNELS = {
-    "linear": Kernel(("rows", "in_features", "out_features"), prepare_linear, linear_formats),
+    "linear": Kernel(("rows", "in_features", "out_features"), prepare_linear, bf16_formats),
+    "rms_norm": Kernel(norm.DIMS, prepare_rms, bf16_formats),
+    "rope": Kernel(rope.KERNEL.dims, prepare_rope, bf16_formats),
     **paged_kernels(attend, BLOCK_TOKENS, formats),
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from servecast.agent import cpu
 from servecast.agent.cpu import CpuBackend
@@ -23,6 +25,19 @@ def test_the_processor_is_one_device_with_its_memory_and_cache() -> None:
     assert device.memory_bytes > 1 << 30
     assert device.processors >= 1
     assert sku_of(CpuBackend(1)) == "cpu"
+
+
+def test_one_threads_processor_time_leaves_out_what_others_take() -> None:
+    def sleep() -> torch.Tensor:
+        time.sleep(0.02)  # as while another program has the processor
+        return torch.zeros(())
+
+    backend = CpuBackend(1)
+    wall_us, own_us = (
+        backend.elapsed(method, (sleep,), 0)(1) for method in ("cpu_eager", "cpu_time")
+    )
+    assert own_us < 5_000 < 20_000 <= wall_us
+    assert CpuBackend(2).methods == ("cpu_eager",)  # nobody counts the time of several
 
 
 def test_cuda_without_a_gpu_is_one_sentence_with_the_way_out(
