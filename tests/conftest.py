@@ -1,10 +1,11 @@
-"""What tests share: the folder of real traces and measurements that lies outside the repository."""
+"""What tests share: real traces and measurements from outside the repository, and a user's cache."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -21,3 +22,15 @@ def shared_data() -> Path:
     if os.environ.get("SERVECAST_REQUIRE_SHARED"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For XDG_CACHE_HOME: the engine as it is compiled already, and a profile store of its own."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "servecast").mkdir()
+    compiled = Path(platformdirs.user_cache_dir("servecast"))
+    for path in compiled.iterdir() if compiled.is_dir() else ():
+        if ".duckdb" not in path.name:
+            (cache / "servecast" / path.name).symlink_to(path)
+    return cache

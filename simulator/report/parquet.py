@@ -6,54 +6,20 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-from numpy.typing import NDArray
 
 from servecast.simulator.records import Records
+from servecast.simulator.report.columns import Columns, request_columns, step_columns
 from servecast.simulator.workload import Workload
-
-Columns = dict[str, NDArray[np.generic]]
 
 
 def write_requests(records: Records, workload: Workload, path: Path) -> None:
     """One row a request, in order of arrival; a time that never came is NULL."""
-    output = records.output_tokens
-    decoding_s = records.finish_s - records.first_token_s
-    columns: Columns = {
-        "request": np.arange(len(records)),
-        "replica": records.replica,
-        "arrival_s": records.arrival_s,
-        "scheduled_s": records.scheduled_s,
-        "first_token_s": records.first_token_s,
-        "finish_s": records.finish_s,
-        "queue_delay_s": records.scheduled_s - records.arrival_s,
-        "ttft_s": records.first_token_s - records.arrival_s,
-        "tpot_s": np.where(output > 1, decoding_s / np.maximum(output - 1, 1), np.nan),
-        "e2e_s": records.finish_s - records.arrival_s,
-        "prompt_tokens": records.prompt_tokens,
-        "output_tokens": output,
-        "preemptions": records.preemptions,
-        "rejected": records.rejected,
-    }
-    if workload.origin is not None:
-        columns["trace_line"] = workload.origin.line
-    _write(columns, path)
+    _write(request_columns(records, workload), path)
 
 
 def write_steps(records: Records, path: Path) -> None:
     """One row a step (a batch), in the order of launching."""
-    steps = records.steps
-    columns: Columns = {
-        "replica": steps["lane"] // records.stages,
-        "slot": steps["lane"] % records.stages,
-        "start_s": steps["start_s"],
-        "end_s": steps["end_s"],
-        "prefill_tokens": steps["tokens"] - steps["decodes"],
-        "decodes": steps["decodes"],
-        "sequences": steps["sequences"],
-        "cached_tokens": steps["cached"],
-        "used_blocks": steps["used_blocks"],
-    }
-    _write(columns, path)
+    _write(step_columns(records), path)
 
 
 def _write(columns: Columns, path: Path) -> None:
