@@ -24,6 +24,7 @@ COMMANDS = {
     "fit": "servecast.estimator.cli:fit_command",
     "deploy": "servecast.simulator.deploy_cli:deploy_command",
     "diff": "servecast.compiler.cli:diff_command",
+    "doctor": "servecast.simulator.doctor_cli:doctor_command",
     "explain": "servecast.simulator.explain_cli:explain_command",
     "fmt": "servecast.compiler.cli:fmt_command",
     "import": "servecast.compiler.cli:import_command",
