@@ -19,13 +19,12 @@ import numpy as np
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.estimator.calibrate import calibrate
+from servecast.estimator.choice import choose, fit_best
 from servecast.estimator.evaluate import (
     CONTENDERS,
     Contender,
-    Mask,
     scores,
     served_score,
-    unseen_shapes,
 )
 from servecast.estimator.features import feature_matrix
 from servecast.estimator.importers.silicon import SiliconQuery, import_silicon
@@ -34,8 +33,8 @@ from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES, KernelKind, bandwidth, compute_peak, work_of
 from servecast.estimator.predictor import Samples
 from servecast.estimator.quarantine import screened
-from servecast.estimator.regressors import learner_for
 from servecast.estimator.sources import chosen_samples
+from servecast.estimator.splits import Mask, unseen_shapes
 from servecast.estimator.store import Store
 from servecast.estimator.uncertainty import coverage
 
@@ -109,8 +108,9 @@ def coverages(sku: str, seeds: list[int]) -> Iterator[dict[str, object]]:
             test = unseen_shapes(kind, samples, seed)
             known, wanted = samples.rows(~test), samples.rows(test)
             sms = num_sms_of(sku)
-            calibration = calibrate(kind, known, sms, seed)
-            model = learner_for(kind).fit(feature_matrix(kind, known.dims, sms), known.seconds)
+            learner = choose(kind, known, sms, seed).best
+            calibration = calibrate(kind, known, sms, learner, seed)
+            model = fit_best(kind, known, sms, learner)
             predicted = model.predict(feature_matrix(kind, wanted.dims, sms))
             found = coverage(calibration, predicted, wanted.seconds)
             said = {"sku": sku, "kernel": kind.kernel, "dtype": kind.dtype, "seed": seed}

@@ -7,12 +7,11 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import RandomForestRegressor
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from servecast.estimator.measurement import Floats
-from servecast.estimator.physics import Work
-from servecast.estimator.regressors import fit_roofline
+from servecast.estimator.regressors import positive, positive_targets
+from servecast.estimator.roofline_fit import fit_roofline
 
 
 class RooflineOnly(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library
@@ -25,17 +24,16 @@ class RooflineOnly(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # unty
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803  # scikit-learn's name
         """Times ``y`` [cases] in seconds, positive; X as for the learners."""
-        features, seconds = _positive(self, X, y)
-        self.roofline_ = fit_roofline(Work(features[:, 0], features[:, -1]), seconds)
+        features, seconds = positive(self, X, y)
+        self.roofline_ = fit_roofline(features, seconds)
         return self
 
     def predict(self, X: Any) -> Floats:  # noqa: N803
         check_is_fitted(self)
-        features = np.maximum(validate_data(self, X, dtype=np.float64, reset=False), 0)
-        return self.roofline_.predict(Work(features[:, 0], features[:, -1]))
+        return self.roofline_.predict(validate_data(self, X, dtype=np.float64, reset=False))
 
     def __sklearn_tags__(self) -> Any:
-        tags = _positive_targets(super().__sklearn_tags__())
+        tags = positive_targets(super().__sklearn_tags__())
         tags.regressor_tags.poor_score = True  # three parameters fit no data but kernels'
         return tags
 
@@ -57,7 +55,7 @@ class RawForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
         """Times ``y`` [cases] in seconds, positive; X are the dimensions."""
-        features, seconds = _positive(self, X, y)
+        features, seconds = positive(self, X, y)
         forest = RandomForestRegressor(60, random_state=self.random_state)
         self.forest_ = forest.fit(features, seconds)
         return self
@@ -68,55 +66,54 @@ class RawForest(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped
         return np.asarray(self.forest_.predict(features), dtype=np.float64)
 
     def __sklearn_tags__(self) -> Any:
-        return _positive_targets(super().__sklearn_tags__())
+        return positive_targets(super().__sklearn_tags__())
 
 
-class LinearInterpolation(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library
-    """A plane through the nearest measured cases, in logarithms of dimensions and time.
+class GridInterpolation(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library
+    """Multilinear interpolation of time between the measured values along each axis, one axis after
+    another; outside an axis its end counts.
 
-    Measured cases form no full grid, so the cell around a case is its nearest neighbours.
-
-    Parameters
-    ----------
-    n_neighbors : int
+    Measured cases form no full grid: below each value of an axis lie the values of the next that were
+    measured with it.
 
     Attributes
     ----------
-    neighbors_ : NearestNeighbors
+    points_ : array [cases, axes]
+        The cases, sorted by their columns from the first to the last.
+    seconds_ : array [cases]
     """
-
-    def __init__(self, n_neighbors: int = 8) -> None:
-        self.n_neighbors = n_neighbors
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
         """Times ``y`` [cases] in seconds, positive; X are the dimensions."""
-        features, seconds = _positive(self, X, y)
-        self.points_, self.logs_ = np.log1p(features), np.log(seconds)
-        count = min(self.n_neighbors, len(seconds))
-        self.neighbors_ = NearestNeighbors(n_neighbors=count).fit(self.points_)
+        features, seconds = positive(self, X, y)
+        order = np.lexsort(features.T[::-1])
+        self.points_, self.seconds_ = features[order], seconds[order]
         return self
 
     def predict(self, X: Any) -> Floats:  # noqa: N803
         check_is_fitted(self)
-        wanted = np.log1p(np.maximum(validate_data(self, X, dtype=np.float64, reset=False), 0))
-        near = self.neighbors_.kneighbors(wanted, return_distance=False)
-        offsets = self.points_[near] - wanted[:, None, :]
-        design = np.concatenate([np.ones((*near.shape, 1)), offsets], axis=2)
-        planes = np.linalg.pinv(design) @ self.logs_[near][:, :, None]
-        low, high = self.logs_[near].min(axis=1), self.logs_[near].max(axis=1)
-        return np.asarray(np.exp(np.clip(planes[:, 0, 0], low - 1, high + 1)), dtype=np.float64)
+        wanted = validate_data(self, X, dtype=np.float64, reset=False)
+        every = np.arange(len(wanted))
+        return self._between(wanted, every, slice(0, len(self.seconds_)), 0)
+
+    def _between(self, wanted: Floats, cases: Any, rows: slice, axis: int) -> Floats:
+        """Times of those ``cases`` of ``wanted`` within measured ``rows``, from ``axis`` on."""
+        if axis == wanted.shape[1]:
+            return np.full(len(cases), float(np.median(self.seconds_[rows])))
+        column = self.points_[rows, axis]
+        values, starts = np.unique(column, return_index=True)
+        ends = np.append(starts[1:], len(column)) + rows.start
+        at = np.interp(wanted[cases, axis], values, np.arange(len(values)))
+        low = np.floor(at).astype(np.int64)
+        found = np.zeros(len(cases))
+        for offset, weight in ((0, 1 - (at - low)), (1, at - low)):
+            for value in np.unique(low[weight > 0]):
+                here = np.flatnonzero((low == value) & (weight > 0))
+                inner = slice(int(starts[value + offset]) + rows.start, int(ends[value + offset]))
+                found[here] += weight[here] * self._between(wanted, cases[here], inner, axis + 1)
+        return found
 
     def __sklearn_tags__(self) -> Any:
-        return _positive_targets(super().__sklearn_tags__())
-
-
-def _positive(estimator: BaseEstimator, X: Any, y: Any) -> tuple[Floats, Floats]:  # noqa: N803
-    features, seconds = validate_data(estimator, X, y, dtype=np.float64, y_numeric=True)
-    if (seconds <= 0).any():
-        raise ValueError(f"times must be positive, got {seconds.min()}")
-    return np.maximum(features, 0), np.asarray(seconds, dtype=np.float64)
-
-
-def _positive_targets(tags: Any) -> Any:
-    tags.target_tags.positive_only = True
-    return tags
+        tags = positive_targets(super().__sklearn_tags__())
+        tags.regressor_tags.poor_score = True  # scattered cases are no grid
+        return tags

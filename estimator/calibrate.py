@@ -4,39 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 
-from servecast.estimator.evaluate import Learner, Mask, shapes_of
+from servecast.estimator.choice import fit_best
 from servecast.estimator.features import feature_matrix
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples
-from servecast.estimator.regressors import learner_for
+from servecast.estimator.splits import Mask, folds_of
 from servecast.estimator.uncertainty import Calibration, calibration_of
 
 FOLDS = 3
 FRONTIER = 0.85  # rows above this quantile of work are held out to see how far beyond the data errs
 
 
-def calibrate(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> Calibration:
+def calibrate(
+    kind: KernelKind, samples: Samples, num_sms: int, learner: str, seed: int = 0
+) -> Calibration:
     """Errors of models that had not seen a case's shape, and of one that had seen no work as large."""
     features = feature_matrix(kind, samples.dims, num_sms)
     seconds = samples.seconds
-    fold = _folds(samples, seed)
+    fold = folds_of(samples, FOLDS, seed)
     predicted = np.empty_like(seconds)
     for number in range(FOLDS):
         left_out = fold == number
-        predicted[left_out] = _predicted(kind, features, seconds, left_out)
+        predicted[left_out] = _predicted(kind, samples, num_sms, (learner, left_out))
     large = features[:, -1] >= np.quantile(features[:, -1], FRONTIER)
-    beyond = np.abs(np.log(_predicted(kind, features, seconds, large) / seconds[large]))
-    return calibration_of(predicted, seconds, beyond)
+    beyond = np.log(_predicted(kind, samples, num_sms, (learner, large)) / seconds[large])
+    return calibration_of(predicted, seconds, np.abs(beyond))
 
 
-def _folds(samples: Samples, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    shape = shapes_of(samples)
-    rng = np.random.default_rng(seed)
-    return rng.permutation(int(shape.max()) + 1)[shape] % FOLDS
-
-
-def _predicted(kind: KernelKind, features: Floats, seconds: Floats, left_out: Mask) -> Floats:
-    learner: Learner = learner_for(kind)
-    learner.fit(features[~left_out], seconds[~left_out])
-    return learner.predict(features[left_out])
+def _predicted(kind: KernelKind, samples: Samples, num_sms: int, how: tuple[str, Mask]) -> Floats:
+    """Times of the rows left out, by that learner of the others."""
+    learner, left_out = how
+    model = fit_best(kind, samples.rows(~left_out), num_sms, learner)
+    return model.predict(feature_matrix(kind, samples.rows(left_out).dims, num_sms))

@@ -7,25 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from servecast.compiler.hardware import Sku
-from servecast.estimator.baselines import LinearInterpolation, RawForest, RooflineOnly
+from servecast.estimator.baselines import GridInterpolation, RawForest, RooflineOnly
+from servecast.estimator.choice import LEARNERS, choose, fit_best
 from servecast.estimator.features import feature_matrix
-from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.measurement import Floats
 from servecast.estimator.models import num_sms_of
-from servecast.estimator.physics import COLLECTIVES, KernelKind
+from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind
 from servecast.estimator.predictor import Predictor, Samples
-from servecast.estimator.regressors import (
-    RooflineBlend,
-    RooflineBoosting,
-    RooflineForest,
-    learner_for,
-)
-
-HELD_OUT = 0.2
-SWEPT = frozenset({"rows", "batch", "context", "chunk", "payload_bytes"})
-Mask = NDArray[np.bool_]
+from servecast.estimator.splits import Mask
 
 
 class Learner(Protocol):
@@ -39,17 +30,17 @@ class Contender:
     """A learner by name; ``raw`` ones see a case's dimensions, the others its features."""
 
     name: str
-    make: Callable[[], Learner]
+    make: Callable[[KernelKind, Dims], Learner]
     raw: bool = False
 
 
 CONTENDERS = (
-    Contender("blend", RooflineBlend),
-    Contender("roofline forest", RooflineForest),
-    Contender("roofline boosting", RooflineBoosting),
-    Contender("raw forest", RawForest, raw=True),
-    Contender("linear interpolation", LinearInterpolation, raw=True),
-    Contender("roofline", RooflineOnly),
+    Contender("roofline blend", LEARNERS["blend"]),
+    Contender("roofline forest", LEARNERS["forest"]),
+    Contender("roofline boosting", LEARNERS["boosting"]),
+    Contender("raw forest", lambda kind, dims: RawForest(), raw=True),
+    Contender("linear interpolation", lambda kind, dims: GridInterpolation(), raw=True),
+    Contender("roofline", lambda kind, dims: RooflineOnly()),
 )
 
 
@@ -62,24 +53,6 @@ class Score:
     p95: float
     train_rows: int
     test_rows: int
-
-
-def shapes_of(samples: Samples) -> Ints:
-    """The number of each row's shape, its dimensions but the swept ones [rows]."""
-    fixed = [samples.dims[name] for name in sorted(samples.dims) if name not in SWEPT]
-    if not fixed:
-        return np.zeros(len(samples.seconds), dtype=np.int64)
-    _, number = np.unique(np.stack(fixed, axis=1), axis=0, return_inverse=True)
-    return number.reshape(-1).astype(np.int64)
-
-
-def unseen_shapes(kind: KernelKind, samples: Samples, seed: int) -> Mask:
-    """A fifth of the shapes, chosen by ``seed``; of collectives, which have few, a fifth of the sizes."""
-    group = samples.dims["payload_bytes"] if kind.kernel in COLLECTIVES else shapes_of(samples)
-    groups = np.unique(group)
-    rng = np.random.default_rng(seed)
-    held_out = rng.permutation(groups)[: max(1, round(HELD_OUT * len(groups)))]
-    return np.isin(group, held_out)
 
 
 def scores(
@@ -96,7 +69,7 @@ def scores(
     found = []
     for contender in contenders:
         x = raw if contender.raw else features
-        learner = contender.make()
+        learner = contender.make(kind, samples.dims)
         learner.fit(x[train], samples.seconds[train])
         errors = percentage_errors(learner.predict(x[test]), samples.seconds[test])
         found.append(_score(contender.name, errors, train))
@@ -110,8 +83,7 @@ def served_score(kind: KernelKind, samples: Samples, sku: Sku, split: tuple[Mask
     sms = num_sms_of(sku.name)
     models = {}
     if kind.kernel not in COLLECTIVES:
-        features = feature_matrix(kind, known.dims, sms)
-        models[kind] = learner_for(kind).fit(features, known.seconds).model_
+        models[kind] = fit_best(kind, known, sms, choose(kind, known, sms).best)
     predictor = Predictor(sku, sms, samples={kind: known}, models=models)
     wanted = samples.rows(test)
     errors = percentage_errors(predictor.predict(kind, wanted.dims).seconds, wanted.seconds)

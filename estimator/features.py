@@ -1,7 +1,8 @@
 """What a learner sees of a kernel case, named, with units, in one place.
 
-Column 0 is FLOPs and the last is bytes, which the roofline under every learner reads. Trees do not
-mind monotone changes of a column, so counts stand as they are.
+Column 0 is FLOPs and the last is bytes, which the roofline under every learner reads; ``SIDE`` names
+columns that cost time beside it. Trees do not mind monotone changes of a column, so counts stand as
+they are.
 """
 
 from __future__ import annotations
@@ -9,12 +10,27 @@ from __future__ import annotations
 import numpy as np
 
 from servecast.estimator.measurement import Floats
-from servecast.estimator.physics import Dims, KernelKind, work_of
+from servecast.estimator.physics import (
+    ACTIVATION_BYTES,
+    Dims,
+    KernelKind,
+    bytes_per_element,
+    work_of,
+)
 
 # Output tiles of cuBLAS and CUTLASS tensor-core kernels (rows x columns); a launch runs whole tiles.
 GEMM_TILES = ((64, 64), (64, 128), (128, 128), (128, 256))
 ALIGNMENTS = (2, 8, 64, 128)  # in rows: 8 bf16 numbers are one 16-byte load
 BLOCK_TOKENS = 128  # keys and queries that one flash-attention block handles
+EXPERT_TILE_ROWS = 64  # rows of an expert that one tile of a grouped GEMM handles
+# What runs before and after the matrices: an fp8 GEMM scales each row and quantises every number of its
+# input, experts gather their rows and add up what comes back.
+SIDE = {"linear": ("rows", "inputs"), "experts": ("rows", "inputs", "gathered")}
+# Of attention's columns those that no longer time goes with less of.
+INCREASING = (
+    *("flops", "batch", "heads", "kv_heads", "head_dim", "visible", "pairs"),
+    *("batch_heads", "batch_kv_heads", "batch_tokens", "head_blocks", "bytes"),
+)
 
 
 def _gemm_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
@@ -32,6 +48,7 @@ def _gemm_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
         columns[f"rows_mod_{multiple}"] = rows % multiple
     columns["output"] = rows * n
     columns["weights"] = k * n
+    columns["inputs"] = rows * k
     return columns
 
 
@@ -60,30 +77,59 @@ def _attention_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
 
 
 def _expert_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
+    """Rows are taken as spread evenly, as benchmarks of routed experts spread them."""
     columns = {name: d[name].astype(np.float64) for name in d}
-    columns["rows_per_expert"] = columns["rows"] * columns["top_k"] / columns["total_experts"]
+    share = columns["top_k"] / columns["total_experts"]
+    per_expert = columns["rows"] * share
+    touched = np.minimum(per_expert, 1)
+    tiles = np.ceil(per_expert / EXPERT_TILE_ROWS) * columns["experts"]
+    columns["rows_per_expert"] = per_expert
+    columns["touched"] = touched * columns["experts"]
     columns["matrix"] = columns["hidden"] * columns["intermediate"]
-    tiles = columns["experts"] * np.ceil(columns["rows_per_expert"] / 64)
-    columns["tiles"] = tiles * np.ceil(columns["intermediate"] / 64)
+    columns["tiles"] = tiles * np.ceil(columns["intermediate"] / EXPERT_TILE_ROWS)
     columns["wave_use"] = columns["tiles"] / num_sms / np.ceil(columns["tiles"] / num_sms)
+    columns["inputs"] = columns["rows"] * columns["hidden"]
+    columns["gathered"] = per_expert * columns["experts"] * columns["hidden"]
     return columns
+
+
+def _expert_bound(kind: KernelKind, d: Dims) -> tuple[Floats, Floats]:
+    """FLOPs of whole tiles, and bytes of the experts that evenly spread rows touch."""
+    hidden, inter, experts = (
+        d[x].astype(np.float64) for x in ("hidden", "intermediate", "experts")
+    )
+    per_expert = d["rows"] * d["top_k"] / d["total_experts"].astype(np.float64)
+    touched = experts * np.minimum(per_expert, 1)
+    rows = np.ceil(np.maximum(per_expert, 1) / EXPERT_TILE_ROWS) * EXPERT_TILE_ROWS
+    matrices = 3 * hidden * inter  # gate, up and down
+    moved = touched * matrices * bytes_per_element(kind.dtype)
+    return 2 * touched * rows * matrices, moved + 2 * ACTIVATION_BYTES * d["rows"] * hidden
 
 
 def feature_columns(kind: KernelKind, dims: Dims, num_sms: int) -> dict[str, Floats]:
     """Named columns [cases], FLOPs first and bytes last."""
     work = work_of(kind, dims)
+    flops, moved = work.flops, work.num_bytes
     if kind.kernel == "linear":
         middle = _gemm_columns(dims, num_sms)
     elif kind.kernel.startswith(("attention", "latent")):
         middle = _attention_columns(dims, num_sms)
     elif kind.kernel == "experts":
         middle = _expert_columns(dims, num_sms)
+        flops, moved = _expert_bound(kind, dims)
     else:
         middle = {name: column.astype(np.float64) for name, column in dims.items()}
     intensity = work.flops / np.maximum(work.num_bytes, 1)
-    return {"flops": work.flops, **middle, "intensity": intensity, "bytes": work.num_bytes}
+    return {"flops": flops, **middle, "intensity": intensity, "bytes": moved}
 
 
 def feature_matrix(kind: KernelKind, dims: Dims, num_sms: int) -> Floats:
     """[cases, features]"""
     return np.stack(list(feature_columns(kind, dims, num_sms).values()), axis=1)
+
+
+def positions(kind: KernelKind, dims: Dims, names: tuple[str, ...]) -> tuple[int, ...]:
+    """Where those of ``names`` that the kernel has stand among its columns."""
+    one = {name: np.ones(1, dtype=np.int64) for name in dims}
+    columns = list(feature_columns(kind, one, num_sms=1))
+    return tuple(columns.index(name) for name in names if name in columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,21 +50,19 @@ def flatten_boosting(boosting: HistGradientBoostingRegressor) -> FlatForest:
     )
 
 
-def mean_of(one: FlatForest, other: FlatForest) -> FlatForest:
-    """A forest that predicts the mean of two."""
-    total, start = len(one.roots) + len(other.roots), np.int32(len(one.feature))
+def mean_of(forests: Sequence[FlatForest]) -> FlatForest:
+    """A forest that predicts the mean of all."""
+    trees = sum(len(forest.roots) for forest in forests)
+    starts = np.cumsum([0, *(len(forest.feature) for forest in forests)])[:-1].astype(np.int32)
+    pairs = list(zip(forests, starts, strict=True))
+    share = [np.float32(trees / len(forests) / len(forest.roots)) for forest in forests]
     return FlatForest(
-        roots=np.concatenate([one.roots, other.roots + start]),
-        feature=np.concatenate([one.feature, other.feature]),
-        threshold=np.concatenate([one.threshold, other.threshold]),
-        left=np.concatenate([one.left, other.left + start]),
-        right=np.concatenate([one.right, other.right + start]),
-        value=np.concatenate(
-            [
-                one.value * np.float32(total / 2 / len(one.roots)),
-                other.value * np.float32(total / 2 / len(other.roots)),
-            ]
-        ),
+        roots=np.concatenate([forest.roots + start for forest, start in pairs]),
+        feature=np.concatenate([forest.feature for forest in forests]),
+        threshold=np.concatenate([forest.threshold for forest in forests]),
+        left=np.concatenate([forest.left + start for forest, start in pairs]),
+        right=np.concatenate([forest.right + start for forest, start in pairs]),
+        value=np.concatenate([f.value * s for f, s in zip(forests, share, strict=True)]),
     )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.estimator.measurement import Floats
-from servecast.estimator.physics import Work
 from servecast.estimator.roofline import FittedRoofline
 
 LEAF = -1
@@ -58,21 +57,27 @@ class KernelModel:
 
     roofline: FittedRoofline
     forest: FlatForest
+    learner: str = ""
 
     def predict(self, features: Floats) -> Floats:
         """Seconds [cases] for features whose first column is FLOPs and last is bytes."""
-        base = self.roofline.predict(Work(features[:, 0], features[:, -1]))
+        base = self.roofline.predict(features)
         return np.asarray(base * np.exp(self.forest.predict(features)), dtype=np.float64)
 
     def to_bytes(self) -> bytes:
         body = io.BytesIO()
         arrays = {f.name: getattr(self.forest, f.name) for f in fields(FlatForest)}
-        roofline = [getattr(self.roofline, f.name) for f in fields(FittedRoofline)]
-        np.savez(body, allow_pickle=False, roofline=np.array(roofline), **arrays)
+        roofline = [self.roofline.launch_s, self.roofline.s_per_flop, self.roofline.s_per_byte]
+        side = np.array(self.roofline.side, dtype=np.float64).reshape(-1, 2)
+        told = {"learner": np.array(self.learner), "roofline": np.array(roofline), "side": side}
+        np.savez(body, allow_pickle=False, **told, **arrays)
         return body.getvalue()
 
     @staticmethod
     def from_bytes(body: bytes) -> KernelModel:
         with np.load(io.BytesIO(body), allow_pickle=False) as saved:
             forest = FlatForest(**{f.name: saved[f.name] for f in fields(FlatForest)})
-            return KernelModel(FittedRoofline(*(float(x) for x in saved["roofline"])), forest)
+            launch_s, s_per_flop, s_per_byte = (float(x) for x in saved["roofline"])
+            side = tuple((int(column), float(rate)) for column, rate in saved["side"])
+            roofline = FittedRoofline(launch_s, s_per_flop, s_per_byte, side)
+            return KernelModel(roofline, forest, str(saved["learner"]))

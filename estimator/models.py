@@ -9,7 +9,6 @@ from importlib.resources import files
 import numpy as np
 
 from servecast.compiler.kernels import KernelShape
-from servecast.estimator.features import feature_matrix
 from servecast.estimator.forest import KernelModel
 from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Samples
@@ -45,7 +44,7 @@ PREDICTING = (
     "attention_times",
     "build",
     "calibrate",
-    "evaluate",
+    "choice",
     "uncertainty",
     "features",
     "flatten",
@@ -56,8 +55,10 @@ PREDICTING = (
     "predictor",
     "regressors",
     "roofline",
+    "roofline_fit",
     "saved_tables",
     "sources",
+    "splits",
     "tables",
     "token_times",
 )
@@ -109,7 +110,8 @@ def calibrated(store: Store, kind: KernelKind, samples: Samples, sms: int) -> Ca
     if body is None:
         from servecast.estimator.calibrate import calibrate  # scikit-learn, as below
 
-        body = calibrate(kind, samples, sms).to_bytes()
+        learner = fitted(store, kind, samples, sms).learner
+        body = calibrate(kind, samples, sms, learner).to_bytes()
         store.put_cached(key, "calibration", body)
     return Calibration.from_bytes(body)
 
@@ -123,6 +125,6 @@ def _key(what: str, kind: KernelKind, samples: Samples, sms: int) -> str:
 
 def _fit(kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
     # Importing scikit-learn takes a second, which a run that finds its models in the store saves.
-    from servecast.estimator.regressors import learner_for
+    from servecast.estimator.choice import choose, fit_best
 
-    return learner_for(kind).fit(feature_matrix(kind, samples.dims, sms), samples.seconds).model_
+    return fit_best(kind, samples, sms, choose(kind, samples, sms).best)

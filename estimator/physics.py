@@ -47,14 +47,14 @@ def format_of(name: str) -> Format:
     return FORMATS.get(name, BF16)
 
 
-def _bytes_per_element(name: str) -> float:
+def bytes_per_element(name: str) -> float:
     fmt = format_of(name)
     return (fmt.bits + fmt.scale_bits / fmt.scale_elements) / 8
 
 
 def _linear(kind: KernelKind, d: Columns) -> Work:
     rows, k, n = (d[x] for x in ("rows", "in_features", "out_features"))
-    moved = k * n * _bytes_per_element(kind.dtype) + rows * (k + n) * _activation_bytes(kind.dtype)
+    moved = k * n * bytes_per_element(kind.dtype) + rows * (k + n) * _activation_bytes(kind.dtype)
     return Work(2 * rows * k * n, moved)
 
 
@@ -69,7 +69,7 @@ def _experts(kind: KernelKind, d: Columns) -> Work:
     matrices = 3 * hidden * inter
     routed = rows * d["top_k"] * d["experts"] / d["total_experts"]
     touched = 1 - (1 - d["top_k"] / d["total_experts"]) ** rows
-    weights = d["experts"] * matrices * touched * _bytes_per_element(kind.dtype)
+    weights = d["experts"] * matrices * touched * bytes_per_element(kind.dtype)
     return Work(2 * routed * matrices, weights + ACTIVATION_BYTES * rows * 2 * hidden)
 
 
@@ -79,7 +79,7 @@ def _prefill(kind: KernelKind, d: Columns) -> Work:
     visible = np.where(
         d["window"] > 0, np.minimum(context + chunk, d["window"] + chunk - 1), context + chunk
     )
-    kv = 2 * d["kv_heads"] * d["head_dim"] * _bytes_per_element(kind.kv_dtype)
+    kv = 2 * d["kv_heads"] * d["head_dim"] * bytes_per_element(kind.kv_dtype)
     moved = ACTIVATION_BYTES * 2 * chunk * heads * d["head_dim"] + kv * visible
     return Work(d["batch"] * 4 * pairs * heads * d["head_dim"], d["batch"] * moved)
 
@@ -96,9 +96,16 @@ def _decode(kind: KernelKind, d: Columns) -> Work:
     context = d["context"]
     visible = np.where(d["window"] > 0, np.minimum(context + 1, d["window"]), context + 1)
     per_token = d["heads"] * d["head_dim"]
-    kv = 2 * d["kv_heads"] * d["head_dim"] * _bytes_per_element(kind.kv_dtype)
+    kv = 2 * d["kv_heads"] * d["head_dim"] * bytes_per_element(kind.kv_dtype)
     moved = ACTIVATION_BYTES * 2 * per_token + kv * visible
     return Work(d["batch"] * 4 * visible * per_token, d["batch"] * moved)
+
+
+def _mixed(kind: KernelKind, d: Columns) -> Work:
+    """``batch`` decodes beside one prompt of ``chunk`` tokens, in one launch."""
+    prompt = _prefill(kind, {**d, "batch": np.ones_like(d["batch"]), "context": 0 * d["context"]})
+    decodes = _decode(kind, d)
+    return Work(prompt.flops + decodes.flops, prompt.num_bytes + decodes.num_bytes)
 
 
 def _latent_prefill(kind: KernelKind, d: Columns) -> Work:
@@ -114,7 +121,7 @@ def _latent_decode(kind: KernelKind, d: Columns) -> Work:
 
 def _latent(kind: KernelKind, d: Columns, pairs: Floats, queries: Floats, visible: Floats) -> Work:
     per_head = 2 * d["rank"] + d["rope_dim"]
-    kv = (d["rank"] + d["rope_dim"]) * _bytes_per_element(kind.kv_dtype)
+    kv = (d["rank"] + d["rope_dim"]) * bytes_per_element(kind.kv_dtype)
     moved = ACTIVATION_BYTES * queries * d["heads"] * per_head + kv * visible
     return Work(d["batch"] * 2 * pairs * d["heads"] * per_head, d["batch"] * moved)
 
@@ -142,18 +149,18 @@ def _rope(kind: KernelKind, d: Columns) -> Work:
 
 def _embedding(kind: KernelKind, d: Columns) -> Work:
     numbers = d["rows"] * d["width"]
-    return Work(0 * numbers, 2 * _bytes_per_element(kind.dtype) * numbers)
+    return Work(0 * numbers, 2 * bytes_per_element(kind.dtype) * numbers)
 
 
 def _router(kind: KernelKind, d: Columns) -> Work:
     rows, hidden, experts = (d[x] for x in ("rows", "hidden", "experts"))
-    moved = _bytes_per_element(kind.dtype) * (hidden * experts + rows * (hidden + experts))
+    moved = bytes_per_element(kind.dtype) * (hidden * experts + rows * (hidden + experts))
     return Work(2 * rows * hidden * experts, moved)
 
 
 def _kv_write(kind: KernelKind, d: Columns) -> Work:
     numbers = d["rows"] * d["width"]
-    return Work(0 * numbers, numbers * (_bytes_per_element(kind.kv_dtype) + ACTIVATION_BYTES))
+    return Work(0 * numbers, numbers * (bytes_per_element(kind.kv_dtype) + ACTIVATION_BYTES))
 
 
 def _sample(kind: KernelKind, d: Columns) -> Work:
@@ -183,6 +190,7 @@ WORK: dict[str, Callable[[KernelKind, Columns], Work]] = {
     "router": _router,
     "attention_prefill": _prefill,
     "attention_decode": _decode,
+    "attention_mixed": _mixed,
     "latent_prefill": _latent_prefill,
     "latent_decode": _latent_decode,
     "rms_norm": _norm,
@@ -242,7 +250,7 @@ def _fewest_bytes(kind: KernelKind, dims: Dims, work: Work) -> Floats:
     if (
         kind.kernel == "experts"
     ):  # all rows may be routed alike: to the first row's experts, or elsewhere
-        matrices = 3.0 * dims["hidden"] * dims["intermediate"] * _bytes_per_element(kind.dtype)
+        matrices = 3.0 * dims["hidden"] * dims["intermediate"] * bytes_per_element(kind.dtype)
         return np.where(dims["experts"] == dims["total_experts"], dims["top_k"] * matrices, 0.0)
     if kind.kernel in THROUGH_CACHE:
         return np.zeros_like(work.num_bytes)

@@ -192,8 +192,9 @@ class Predictor:
         return seconds, np.full(len(seconds), SOURCE_CODE[Source.ANALYTICAL], dtype=np.int8)
 
     def _collective(self, kind: KernelKind, dims: Dims, samples: Samples) -> tuple[Floats, Codes]:
-        """Log-log interpolation along the message size at a measured degree: algorithms switch with size,
-        which a table keeps and a fit smears. Beyond the largest message time grows in proportion.
+        """Interpolated along the message size at a measured degree, as what a launch and the best rate miss:
+        algorithms switch with size, which a table keeps and a fit smears. Beyond the largest message
+        time grows in proportion.
         """
         seconds, source = self._analytical(kind, dims)
         for degree in np.unique(dims["degree"]):
@@ -202,10 +203,15 @@ class Predictor:
             if len(rows) < 2:
                 continue
             order = rows[np.argsort(samples.dims["payload_bytes"][rows])]
-            sizes = samples.dims["payload_bytes"][order]
+            sizes = samples.dims["payload_bytes"][order].astype(np.float64)
             wanted = np.maximum(dims["payload_bytes"][cases], 1)
-            logs = np.interp(np.log(wanted), np.log(sizes), np.log(samples.seconds[order]))
-            seconds[cases] = np.exp(logs) * np.maximum(wanted / sizes[-1], 1)
+            times = samples.seconds[order]
+            s_per_byte = float(np.min(times / sizes))
+            missed = np.log(times / (times.min() + sizes * s_per_byte))
+            within = np.minimum(wanted, sizes[-1])
+            logs = np.interp(np.log(within), np.log(sizes), missed)
+            there = np.exp(logs) * (times.min() + within * s_per_byte)
+            seconds[cases] = there * np.maximum(wanted / sizes[-1], 1)
             known = SOURCE_CODE[Source.MEASURED if samples.local[order[0]] else Source.IMPORTED]
             code = np.where(np.isin(wanted, sizes), known, SOURCE_CODE[Source.INTERPOLATED])
             source[cases] = np.where(wanted > sizes[-1], SOURCE_CODE[Source.EXTRAPOLATED], code)

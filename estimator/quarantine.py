@@ -23,6 +23,9 @@ CACHED = "shorter than a launch and one cold read of the keys and values: they w
 POOR_PCIE = "an all-reduce below 5 GB/s of bus bandwidth: that machine's PCIe, not the GPU's"
 POOR_BUS_BYTES_PER_S = 5e9
 LARGE_MESSAGE_BYTES = 1 << 24  # launches do not matter there
+DISTURBED = "slower than the next smaller and the next larger batches, which it could be padded to"
+PADDED = 3  # so many larger batches, and two smaller ones, must all be faster
+DISTURBANCE = 1.25  # repeats of one GEMM differ by 2 to 4 %, and a tile begun by less than this
 
 
 def _impossible(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[np.bool_]:
@@ -48,11 +51,36 @@ def _poor_pcie(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[n
     return np.isin(batch.dims["degree"], batch.dims["degree"][slow])
 
 
+def _disturbed(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[np.bool_]:
+    """Of matrices measured at many row counts, those rows whose every neighbour was clearly faster: no
+    choice of kernel explains that, for the larger batch computes the smaller one as well.
+    """
+    seconds = seconds_of(batch)
+    found = np.zeros(len(seconds), dtype=np.bool_)
+    if kind.kernel != "linear" or len(seconds) <= PADDED:
+        return found
+    fixed = np.stack([batch.dims[n] for n in ("in_features", "out_features")])
+    shape = np.unique(fixed, axis=1, return_inverse=True)[1].reshape(-1)
+    order = np.lexsort((batch.dims["rows"], shape))
+    slowest = np.zeros(len(seconds))
+    for offset in range(-2, PADDED + 1):
+        near = np.clip(np.arange(len(order)) + offset, 0, len(order) - 1)
+        same = (shape[order[near]] == shape[order]) & (near == np.arange(len(order)) + offset)
+        if offset > 0:
+            slowest[~same] = np.inf  # too few larger ones to tell
+        elif offset == 0:
+            same[:] = False
+        slowest = np.where(same, np.maximum(slowest, seconds[order[near]]), slowest)
+    found[order] = seconds[order] > DISTURBANCE * slowest
+    return found
+
+
 Rule = Callable[[Sku, KernelKind, MeasurementBatch], NDArray[np.bool_]]
 RULES: tuple[tuple[str, Rule], ...] = (
     (IMPOSSIBLE, _impossible),
     (CACHED, _cached),
     (POOR_PCIE, _poor_pcie),
+    (DISTURBED, _disturbed),
 )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from servecast.compiler.errors import DataMissingError
-from servecast.estimator.evaluate import scores, unseen_shapes
+from servecast.estimator.evaluate import scores
 from servecast.estimator.models import MIN_SAMPLES, fitted, num_sms_of
 from servecast.estimator.physics import COLLECTIVES, WORK, KernelKind
 from servecast.estimator.predictor import Samples
 from servecast.estimator.sources import chosen_samples
+from servecast.estimator.splits import unseen_shapes
 from servecast.estimator.store import Store
 
 Row = dict[str, object]

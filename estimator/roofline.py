@@ -17,7 +17,6 @@ from servecast.estimator.physics import (
     COLLECTIVES,
     Dims,
     KernelKind,
-    Work,
     bandwidth,
     compute_peak,
     shortest_s,
@@ -55,12 +54,18 @@ def _launch_s(kind: KernelKind) -> float:
 
 @dataclass(frozen=True, slots=True)
 class FittedRoofline:
-    """``launch_s + max(flops * s_per_flop, bytes * s_per_byte)``."""
+    """``launch_s + max(flops * s_per_flop, bytes * s_per_byte)``, and what runs beside that in proportion to
+    columns of the features: ``side`` pairs them with seconds per unit (an fp8 GEMM quantises its input).
+    """
 
     launch_s: float
     s_per_flop: float
     s_per_byte: float
+    side: tuple[tuple[int, float], ...] = ()
 
-    def predict(self, work: Work) -> Floats:
-        bound = np.maximum(work.flops * self.s_per_flop, work.num_bytes * self.s_per_byte)
-        return np.asarray(self.launch_s + bound, dtype=np.float64)
+    def predict(self, features: Floats) -> Floats:
+        """Seconds [cases] of features [cases, features] with FLOPs first and bytes last."""
+        amounts = np.maximum(features, 0)
+        bound = np.maximum(amounts[:, 0] * self.s_per_flop, amounts[:, -1] * self.s_per_byte)
+        beside = sum((amounts[:, column] * rate for column, rate in self.side), start=0.0)
+        return np.asarray(self.launch_s + bound + beside, dtype=np.float64)

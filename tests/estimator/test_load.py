@@ -145,8 +145,15 @@ def test_what_lies_too_far_outside_is_refused_with_what_to_measure(
 
 
 def test_a_draw_moves_what_is_predicted_and_keeps_what_was_measured(
-    path: Path, gpu: Sku, model: Model
+    path: Path, gpu: Sku, model: Model, small_batches: Sequence[MeasurementBatch]
 ) -> None:
+    gemm = small_batches[0]
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.05, gemm.num_rows))
+    small = gemm.dims["in_features"] * gemm.dims["out_features"] == 256 * 256
+    noisy = {"mean_s": gemm.times_s["mean_s"] * np.where(small, 1, noise)}
+    path = path.with_name("noisy.duckdb")
+    with Store.open(path) as store:
+        store.add_batches([replace(gemm, times_s=noisy), *small_batches[1:]])
     loader = TableLoader(path)
     plain = loader.tables(model(), gpu, BOUNDS)
     drawn = [loader.drawn_tables(model(), gpu, BOUNDS, draw) for draw in (1, 1, 2)]
@@ -154,4 +161,4 @@ def test_a_draw_moves_what_is_predicted_and_keeps_what_was_measured(
     assert not same(drawn[0], drawn[2])
     measured = 64  # rows on the grid of measurements
     assert drawn[0].token_s[0, measured] == pytest.approx(plain.token_s[0, measured], rel=1e-6)
-    assert drawn[0].token_s[0, 40] != pytest.approx(plain.token_s[0, 40], rel=1e-6)
+    assert drawn[0].token_s[0, 40] != pytest.approx(plain.token_s[0, 40], rel=1e-4)

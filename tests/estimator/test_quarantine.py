@@ -8,7 +8,7 @@ import numpy as np
 
 from servecast.compiler.hardware import Sku
 from servecast.estimator.measurement import MeasurementBatch, Origin
-from servecast.estimator.quarantine import CACHED, IMPOSSIBLE, POOR_PCIE, screened
+from servecast.estimator.quarantine import CACHED, DISTURBED, IMPOSSIBLE, POOR_PCIE, screened
 
 ORIGIN = Origin("silicon")
 
@@ -76,3 +76,27 @@ def test_without_a_datasheet_nothing_is_kept_back(gpu: Sku) -> None:
         times_s={"mean_s": np.array([1e-9])},
     )
     assert kept_back(batch, gpu) == {"": [1e-9]}
+
+
+def gemms(seconds: list[float]) -> MeasurementBatch:
+    """One shape at 1, 2, 3 … rows."""
+    rows = np.arange(1, len(seconds) + 1)
+    return MeasurementBatch(
+        *("linear", "bf16", "", "gpu", ORIGIN),
+        dims={"rows": rows, "in_features": 0 * rows + 256, "out_features": 0 * rows + 256},
+        times_s={"mean_s": np.array(seconds)},
+    )
+
+
+def test_a_gemm_slower_than_all_its_neighbours_is_kept_back(gpu: Sku) -> None:
+    """A larger batch computes the smaller one as well, so nothing but a disturbance explains it."""
+    assert kept_back(gemms([30e-6, 10e-6, 10e-6, 10e-6, 11e-6]), gpu)[DISTURBED] == [30e-6]
+    assert kept_back(gemms([10e-6, 10e-6, 30e-6, 10e-6, 10e-6, 11e-6]), gpu)[DISTURBED] == [30e-6]
+
+
+def test_a_step_between_tiles_is_no_disturbance(gpu: Sku) -> None:
+    assert list(kept_back(gemms([10e-6, 10e-6, 20e-6, 10e-6, 22e-6, 22e-6, 22e-6]), gpu)) == [""]
+
+
+def test_the_largest_batches_have_none_to_be_padded_to(gpu: Sku) -> None:
+    assert list(kept_back(gemms([10e-6, 10e-6, 10e-6, 10e-6, 30e-6]), gpu)) == [""]

@@ -9,24 +9,19 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from servecast.estimator.baselines import LinearInterpolation, RawForest, RooflineOnly
+from servecast.estimator.baselines import GridInterpolation, RawForest, RooflineOnly
 from servecast.estimator.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.forest import KernelModel
-from servecast.estimator.physics import Work
-from servecast.estimator.regressors import (
-    RooflineBlend,
-    RooflineBoosting,
-    RooflineForest,
-    fit_roofline,
-)
+from servecast.estimator.regressors import GROWERS, MonotoneBoosting, RooflineTrees
+from servecast.estimator.roofline_fit import fit_roofline
 
 LEARNERS = [
-    RooflineForest(n_estimators=5),
-    RooflineBoosting(n_boosted=20),
-    RooflineBlend(n_estimators=5, n_boosted=20),
+    *(RooflineTrees((member,), effort=0.1) for member in GROWERS),
+    RooflineTrees(("randomised", "boosting"), side=(0,), effort=0.1),
+    MonotoneBoosting(effort=0.1),
     RooflineOnly(),
     RawForest(),
-    LinearInterpolation(),
+    GridInterpolation(),
 ]
 
 
@@ -46,24 +41,33 @@ def cases(seed: int = 0, rows: int = 400) -> Any:
 
 def test_a_known_roofline_is_recovered() -> None:
     features, _, base = cases()
-    found = fit_roofline(Work(features[:, 0], features[:, -1]), base)
+    found = fit_roofline(features, base)
     assert found.launch_s == pytest.approx(3e-6, rel=0.02)
     assert 1 / found.s_per_flop == pytest.approx(500e12, rel=0.02)
     assert 1 / found.s_per_byte == pytest.approx(2e12, rel=0.02)
 
 
+def test_what_costs_time_beside_the_roofline_is_told_apart() -> None:
+    features, _, base = cases()
+    rows = np.exp(np.random.default_rng(2).uniform(0, 10, len(base)))
+    beside = np.insert(features, 2, rows, axis=1)
+    found = fit_roofline(beside, base + 4e-9 * rows, side=(2,))
+    assert found.side == ((2, pytest.approx(4e-9, rel=0.02)),)
+    assert found.launch_s == pytest.approx(3e-6, rel=0.02)
+
+
 def test_the_forest_learns_what_the_roofline_cannot_say() -> None:
     features, seconds, _ = cases()
     unseen, expected, _ = cases(seed=1)
-    for learner in (RooflineForest(), RooflineBoosting(), RooflineBlend()):
-        error = np.abs(learner.fit(features, seconds).predict(unseen) / expected - 1)
-        assert np.median(error) < 0.05
+    for member in GROWERS:
+        found = RooflineTrees((member,)).fit(features, seconds).predict(unseen)
+        assert np.median(np.abs(found / expected - 1)) < 0.05
 
 
 def test_times_must_be_positive() -> None:
     features, seconds, _ = cases(rows=20)
     with pytest.raises(ValueError, match="times must be positive, got 0"):
-        RooflineForest().fit(features, seconds * 0)
+        RooflineTrees().fit(features, seconds * 0)
 
 
 def test_flat_trees_predict_what_scikit_learn_predicts() -> None:
@@ -82,31 +86,50 @@ def test_flat_boosted_trees_predict_what_scikit_learn_predicts() -> None:
     )
 
 
-def test_a_blend_is_the_mean_of_its_members() -> None:
+def test_members_predict_their_mean() -> None:
     features, seconds, _ = cases()
-    one = RooflineForest(n_estimators=3).fit(features, seconds).model_.forest
-    other = RooflineBoosting(n_boosted=7).fit(features, seconds).model_.forest
-    both = mean_of(one, other).predict(features)
+    names = ("forest", "boosting")
+    one, other = (RooflineTrees((n,)).fit(features, seconds).model_.forest for n in names)
+    both = mean_of([one, other]).predict(features)
     np.testing.assert_allclose(
         both, (one.predict(features) + other.predict(features)) / 2, rtol=1e-4, atol=1e-6
     )
 
 
+def test_monotone_boosting_never_falls_as_work_grows() -> None:
+    """Noise alone would make unconstrained trees fall somewhere along the line."""
+    features, seconds, _ = cases()
+    noisy = seconds * np.exp(np.random.default_rng(3).normal(0, 0.3, len(seconds)))
+    line = np.repeat(features[:1], 300, axis=0)
+    line[:, 0] = np.geomspace(1e8, 1e13, 300)
+    assert (np.diff(MonotoneBoosting().fit(features, noisy).predict(line)) >= 0).all()
+    assert (np.diff(RooflineTrees(("boosting",)).fit(features, noisy).predict(line)) < 0).any()
+
+
 def test_a_saved_model_predicts_the_same_bits() -> None:
     features, seconds, _ = cases()
-    model = RooflineForest().fit(features, seconds).model_
+    model = RooflineTrees(side=(1,)).fit(features, seconds).model_
     again = KernelModel.from_bytes(model.to_bytes())
     np.testing.assert_array_equal(again.predict(features), model.predict(features))
 
 
 def test_no_case_gets_no_prediction() -> None:
     features, seconds, _ = cases(rows=30)
-    assert RooflineForest().fit(features, seconds).model_.predict(features[:0]).shape == (0,)
+    assert RooflineTrees().fit(features, seconds).model_.predict(features[:0]).shape == (0,)
 
 
-def test_a_plane_in_logarithms_is_interpolated_exactly() -> None:
-    rng = np.random.default_rng(0)
-    sizes = np.exp(rng.uniform(0, 8, (200, 2)))
-    seconds = 1e-6 * (1 + sizes[:, 0]) ** 0.5 * (1 + sizes[:, 1])
-    found = LinearInterpolation().fit(sizes[:150], seconds[:150]).predict(sizes[150:])
-    np.testing.assert_allclose(found, seconds[150:], rtol=1e-6)
+def test_a_multilinear_law_is_interpolated_exactly_on_a_grid() -> None:
+    axes = np.array([1.0, 2.0, 5.0, 9.0]), np.array([1.0, 10.0, 20.0])
+    x, y = (g.ravel() for g in np.meshgrid(*axes, indexing="ij"))
+    grid = GridInterpolation().fit(np.stack([x, y], axis=1), 3 + x + 2 * y + x * y)
+    inside = np.random.default_rng(0).uniform(1, 9, (50, 2))
+    a, b = inside.T
+    np.testing.assert_allclose(grid.predict(inside), 3 + a + 2 * b + a * b)
+    assert grid.predict([[100.0, 1.0]])[0] == grid.predict([[9.0, 1.0]])[0]
+
+
+def test_below_each_value_lie_the_values_measured_with_it() -> None:
+    """At 1 the second axis ends at 10, at 2 it goes on to 20: a case between takes half of both."""
+    points = np.array([[1, 0], [1, 10], [2, 0], [2, 20]], dtype=float)
+    grid = GridInterpolation().fit(points, np.array([10.0, 20.0, 30.0, 50.0]))
+    assert grid.predict([[1.5, 20.0]])[0] == (20 + 50) / 2

@@ -1,0 +1,93 @@
+"""Which learner answers for a kernel of a GPU: the best of several on shapes that it had not seen.
+
+Importing this module loads scikit-learn; only fitting needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from servecast.estimator.features import INCREASING, SIDE, feature_matrix, positions
+from servecast.estimator.forest import KernelModel
+from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.physics import Dims, KernelKind
+from servecast.estimator.predictor import Samples
+from servecast.estimator.regressors import (
+    GROWERS,
+    KernelLearner,
+    MonotoneBoosting,
+    RooflineTrees,
+)
+from servecast.estimator.splits import folds_of, shapes_of, some_shapes
+
+FOLDS = 2
+MAX_ROWS = 5000  # of a kernel are enough to rank learners by
+MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
+BLEND = ("randomised", "boosting")
+DEFAULT = "blend"
+
+
+def _trees(*members: str) -> Callable[[KernelKind, Dims], KernelLearner]:
+    return lambda kind, dims: RooflineTrees(
+        members, positions(kind, dims, SIDE.get(kind.kernel, ()))
+    )
+
+
+def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
+    return MonotoneBoosting(positions(kind, dims, INCREASING))
+
+
+LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
+    **{member: _trees(member) for member in GROWERS},
+    "blend": _trees(*BLEND),
+    "monotone": _monotone,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Mean absolute log errors by learner in cross-validation; empty where there was too little to try."""
+
+    errors: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def best(self) -> str:
+        return min(self.errors, key=lambda pair: pair[1])[0] if self.errors else DEFAULT
+
+
+def choose(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> Choice:
+    """Every learner's errors on folds of shapes, learnt from the others."""
+    part = samples.rows(some_shapes(samples, MAX_ROWS, seed))
+    if shapes_of(part).max() + 1 < MIN_SHAPES:
+        return Choice()
+    features = feature_matrix(kind, part.dims, num_sms)
+    fold = folds_of(part, FOLDS, seed)
+    names = [*GROWERS, *(["monotone"] if kind.kernel.startswith("attention") else [])]
+    logs = {name: _left_out(kind, part, features, fold, name) for name in names}
+    logs["blend"] = np.asarray(np.mean([logs[member] for member in BLEND], axis=0))
+    measured = np.log(part.seconds)
+    return Choice(tuple((n, float(np.mean(np.abs(found - measured)))) for n, found in logs.items()))
+
+
+def _left_out(
+    kind: KernelKind, samples: Samples, features: Floats, fold: Ints, name: str
+) -> Floats:
+    """Logarithms of times [rows], each predicted from other folds."""
+    found = np.empty(len(fold))
+    for number in range(FOLDS):
+        out = fold == number
+        learner = LEARNERS[name](kind, samples.dims)
+        learner.fit(features[~out], samples.seconds[~out])
+        found[out] = np.log(learner.predict(features[out]))
+    return found
+
+
+def fit_best(kind: KernelKind, samples: Samples, num_sms: int, name: str) -> KernelModel:
+    """The learner of that name, fitted to everything."""
+    features = feature_matrix(kind, samples.dims, num_sms)
+    learner = LEARNERS[name](kind, samples.dims)
+    learner.fit(features, samples.seconds)
+    return replace(learner.model_, learner=name)
