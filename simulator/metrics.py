@@ -78,6 +78,11 @@ class Samples:
         weighted = self.values if self.weights is None else self.values * self.weights
         return float(weighted.sum()) / self.total
 
+    def above(self, limit: float) -> int:
+        """How many exceed it."""
+        late = self.values > limit
+        return int(late.sum() if self.weights is None else self.weights[late].sum())
+
     def repeated(self) -> Floats:
         """Every value as often as it occurs, rising."""
         every = self.values if self.weights is None else np.repeat(self.values, self.weights)
@@ -162,6 +167,8 @@ def _gaps(records: Records, window: Window) -> Samples:
     """A step with B decodes is B equal gaps since its lane's last step; a preemption makes one more."""
     order, _ = records.by_lane()
     end_s, decodes = records.end_s[order], records.decodes[order]
+    if not records.lock_step:
+        decodes = _following_tokens(records)
     after = np.flatnonzero((decodes > 0) & window.holds(end_s))
     values, weights = end_s[after] - end_s[after - 1], decodes[after]
     if len(records.segments):
@@ -170,6 +177,15 @@ def _gaps(records: Records, window: Window) -> Samples:
         values = np.concatenate((values, end_s[first[again + 1]] - end_s[last[again]]))
         weights = np.concatenate((weights, np.ones(len(again), np.int64)))
     return Samples(values, weights=weights)
+
+
+def _following_tokens(records: Records) -> NDArray[np.int32]:
+    """Of each step by lane, the tokens whose request also had one in the step before."""
+    _, first, last, _ = records.token_segments()
+    change = np.zeros(len(records.steps) + 1, np.int32)
+    np.add.at(change, first + 1, 1)
+    np.subtract.at(change, last + 1, 1)
+    return np.cumsum(change, dtype=np.int32)[:-1]
 
 
 def value(

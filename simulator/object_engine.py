@@ -2,57 +2,95 @@
 
 For policies whose order is more than a key (`schedulers.py`) and step times that are more than tables. A
 batch costs what its requests do: thousands of requests per second. `engine.py` is for the rest.
+
+At one instant everything happens before batches are formed. A batch is delivered to a stage, runs there
+when the stage is free and those before it are through, and is over when the host has processed its tokens.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Protocol
 
+from servecast.compiler.errors import UserError
+
+MAX_STALLED = 100_000
+"""Batches of a replica without a token; the longest prefill there is takes far fewer."""
+
+
+class LivelockError(UserError):
+    """Requests evict each other for ever and none gets a token."""
+
+    exit_code = 1
+
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request as a scheduler sees it. ``processed`` tokens have their KV cached or came out last."""
+    """One request as a scheduler sees it. ``processed`` tokens have their KV cached or came out last.
+
+    ``key`` orders admission where a policy says so; ``prefix`` are the ids of the prompt's blocks.
+    """
 
     number: int
     arrived_s: float
     prefill_tokens: int
     decode_tokens: int
+    key: int = 0
+    client: int = 0
+    prefix: tuple[int, ...] = ()
     processed: int = 0
+    emitted: int = 0
     prefilled: bool = False
     restarts: int = 0
+    preemptions: int = 0  # restarts, and times that it was swapped out
     replica: int = 0
     scheduled_s: float = float("nan")
     first_token_s: float = float("nan")
     finished_s: float = float("nan")
+    runs: list[list[int]] = field(default_factory=list)
+    """First and last of consecutive batches of its replica that brought it a token."""
 
     @property
     def finished(self) -> bool:
         return self.processed == self.prefill_tokens + self.decode_tokens
 
-    def progress(self, tokens: int, now_s: float) -> None:
-        """A batch with so many tokens of it is over; the end of a prefill brings a token more."""
+    @property
+    def prefill_left(self) -> int:
+        """Tokens before the next one comes out, besides the last that did."""
+        return 0 if self.prefilled else self.prefill_tokens - self.processed
+
+    def progress(self, tokens: int, now_s: float, batch: int) -> None:
+        """The replica's ``batch`` with so many tokens of it is over; the end of a prefill brings one more."""
         self.processed += tokens
-        if not self.prefilled and self.processed == self.prefill_tokens:
+        if not self.prefilled:
+            if self.processed < self.prefill_tokens:
+                return
             self.prefilled = True
             self.processed += 1
-            if self.first_token_s != self.first_token_s:  # NaN: the first of them
-                self.first_token_s = now_s
+        self.emitted += 1
+        if self.runs and self.runs[-1][1] == batch - 1:
+            self.runs[-1][1] = batch
+        else:
+            self.runs.append([batch, batch])
+        if self.emitted == 1:
+            self.first_token_s = now_s
         if self.finished:
             self.finished_s = now_s
 
     def restart(self) -> None:
         """Its KV is lost: what was processed is to be prefilled again."""
         total = self.prefill_tokens + self.decode_tokens
-        self.prefill_tokens = self.processed
-        self.decode_tokens = total - self.processed
+        self.prefill_tokens = max(self.processed, self.prefill_tokens)
+        self.decode_tokens = total - self.prefill_tokens
         self.processed = 0
         self.prefilled = False
         self.restarts += 1
+        self.preemptions += 1
 
 
 @dataclass(slots=True, eq=False)
@@ -63,14 +101,24 @@ class Batch:
     jobs: tuple[tuple[Job, int], ...]
     formed_s: float
     before: tuple[tuple[int, bool], ...] = ()  # processed, prefilled
+    overhead_s: float = 0.0  # before its first stage
+    free_blocks: int = 0
     start_s: list[float] = field(default_factory=list)  # by stage
     time_s: list[float] = field(default_factory=list)
+    ready_s: float = 0.0  # when it is at the stage that it queues for
+    end_s: float = float("nan")
 
 
 class Scheduler(Protocol):
     """One replica's policy. It never looks at ``decode_tokens``: real schedulers cannot."""
 
     rejected: list[Job]
+    free: int  # KV blocks
+    overhead_s: float  # of the batch that was formed last, before it starts: swapping
+
+    def can_serve(self, prompt_tokens: int, output_tokens: int) -> bool:
+        """Whether an idle replica could bring such a request to its end."""
+        ...
 
     def add(self, job: Job) -> None: ...
 
@@ -84,12 +132,16 @@ class Scheduler(Protocol):
 
 
 class Timer(Protocol):
-    """Seconds that a batch occupies a pipeline stage."""
+    """Seconds of a batch: in a pipeline stage, on the way to the next, on the host when it is through."""
+
+    host_step_s: float
 
     def stage_s(self, batch: Batch, stage: int) -> float: ...
 
+    def send_s(self, batch: Batch, stage: int) -> float: ...
 
-class _Replica:
+
+class ObjectReplica:
     """A scheduler with its pipeline: batches queue for each stage and do not overtake."""
 
     def __init__(self, number: int, scheduler: Scheduler, num_stages: int) -> None:
@@ -97,32 +149,40 @@ class _Replica:
         self.queues: list[deque[Batch]] = [deque() for _ in range(num_stages)]
         self.busy = [False] * num_stages
         self.in_flight = 0
+        self.done = 0  # batches
+        self.stalled = 0  # of them, since one that brought a token
+        self.outstanding: dict[Job, None] = {}
 
-    def handle(self, event: Job | tuple[Batch, int], now_s: float) -> None:
-        """An arrival, or the end of a batch in a stage."""
-        if isinstance(event, Job):
-            event.replica = self.number
-            self.scheduler.add(event)
-            return
-        batch, stage = event
-        self.busy[stage] = False
-        if stage + 1 < len(self.queues):
-            self.queues[stage + 1].append(batch)
-            return
+    def add(self, job: Job) -> None:
+        job.replica = self.number
+        rejected = len(self.scheduler.rejected)
+        self.scheduler.add(job)
+        if len(self.scheduler.rejected) == rejected:
+            self.outstanding[job] = None
+
+    def end(self, batch: Batch) -> None:
+        """The host has processed the batch."""
         self.in_flight -= 1
+        self.stalled += 1
         for job, tokens in batch.jobs:
-            job.progress(tokens, now_s)
+            job.progress(tokens, batch.end_s, self.done)
+            if job.prefilled:
+                self.stalled = 0
+            if job.finished:
+                del self.outstanding[job]
+        self.done += 1
         self.scheduler.end_batch([job for job, _ in batch.jobs])
 
     def start(self, now_s: float, timer: Timer) -> list[tuple[Batch, int]]:
         """Send each idle stage the batch that waits for it; those batches and their stages."""
         started: list[tuple[Batch, int]] = []
         for stage, queue in enumerate(self.queues):
-            if queue and not self.busy[stage]:
+            if queue and not self.busy[stage] and queue[0].ready_s <= now_s:
                 batch = queue.popleft()
                 self.busy[stage] = True
                 batch.start_s.append(now_s)
-                batch.time_s.append(timer.stage_s(batch, stage))
+                overhead_s = 0.0 if stage else batch.overhead_s
+                batch.time_s.append(timer.stage_s(batch, stage) + overhead_s)
                 started.append((batch, stage))
         return started
 
@@ -137,36 +197,94 @@ class _Replica:
                 if job.scheduled_s != job.scheduled_s:  # NaN: never was
                     job.scheduled_s = now_s
             before = tuple((job.processed, job.prefilled) for job, _ in jobs)
-            formed.append(Batch(self.number, tuple(jobs), now_s, before))
+            overhead_s, free = self.scheduler.overhead_s, self.scheduler.free
+            formed.append(Batch(self.number, tuple(jobs), now_s, before, overhead_s, free))
             self.queues[0].append(formed[-1])
             self.in_flight += 1
         return formed
 
 
+Route = Callable[[Job, Sequence[ObjectReplica]], int]
+
+
+def in_turn(job: Job, replicas: Sequence[ObjectReplica]) -> int:
+    return job.number % len(replicas)
+
+
+class ObjectRun:
+    """The events of replicas: (time, ticket, what happens then). ``batches`` are in the order of forming."""
+
+    def __init__(self, schedulers: Sequence[Scheduler], timer: Timer, stages: int) -> None:
+        self.replicas = [ObjectReplica(n, each, stages) for n, each in enumerate(schedulers)]
+        self.timer, self.stages = timer, stages
+        self.batches: list[Batch] = []
+        self._events: list[tuple[float, int, Callable[[], ObjectReplica]]] = []
+        self._ticket = count()
+
+    def simulate(self, jobs: Sequence[Job], route: Route) -> None:
+        """Every job, in arrival order, to its end.
+
+        Raises:
+            LivelockError: none of those that are left gets a token any more.
+        """
+        for job in jobs:
+            self._at(job.arrived_s, partial(self._arrive, job, route))
+        while self._events:
+            now_s = self._events[0][0]
+            woken: dict[ObjectReplica, None] = {}
+            while self._events and self._events[0][0] == now_s:
+                woken[heappop(self._events)[2]()] = None
+            for replica in woken:
+                self._launch(replica, now_s)
+                if replica.stalled > MAX_STALLED:
+                    raise LivelockError(f"replica {replica.number}: no token in {MAX_STALLED} batches")
+        for replica in self.replicas:
+            if replica.outstanding:
+                job = next(iter(replica.outstanding))
+                raise LivelockError(
+                    f"request {job.number} waits for ever: the policy schedules nothing more on "
+                    f"replica {replica.number}, which has {replica.scheduler.free} free KV blocks"
+                )
+
+    def _launch(self, replica: ObjectReplica, now_s: float) -> None:
+        self.batches += replica.form(now_s)
+        for batch, stage in replica.start(now_s, self.timer):
+            self._at(now_s + batch.time_s[stage], partial(self._leave, batch, stage))
+
+    def _at(self, time_s: float, event: Callable[[], ObjectReplica]) -> None:
+        heappush(self._events, (time_s, next(self._ticket), event))
+
+    def _arrive(self, job: Job, route: Route) -> ObjectReplica:
+        replica = self.replicas[route(job, self.replicas)]
+        replica.add(job)
+        return replica
+
+    def _leave(self, batch: Batch, stage: int) -> ObjectReplica:
+        """The stage is done with the batch."""
+        replica = self.replicas[batch.replica]
+        replica.busy[stage] = False
+        end_s = batch.start_s[stage] + batch.time_s[stage]
+        if stage + 1 < self.stages:
+            batch.ready_s = end_s + self.timer.send_s(batch, stage)
+            replica.queues[stage + 1].append(batch)
+            self._at(batch.ready_s, lambda: replica)
+            return replica
+        batch.end_s = end_s
+        if self.timer.host_step_s > 0.0:
+            self._at(end_s + self.timer.host_step_s, partial(self._end, batch))
+        else:
+            replica.end(batch)
+        return replica
+
+    def _end(self, batch: Batch) -> ObjectReplica:
+        self.replicas[batch.replica].end(batch)
+        return self.replicas[batch.replica]
+
+
 def run_jobs(
     jobs: Sequence[Job], schedulers: Sequence[Scheduler], timer: Timer, num_stages: int
 ) -> list[Batch]:
-    """Every batch, in the order of forming, of jobs (in arrival order) dealt out round robin.
-
-    Of one instant everything happens before batches are formed.
-    """
-    replicas = [_Replica(n, scheduler, num_stages) for n, scheduler in enumerate(schedulers)]
-    batches: list[Batch] = []
-    ticket = count()
-    events: list[tuple[float, int, Job | tuple[Batch, int]]] = []
-    for job in jobs:
-        heappush(events, (job.arrived_s, next(ticket), job))
-    while events:
-        now_s = events[0][0]
-        woken: dict[_Replica, None] = {}
-        while events and events[0][0] == now_s:
-            event = heappop(events)[2]
-            number = event.number % len(replicas) if isinstance(event, Job) else event[0].replica
-            woken[replicas[number]] = None
-            replicas[number].handle(event, now_s)
-        for replica in woken:
-            batches += replica.form(now_s)
-            for started, stage in replica.start(now_s, timer):
-                end_s = now_s + started.time_s[stage]
-                heappush(events, (end_s, next(ticket), (started, stage)))
-    return batches
+    """Every batch, in the order of forming, of jobs (in arrival order) dealt out round robin."""
+    run = ObjectRun(schedulers, timer, num_stages)
+    run.simulate(jobs, in_turn)
+    return run.batches

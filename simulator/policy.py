@@ -1,42 +1,105 @@
-"""Orders of service: a policy is data, one key per request.
+"""A policy as a value: a name and parameters, written ``name`` or ``name:parameter=value,…``.
 
-The smallest key is admitted first, the largest is preempted first; equal keys go by arrival. A policy sees
-what a scheduler could see on arrival: never the output lengths.
+Orders of service (`orders.py`) run on the compiled engine, under vLLM v1's batching; other ways to form
+batches (`schedulers.py`) run request by request. Parameters are the keyword-only arguments of what the name
+stands for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from servecast.compiler.errors import UserError
+from servecast.compiler.suggest import did_you_mean
+from servecast.simulator.orders import ORDERS, ranks
+from servecast.simulator.schedulers import SCHEDULERS
+from servecast.simulator.vllm_v1_scheduler import BATCHING
 from servecast.simulator.workload import Workload
 
-Policy = Callable[[Workload], NDArray[np.float64]]
+POLICIES: dict[str, Callable[..., Any]] = {**ORDERS, **SCHEDULERS}
+"""Every policy by name."""
 
 
-def first_come_first_served(workload: Workload) -> NDArray[np.float64]:
-    """vLLM v1's default (vllm/v1/core/sched/scheduler.py, SchedulingPolicy.FCFS)."""
-    return np.arange(len(workload), dtype=np.float64)
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One row of `POLICIES` and the parameters that were said."""
+
+    name: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        said = ",".join(f"{name}={value:g}" for name, value in sorted(self.parameters.items()))
+        return f"{self.name}:{said}" if said else self.name
+
+    @property
+    def is_order(self) -> bool:
+        return self.name in ORDERS
+
+    @property
+    def is_compiled(self) -> bool:
+        """The fast engine runs it: an order of service under vLLM v1's batching as it is."""
+        return self.is_order and not self.batching
+
+    @property
+    def batching(self) -> dict[str, float]:
+        """What it changes in vLLM v1's batching."""
+        return {k: v for k, v in self.parameters.items() if k in BATCHING and self.is_order}
+
+    def keys(self, workload: Workload) -> NDArray[np.int64]:
+        """Distinct integers, [requests]: smallest first. Arrival order where the policy is no order."""
+        if not self.is_order:
+            return np.arange(len(workload))
+        said = {k: v for k, v in self.parameters.items() if k not in BATCHING}
+        return ranks(ORDERS[self.name](workload, **said))
 
 
-def shortest_prompt_first(workload: Workload) -> NDArray[np.float64]:
-    """Shortest job first by the one length that is known on arrival."""
-    return workload.prompt_tokens.astype(np.float64)
+def parse_policy(text: str) -> Policy:
+    """
+    Raises:
+        UserError: no such policy or parameter, or a value that is no number of the right kind.
+    """
+    name, _, rest = text.partition(":")
+    if name not in POLICIES:
+        hint = did_you_mean(name, POLICIES)
+        raise UserError(f"policy {name!r} is not one of {', '.join(POLICIES)}{hint}")
+    return Policy(name, parse_parameters(f"policy {text!r}", rest, parameters_of(name)))
 
 
-POLICIES: dict[str, Policy] = {
-    "vllm_v1": first_come_first_served,
-    "shortest_prompt_first": shortest_prompt_first,
-}
+def parameters_of(name: str) -> dict[str, float]:
+    """The policy's parameters and their defaults."""
+    return keyword_parameters(POLICIES[name]) | (BATCHING if name in ORDERS else {})
 
 
-def ranks(keys: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Keys as distinct integers in the same order, ties by arrival."""
-    if np.all(keys[1:] >= keys[:-1]):
-        return np.arange(len(keys))
-    order = np.argsort(keys, kind="stable")
-    rank = np.empty(len(keys), np.int64)
-    rank[order] = np.arange(len(keys))
-    return rank
+def keyword_parameters(function: Callable[..., Any]) -> dict[str, float]:
+    """Its keyword-only arguments and their defaults."""
+    every = signature(function).parameters.values()
+    return {p.name: p.default for p in every if p.kind is Parameter.KEYWORD_ONLY}
+
+
+def parse_parameters(where: str, text: str, known: Mapping[str, float]) -> dict[str, float]:
+    """``parameter=value,…`` as numbers of the kind that the defaults have.
+
+    Raises:
+        UserError: a parameter that is not known, or a value that is no such number.
+    """
+    parameters: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        name, _, value = part.partition("=")
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else "it takes none"
+            raise UserError(f"{where}: no parameter {name!r}{did_you_mean(name, known)}; {there}")
+        kind = type(known[name])
+        try:
+            parameters[name] = kind(value)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise UserError(f"{where}: {name} must be {wanted}, got {value!r}") from None
+        if not parameters[name] >= 0:
+            raise UserError(f"{where}: {name} must be 0 or more, got {value}")
+    return parameters

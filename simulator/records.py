@@ -45,6 +45,7 @@ class Records:
     stages: int
     kv_blocks: int
     broken_metric: str | None  # more was late than may be: the rest was not simulated
+    lock_step: bool = True  # a step's decodes all had a token in their lane's step before
 
     def __len__(self) -> int:
         return len(self.requests)

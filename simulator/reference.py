@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from servecast.estimator.tables import Floats, RuntimeTables
 from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.policy import POLICIES, ranks
+from servecast.simulator.policy import parse_policy
 from servecast.simulator.routers import ROUTERS
 from servecast.simulator.routing import Fleet
 from servecast.simulator.workload import Workload
@@ -299,7 +299,7 @@ def simulate_reference(
 def _requests(
     workload: Workload, fleet: Fleet, loaded: NDArray[np.int64]
 ) -> list[ReferenceRequest | None]:
-    keys = ranks(POLICIES[fleet.policy](workload))
+    keys = parse_policy(fleet.policy).keys(workload)
     capacity = fleet.limits.kv_blocks * fleet.limits.block_tokens
     choices = ROUTERS[fleet.router].choices(workload, fleet.replicas).T.tolist()
     columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, loaded)

@@ -6,7 +6,7 @@ A static rule is data: the replica of each request. A rule that looks at the rep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from servecast.compiler.errors import UserError
 from servecast.simulator.arrivals import stream
 from servecast.simulator.dispatch import BETTER_OF_TWO, LEAST_OUTSTANDING, STATIC
+from servecast.simulator.object_engine import Job, ObjectReplica, Route
 from servecast.simulator.workload import Workload
 
 Ints = NDArray[np.int64]
@@ -66,3 +67,20 @@ ROUTERS: dict[str, Router] = {
     "random": Router(STATIC, _at_random),
     "prefix_affinity": Router(STATIC, _by_prefix),
 }
+
+
+def object_route(workload: Workload, router: str, replicas: int) -> Route:
+    """The same rule for `object_engine.py`."""
+    rule = ROUTERS[router].rule
+    choices: list[list[int]] = ROUTERS[router].choices(workload, replicas).T.tolist()
+
+    def route(job: Job, every: Sequence[ObjectReplica]) -> int:
+        first, second = choices[job.number]
+        compared = {
+            STATIC: [every[first]],
+            BETTER_OF_TWO: [every[first], every[second]],
+            LEAST_OUTSTANDING: every,
+        }
+        return min(compared[rule], key=lambda replica: len(replica.outstanding)).number
+
+    return route

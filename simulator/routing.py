@@ -7,7 +7,7 @@ the host has processed the step's output, and requests assigned before at the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,15 @@ from servecast.simulator.compiled import compile_engine
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.dispatch import simulate_all
 from servecast.simulator.engine import FULL, IDLE, LIVELOCK
-from servecast.simulator.policy import POLICIES, ranks
+from servecast.simulator.object_engine import LivelockError
+from servecast.simulator.object_run import ObjectFleet, broken_metric, run_objects
+from servecast.simulator.policy import Policy, parse_policy
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
-from servecast.simulator.routers import ROUTERS
+from servecast.simulator.routers import ROUTERS, object_route
 from servecast.simulator.run_record import new_run, set_targets
 from servecast.simulator.state import Request, Run, Segment, Simulation, Step
 from servecast.simulator.workload import Workload
-
-
-class LivelockError(UserError):
-    """Requests evict each other for ever and none gets a token."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +42,7 @@ class Fleet:
     def __post_init__(self) -> None:
         if self.router not in ROUTERS:
             raise UserError(f"router {self.router!r} is not one of {', '.join(ROUTERS)}")
-        if self.policy not in POLICIES:
-            raise UserError(f"policy {self.policy!r} is not one of {', '.join(POLICIES)}")
+        parse_policy(self.policy)
         if self.replicas < 1:
             raise UserError(f"replicas must be at least 1, got {self.replicas}")
         _check_limits(self.limits)
@@ -132,7 +127,14 @@ class Engine:
         limits = fleet.limits
         kv_tokens = workload.prompt_tokens + workload.output_tokens - 1  # the last is never cached
         fits = -(-kv_tokens // limits.block_tokens) <= limits.kv_blocks
-        key = ranks(POLICIES[fleet.policy](workload)[fits])
+        policy = parse_policy(fleet.policy)
+        if not policy.is_compiled:
+            _refuse_with_objects(policy, concurrency, loaded_tokens)
+            route = object_route(workload, fleet.router, fleet.replicas)
+            objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas)
+            records = run_objects(workload, objects, fits, route)
+            return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
+        key = policy.keys(workload)[fits]
         run = new_run(limits, fleet.tables, workload, key)
         set_targets(run, targets or LateTargets())
         run.concurrency, run.client_s = concurrency or 0, client_s
@@ -156,6 +158,14 @@ class Engine:
                 "reserve_prompt prevents it"
             )
         return _records(sim, workload, fleet, fits)
+
+
+def _refuse_with_objects(
+    policy: Policy, concurrency: int | None, loaded_tokens: NDArray[np.int64] | None
+) -> None:
+    for name, value in (("concurrency", concurrency), ("loaded_tokens", loaded_tokens)):
+        if value is not None:
+            raise UserError(f"policy {str(policy)!r} with {name}: it is for orders of service")
 
 
 def simulate(

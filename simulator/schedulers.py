@@ -1,4 +1,4 @@
-"""Batching policies of older engines, as Vidur models them, for `object_engine.py`.
+"""Batching policies for `object_engine.py`: those of older engines as Vidur models them, and all by name.
 
 SOURCE: microsoft/vidur, vidur/scheduler/replica_scheduler/*.py; vLLM v0, Sarathi and Orca repeat its recorded
 batches exactly.
@@ -6,102 +6,77 @@ batches exactly.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
+from servecast.simulator.block_scheduler import BlockScheduler, SchedulerLimits
 from servecast.simulator.object_engine import Job, Scheduler
+from servecast.simulator.sglang_scheduler import SGLang
+from servecast.simulator.token_budget import LightLLM
+from servecast.simulator.vllm_v1_scheduler import Vtc
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """``max_num_seqs`` hold blocks at once, an equal share of them is in one micro-batch.
-
-    ``max_batched_tokens``: of a prefill batch padded to its longest prompt (vLLM v0), of any batch (Sarathi).
-    """
-
-    max_num_seqs: int
-    max_batched_tokens: int
-    kv_blocks: int
-    max_tokens: int  # of a request, prompt and output
-    block_tokens: int = 16
-    watermark_blocks: int = 0
-    num_stages: int = 1
-
-
-class _BlockScheduler:
-    """Waiting and running jobs, and the blocks that each holds."""
-
-    def __init__(self, limits: SchedulerLimits) -> None:
-        self.limits = limits
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []  # hold blocks, not in flight
-        self.blocks: dict[Job, int] = {}
-        self.rejected: list[Job] = []
-        self.free = limits.kv_blocks
-        self.max_micro_batch = limits.max_num_seqs // limits.num_stages
-
-    def add(self, job: Job) -> None:
-        """Let the job wait, or reject it if its prompt never fits."""
-        (self.waiting if self.servable(job) else self.rejected).append(job)
-
-    def servable(self, job: Job) -> bool:
-        usable = self.limits.kv_blocks - self.limits.watermark_blocks
-        return self.prompt_blocks(job) <= usable and job.prefill_tokens < self.limits.max_tokens
-
-    def end_batch(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            if job.finished:
-                self.release(job)
-            else:
-                self.running.append(job)
-
-    def take(self, job: Job, blocks: int) -> None:
-        self.free -= blocks
-        self.blocks[job] = self.blocks.get(job, 0) + blocks
-
-    def release(self, job: Job) -> None:
-        self.free += self.blocks.pop(job)
-
-    def prompt_blocks(self, job: Job) -> int:
-        return -(-job.prefill_tokens // self.limits.block_tokens)
-
-    def admissible(self, job: Job) -> bool:
-        return self.free - self.prompt_blocks(job) >= self.limits.watermark_blocks
-
-    def restart(self, job: Job) -> None:
-        """Back to the front of the queue, without its KV."""
-        job.restart()
-        self.release(job)
-        self.waiting.appendleft(job)
-
-    def secure_decode(self, job: Job) -> bool:
-        """Make room for one more token of a running job, restarting the last ones, itself at the end.
-
-        One block must be free even where the token needs none.
-        """
-        while self.free < 1:
-            if not self.running:
-                self.restart(job)
-                return False
-            self.restart(self.running.pop())
-        if job.processed > self.blocks[job] * self.limits.block_tokens:
-            self.take(job, 1)
-        return True
-
-
-class VllmV0(_BlockScheduler):
+class VllmV0(BlockScheduler):
     """Prompts first, in batches of their own; else one token of every running job (vLLM 0.2).
 
-    SOURCE: vidur's vllm_replica_scheduler.py; Kwon et al. 2023, section 4.5.
+    Whoever must go is restarted, or with ``swap_blocks`` of host memory swapped out, at so many microseconds
+    a block each way; those come back in order of arrival before any prompt is looked at. SOURCE: vidur's
+    vllm_replica_scheduler.py; vLLM 0.2, vllm/core/scheduler.py, _schedule; Kwon et al. 2023, section 4.5.
     """
+
+    def __init__(
+        self, limits: SchedulerLimits, *, swap_blocks: int = 0, swap_us_per_block: float = 0.0
+    ) -> None:
+        super().__init__(limits)
+        self.swapped: list[Job] = []
+        self.held: dict[Job, int] = {}  # blocks in host memory
+        self.swap_free, self.swap_s_per_block = swap_blocks, swap_us_per_block * 1e-6
 
     def servable(self, job: Job) -> bool:
         """A prompt longer than a batch would block the queue for ever; vLLM refuses it."""
         return job.prefill_tokens <= self.limits.max_batched_tokens and super().servable(job)
 
+    def can_serve(self, prompt_tokens: int, output_tokens: int) -> bool:
+        whole = prompt_tokens + output_tokens - 1  # to recompute
+        fits = whole <= self.limits.max_batched_tokens
+        return fits and super().can_serve(prompt_tokens, output_tokens)
+
     def next_batch(self) -> list[tuple[Job, int]]:
-        return self._prefills() or self._decodes()
+        self.overhead_s = 0.0
+        prefills = [] if self.swapped else self._prefills()
+        if prefills:
+            return prefills
+        before = len(self.swapped)
+        batch = self.decodes()
+        if len(self.swapped) == before:
+            self._swap_in(batch)
+        return batch
+
+    def restart(self, job: Job) -> None:
+        """Swapped out if host memory has room, else back to the front of the queue without its KV."""
+        blocks = self.blocks[job]
+        if blocks > self.swap_free:
+            super().restart(job)
+            return
+        self.swap_free -= blocks
+        self.held[job] = blocks
+        self.release(job)
+        job.preemptions += 1
+        self.swapped.append(job)
+        self.overhead_s += blocks * self.swap_s_per_block
+
+    def _swap_in(self, batch: list[tuple[Job, int]]) -> None:
+        """Each needs the blocks that it had and one for the token that it gets at once."""
+        self.swapped.sort(key=lambda job: job.arrived_s)
+        while self.swapped and len(batch) < self.max_micro_batch:
+            job = self.swapped[0]
+            if self.free - self.held[job] - 1 < self.limits.watermark_blocks:
+                break
+            self.overhead_s += self.held[job] * self.swap_s_per_block
+            self.swap_free += self.held[job]
+            self.take(self.swapped.pop(0), self.held.pop(job))
+            if job.processed > self.blocks[job] * self.limits.block_tokens:
+                self.take(job, 1)
+            batch.append((job, 1))
 
     def _prefills(self) -> list[tuple[Job, int]]:
         batch: list[tuple[Job, int]] = []
@@ -118,17 +93,8 @@ class VllmV0(_BlockScheduler):
             batch.append((job, job.prefill_tokens))
         return batch
 
-    def _decodes(self) -> list[tuple[Job, int]]:
-        self.running.sort(key=lambda job: job.arrived_s)
-        batch: list[tuple[Job, int]] = []
-        while self.running and len(batch) < self.max_micro_batch:
-            job = self.running.pop(0)
-            if self.secure_decode(job):
-                batch.append((job, 1))
-        return batch
 
-
-class Sarathi(_BlockScheduler):
+class Sarathi(BlockScheduler):
     """Decodes, then what the token budget leaves to partial prefills and then to new ones.
 
     All blocks of a prompt are taken when it is admitted. SOURCE: vidur's sarathi_replica_scheduler.py;
@@ -163,27 +129,37 @@ class Sarathi(_BlockScheduler):
         return chunk > 0
 
 
-class Orca(_BlockScheduler):
+class _WholeLength(BlockScheduler):
+    """A job reserves the longest length that there is."""
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        super().__init__(limits)
+        self.reserve = limits.max_tokens // limits.block_tokens
+
+    def can_serve(self, prompt_tokens: int, output_tokens: int) -> bool:
+        return self.reserve <= self.limits.kv_blocks
+
+
+class Orca(_WholeLength):
     """Every running job and new whole prompts in one batch; a job reserves the longest length there is.
 
     SOURCE: vidur's orca_replica_scheduler.py; Yu et al. 2022, section 4.2.
     """
 
     def next_batch(self) -> list[tuple[Job, int]]:
-        reserve = self.limits.max_tokens // self.limits.block_tokens
         going, self.running = (
             self.running[: self.limits.max_num_seqs],
             self.running[self.limits.max_num_seqs :],
         )
         batch = [(job, 1 if job.prefilled else job.prefill_tokens) for job in going]
-        while self.waiting and len(batch) < self.limits.max_num_seqs and self.free >= reserve:
+        while self.waiting and len(batch) < self.limits.max_num_seqs and self.free >= self.reserve:
             job = self.waiting.popleft()
-            self.take(job, reserve)
+            self.take(job, self.reserve)
             batch.append((job, job.prefill_tokens))
         return batch
 
 
-class StaticBatching(_BlockScheduler):
+class StaticBatching(_WholeLength):
     """One batch until its longest job is done; who is done earlier leaves its place empty.
 
     A job reserves the longest length there is. SOURCE: NVIDIA FasterTransformer, as vidur's
@@ -196,18 +172,20 @@ class StaticBatching(_BlockScheduler):
             return [(job, 1) for job in going]
         if self.blocks:  # its jobs are in flight
             return []
-        reserve = self.limits.max_tokens // self.limits.block_tokens
         batch: list[tuple[Job, int]] = []
-        while self.waiting and len(batch) < self.limits.max_num_seqs and self.free >= reserve:
+        while self.waiting and len(batch) < self.limits.max_num_seqs and self.free >= self.reserve:
             job = self.waiting.popleft()
-            self.take(job, reserve)
+            self.take(job, self.reserve)
             batch.append((job, job.prefill_tokens))
         return batch
 
 
-SCHEDULERS: dict[str, Callable[[SchedulerLimits], Scheduler]] = {
+SCHEDULERS: dict[str, Callable[..., Scheduler]] = {
     "static": StaticBatching,
     "vllm_v0": VllmV0,
     "sarathi": Sarathi,
     "orca": Orca,
+    "lightllm": LightLLM,
+    "sglang": SGLang,
+    "vtc": Vtc,
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.policy import POLICIES
+from servecast.simulator.orders import ORDERS
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Fleet
 from servecast.simulator.workload import Workload
@@ -81,8 +81,9 @@ def random_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
     integral = rng.random() < 0.3
     tables = tables_of(stages, rng=None if integral else rng)
     replicas = int(rng.choice([1, 1, 1, 2, 4]))
-    router, policy = str(rng.choice(ROUTERS_OF_ANY_TRACE)), str(rng.choice(list(POLICIES)))
-    workload = Workload(f"seed {seed}", arrival_s, prompt, output)
+    router, policy = str(rng.choice(ROUTERS_OF_ANY_TRACE)), str(rng.choice(list(ORDERS)))
+    priority = rng.integers(0, 3, n)
+    workload = Workload(f"seed {seed}", arrival_s, prompt, output, priority=priority)
     return workload, Fleet(tables, limits, replicas, router, policy)
 
 
@@ -111,3 +112,19 @@ def same(one: Records, other: Records) -> bool:
     return all(
         np.array_equal(a[name], b[name], equal_nan=True) for a, b in pairs for name in a.dtype.names
     )
+
+
+def same_outcome(one: Records, other: Records) -> bool:
+    """Equal token times, preemptions, and steps but for their slots; NaN equals NaN."""
+    steps = [name for name in one.steps.dtype.names if name not in ("lane", "prefill_s")]
+    times = ("scheduled_s", "first_token_s", "finish_s", "preemptions", "replica")
+    return (
+        all(np.array_equal(one.requests[n], other.requests[n], equal_nan=True) for n in times)
+        and all(np.array_equal(by_replica(one)[n], by_replica(other)[n]) for n in steps)
+        and all(map(np.array_equal, one.token_times(), other.token_times()))
+    )
+
+
+def by_replica(records: Records) -> np.ndarray:
+    """The steps of one replica after the other."""
+    return records.steps[np.argsort(records.lane // records.stages, kind="stable")]

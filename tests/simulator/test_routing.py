@@ -22,12 +22,7 @@ def engine() -> Engine:
 
 
 def every(workload: Workload, start: int, step: int) -> Workload:
-    return Workload(
-        workload.name,
-        workload.arrival_s[start::step],
-        workload.prompt_tokens[start::step],
-        workload.output_tokens[start::step],
-    )
+    return workload.take(np.arange(start, len(workload), step), workload.arrival_s[start::step])
 
 
 @pytest.mark.parametrize("seed", range(20))

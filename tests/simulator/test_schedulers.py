@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from servecast.simulator.block_scheduler import SchedulerLimits
 from servecast.simulator.object_engine import Batch, Job, run_jobs
-from servecast.simulator.schedulers import SCHEDULERS, SchedulerLimits
+from servecast.simulator.schedulers import SCHEDULERS
 
 LIMITS = SchedulerLimits(
     max_num_seqs=2, max_batched_tokens=4, kv_blocks=100, max_tokens=20, block_tokens=1
@@ -15,6 +16,11 @@ LIMITS = SchedulerLimits(
 
 
 class OneSecondAToken:
+    host_step_s = 0.0
+
+    def send_s(self, batch: Batch, stage: int) -> float:
+        return 0.0
+
     def stage_s(self, batch: Batch, stage: int) -> float:
         return float(sum(tokens for _, tokens in batch.jobs))
 

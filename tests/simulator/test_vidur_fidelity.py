@@ -10,8 +10,9 @@ import duckdb
 import numpy as np
 import pytest
 
+from servecast.simulator.block_scheduler import SchedulerLimits
 from servecast.simulator.object_engine import Batch, Job, run_jobs
-from servecast.simulator.schedulers import SCHEDULERS, SchedulerLimits
+from servecast.simulator.schedulers import SCHEDULERS
 
 KV_GRAIN = 64  # tokens that Vidur rounds cached lengths up to
 TOKEN_GRAIN = 8
@@ -55,6 +56,8 @@ def up_to(tokens: int, grain: int) -> int:
 class VidurTimer:
     """Vidur's step time from the tables that it predicted (its execution_time_predictor)."""
 
+    host_step_s = 0.0
+
     def __init__(self, folder: Path, golden: Golden) -> None:
         def table(name: str, keys: int) -> dict[tuple[int, ...], tuple[float, ...]]:
             rows = duckdb.sql(f"SELECT * FROM '{folder / name}.parquet'").fetchall()
@@ -95,6 +98,9 @@ class VidurTimer:
         layer_ms = attention_ms + mlp_ms + ops["add"]
         send_ms = ops["send_recv"] if stage + 1 < self.golden.stages else 0.0
         return (layer_ms * (self.golden.layers // self.golden.stages) + send_ms) * 1e-3
+
+    def send_s(self, batch: Batch, stage: int) -> float:
+        return 0.0  # it is part of the stage's time
 
 
 def replay(golden: Golden, root: Path) -> tuple[list[Job], list[Batch]]:

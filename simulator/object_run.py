@@ -1,0 +1,244 @@
+"""A workload on a fleet whose policy is a plain class: `object_engine.py` with runtime tables, as records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.compiler.errors import UserError
+from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.block_scheduler import SchedulerLimits
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.metrics import samples
+from servecast.simulator.object_engine import Batch, Job, ObjectRun, Route, Scheduler
+from servecast.simulator.policy import Policy
+from servecast.simulator.pools import record_dtype, records
+from servecast.simulator.records import LateTargets, Records
+from servecast.simulator.schedulers import SCHEDULERS
+from servecast.simulator.state import Request, Segment, Step
+from servecast.simulator.vllm_v1_scheduler import VllmV1
+from servecast.simulator.workload import Workload
+
+PIPELINED = ("static", "vllm_v0", "sarathi", "orca")
+"""Their batches may share the pipeline's stages, as Vidur's do."""
+
+
+def interpolate(row: Sequence[float], at: float) -> float:
+    """Linear between the points; beyond the last, the last two are extended."""
+    i = min(int(at), len(row) - 2)
+    return row[i] + (row[i + 1] - row[i]) * (at - i)
+
+
+def at_tokens(row: Sequence[float], tokens: int) -> float:
+    """The point; beyond the last, where policies without a token budget get, the upper half's slope."""
+    last = len(row) - 1
+    if tokens <= last:
+        return row[tokens]
+    return row[last] + (row[last] - row[last // 2]) / (last - last // 2) * (tokens - last)
+
+
+class TableTimer:
+    """`RuntimeTables`' formula on lists, added up in the order in which it is written there."""
+
+    def __init__(self, tables: RuntimeTables) -> None:
+        self.host_step_s = tables.host_step_s
+        self._token_s, self._sequence_s = tables.token_s.tolist(), tables.sequence_s.tolist()
+        self._prefill_s, self._base_s = tables.prefill_s.tolist(), tables.prefill_base_s.tolist()
+        self._decode_s, self._send_s = tables.decode_s.tolist(), tables.send_s.tolist()
+        self._per_context, self._per_chunk, self._per_kv = (
+            1.0 / tables.context_step_tokens,
+            1.0 / tables.chunk_step_tokens,
+            1.0 / tables.kv_step_tokens,
+        )
+
+    def stage_s(self, batch: Batch, stage: int) -> float:
+        tokens = sum(n for _, n in batch.jobs)
+        time_s: float = at_tokens(self._token_s[stage], tokens)
+        time_s += self._sequence_s[stage][len(batch.jobs)]
+        cached = [processed - 1 for processed, prefilled in batch.before if prefilled]
+        if len(cached) < len(batch.jobs):
+            time_s += self._base_s[stage] + self.chunks_s(batch, stage)
+        if cached:
+            time_s += interpolate(self._decode_s[stage][len(cached)], sum(cached) * self._per_kv)
+        return time_s
+
+    def chunks_s(self, batch: Batch, stage: int) -> float:
+        """Attention of the prefill chunks."""
+        table = self._prefill_s[stage]
+        time_s = 0.0
+        for (_, tokens), (processed, prefilled) in zip(batch.jobs, batch.before, strict=True):
+            if not prefilled:
+                x, y = processed * self._per_context, tokens * self._per_chunk
+                i = min(int(x), len(table) - 2)
+                below, above = interpolate(table[i], y), interpolate(table[i + 1], y)
+                time_s += below + (above - below) * (x - i)
+        return time_s
+
+    def send_s(self, batch: Batch, stage: int) -> float:
+        return at_tokens(self._send_s[stage], sum(n for _, n in batch.jobs))
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFleet:
+    """Equal replicas under one policy."""
+
+    policy: Policy
+    tables: RuntimeTables
+    limits: EngineLimits
+    replicas: int
+
+
+def make_scheduler(fleet: ObjectFleet, workload: Workload) -> Callable[[], Scheduler]:
+    """What makes one replica's scheduler."""
+    policy, limits = fleet.policy, fleet.limits
+    longest = int((workload.prompt_tokens + workload.output_tokens).max())
+    prefix = workload.prefix
+    asked = SchedulerLimits(
+        max_num_seqs=limits.max_num_seqs,
+        max_batched_tokens=limits.max_batched_tokens,
+        kv_blocks=limits.kv_blocks,
+        max_tokens=-(-longest // limits.block_tokens) * limits.block_tokens,
+        block_tokens=limits.block_tokens,
+        watermark_blocks=limits.watermark_blocks,
+        num_stages=fleet.tables.num_stages,
+        reserve_prompt=limits.reserve_prompt,
+        declared_output_tokens=int(workload.output_tokens.max()),
+        prefix_block_tokens=prefix.block_tokens if prefix else 1,
+    )
+    if policy.is_order:
+        return partial(VllmV1, asked, **policy.batching)  # type: ignore[arg-type]  # checked when parsed
+    return partial(SCHEDULERS[policy.name], asked, **policy.parameters)
+
+
+def jobs_of(workload: Workload, fits: NDArray[np.bool_], keys: NDArray[np.int64]) -> list[Job]:
+    """Those that fit; the others keep their numbers."""
+    clients = workload.client if workload.client is not None else np.zeros(len(workload), np.int64)
+    columns = (workload.prompt_tokens, workload.output_tokens, keys, clients)
+    rows = np.column_stack(columns).tolist()
+    prefix = workload.prefix
+    return [
+        Job(
+            number=i,
+            arrived_s=arrival_s,
+            prefill_tokens=rows[i][0],
+            decode_tokens=rows[i][1],
+            key=rows[i][2],
+            client=rows[i][3],
+            prefix=tuple(prefix.ids[prefix.offsets[i] : prefix.offsets[i + 1]].tolist())
+            if prefix
+            else (),
+        )
+        for i, arrival_s in enumerate(workload.arrival_s.tolist())
+        if fits[i]
+    ]
+
+
+def run_objects(
+    workload: Workload, fleet: ObjectFleet, fits: NDArray[np.bool_], route: Route
+) -> Records:
+    """The requests that fit, simulated to their end.
+
+    Raises:
+        UserError: what the policy cannot do with this fleet.
+    """
+    _check(fleet)
+    make = make_scheduler(fleet, workload)
+    timer, stages = TableTimer(fleet.tables), fleet.tables.num_stages
+    run = ObjectRun([make() for _ in range(fleet.replicas)], timer, stages)
+    rejected = ~fits
+    lengths = zip(workload.prompt_tokens.tolist(), workload.output_tokens.tolist(), strict=True)
+    scheduler = make()
+    rejected |= np.array([not scheduler.can_serve(*each) for each in lengths])
+    jobs = jobs_of(workload, ~rejected, fleet.policy.keys(workload))
+    run.simulate(jobs, route)
+    for replica in run.replicas:
+        rejected[[job.number for job in replica.scheduler.rejected]] = True
+    requests, segments = _request_rows(workload, jobs, stages)
+    return Records(
+        requests=requests,
+        steps=_step_rows(run, fleet, timer),
+        segments=segments,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        rejected=rejected,
+        replicas=fleet.replicas,
+        stages=stages,
+        kv_blocks=fleet.limits.kv_blocks,
+        broken_metric=None,
+        lock_step=False,
+    )
+
+
+def _check(fleet: ObjectFleet) -> None:
+    name, stages = fleet.policy.name, fleet.tables.num_stages
+    if stages > 1 and name not in PIPELINED:
+        raise UserError(
+            f"policy {str(fleet.policy)!r} with {stages} pipeline stages: it needs one stage; "
+            f"several are for {', '.join(PIPELINED)} and orders of service"
+        )
+    if fleet.limits.max_num_seqs < stages:
+        raise UserError(
+            f"max_num_seqs {fleet.limits.max_num_seqs} with {stages} pipeline stages: policy "
+            f"{str(fleet.policy)!r} needs one sequence for each stage's batch"
+        )
+    if fleet.limits.async_scheduling:
+        raise UserError(f"policy {str(fleet.policy)!r} with async_scheduling: it forms none ahead")
+
+
+def _step_rows(run: ObjectRun, fleet: ObjectFleet, timer: TableTimer) -> NDArray[np.void]:
+    """In the order of forming; all of a replica's are in its first slot."""
+    rows = []
+    for batch in run.batches:
+        cached = [processed - 1 for processed, prefilled in batch.before if prefilled]
+        rows.append(
+            (
+                batch.start_s[0],
+                batch.end_s,
+                sum(timer.chunks_s(batch, stage) for stage in range(run.stages)),
+                sum(tokens for _, tokens in batch.jobs),
+                len(batch.jobs),
+                len(cached),
+                sum(cached),
+                fleet.limits.kv_blocks - batch.free_blocks,
+                batch.replica * run.stages,
+            )
+        )
+    return np.array(rows, record_dtype(Step))
+
+
+def _request_rows(
+    workload: Workload, jobs: Sequence[Job], stages: int
+) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Requests and segments: all runs of tokens but a request's last are segments."""
+    requests = records(Request, len(workload))
+    requests["arrival_s"] = workload.arrival_s
+    segments: list[tuple[int, int, int, int]] = []
+    for job in jobs:
+        row, lane = requests[job.number], job.replica * stages
+        row["scheduled_s"], row["first_token_s"] = job.scheduled_s, job.first_token_s
+        row["finish_s"], row["preemptions"] = job.finished_s, job.preemptions
+        row["replica"], row["lane"] = job.replica, lane
+        earlier = job.runs[:-1] if job.finished else job.runs
+        segments += [(job.number, lane, first, last) for first, last in earlier]
+        if job.finished:
+            row["prompt"], row["base"], row["last"] = job.runs[-1][0] + 1, 0, job.runs[-1][1]
+    return requests, np.array(segments, record_dtype(Segment))
+
+
+def broken_metric(records: Records, targets: LateTargets) -> str | None:
+    """The first target that more missed than may, as `lateness.py` would have found."""
+    most = {
+        "queue_delay": (targets.queue_delay_s, targets.max_late_queue_delay),
+        "ttft": (targets.ttft_s, targets.max_late_ttft),
+        "e2e": (targets.e2e_s, targets.max_late_e2e),
+        "tbt": (targets.tbt_s, targets.max_late_gaps),
+    }
+    for metric, (limit_s, allowed) in most.items():
+        if limit_s < math.inf and samples(records, metric).above(limit_s) > allowed:
+            return metric
+    return None

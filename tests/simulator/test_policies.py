@@ -1,0 +1,145 @@
+"""Policies by name: each serves everything it can, and those of both engines give the same run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from engine_cases import check_invariants, random_case, same_outcome, tables_of, workload_of
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.metrics import samples, summarise
+from servecast.simulator.orders import ORDERS
+from servecast.simulator.policy import POLICIES, parse_policy
+from servecast.simulator.records import LateTargets
+from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.schedulers import SCHEDULERS
+from servecast.simulator.workload import PrefixBlocks, Workload
+
+NO_LIMIT = "long_prefill_threshold=1000"  # above every budget here: changes nothing but the engine
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_an_order_of_service_gives_the_same_run_on_both_engines(engine: Engine, order: str) -> None:
+    for seed in range(0, 120, 2):  # those without scheduling ahead
+        workload, fleet = random_case(seed, stages=1)
+        fast = engine.run(workload, replace(fleet, policy=order)).copy()
+        slow = engine.run(workload, replace(fleet, policy=f"{order}:{NO_LIMIT}"))
+        assert not parse_policy(f"{order}:{NO_LIMIT}").is_compiled
+        assert same_outcome(fast, slow)
+        check_invariants(slow)
+
+
+def with_labels(workload: Workload, seed: int) -> Workload:
+    """Three clients, and prompts of which some begin alike."""
+    rng = np.random.default_rng(seed)
+    blocks = workload.prompt_tokens // 4
+    offsets = np.concatenate(([0], np.cumsum(blocks)))
+    family = np.repeat(rng.integers(0, 3, len(workload)), blocks)
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], blocks)
+    prefix = PrefixBlocks(4, offsets, 100 * family + place)
+    return replace(workload, client=rng.integers(0, 3, len(workload)), prefix=prefix)
+
+
+@pytest.mark.parametrize("policy", list(SCHEDULERS))
+def test_every_request_is_served_in_full_or_rejected(engine: Engine, policy: str) -> None:
+    served = 0
+    for seed in range(0, 80, 2):
+        workload, fleet = random_case(seed, stages=1)
+        records = engine.run(with_labels(workload, seed), replace(fleet, policy=policy))
+        check_invariants(records)
+        served += int(records.finished.sum())
+    assert served > 200
+
+
+@pytest.mark.parametrize("policy", ["vtc", "sglang", "vllm_v0", "vllm_v1:long_prefill_threshold=3"])
+def test_gaps_between_tokens_are_those_of_the_token_times(engine: Engine, policy: str) -> None:
+    for seed in range(0, 40, 2):
+        workload, fleet = random_case(seed, stages=1)
+        records = engine.run(workload, replace(fleet, policy=policy))
+        gaps = np.concatenate([np.diff(times) for times in records.token_times()])
+        assert samples(records, "tbt").repeated() == pytest.approx(np.sort(gaps))
+
+
+def test_a_policy_is_its_name_and_what_was_said() -> None:
+    policy = parse_policy("lightllm:wait_steps=3,reserve=0.5")
+    assert policy.parameters == {"wait_steps": 3, "reserve": 0.5}
+    assert str(policy) == "lightllm:reserve=0.5,wait_steps=3"
+    assert str(parse_policy("vllm_v1")) == "vllm_v1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vlm_v1", r"^policy 'vlm_v1' is not one of vllm_v1, .*did you mean"),
+        ("orca:wait=3", r"^policy 'orca:wait=3': no parameter 'wait'; it takes none$"),
+        (
+            "lightllm:wait_step=3",
+            r"no parameter 'wait_step' \(did you mean 'wait_steps'\?\); there are wait_steps, reserve$",
+        ),
+        ("lightllm:wait_steps=x", r"wait_steps must be a whole number, got 'x'$"),
+        ("edf:ttft_s=-1", r"ttft_s must be 0 or more, got -1$"),
+    ],
+)
+def test_policies_that_do_not_exist_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_policy(text)
+
+
+LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=16, kv_blocks=100, block_tokens=1)
+
+
+def test_a_class_policy_says_what_it_cannot_do() -> None:
+    workload = workload_of((0, 1, 1))
+    with pytest.raises(UserError, match=r"^policy 'sglang' with 2 pipeline stages: it needs one"):
+        Engine(compiled=False).run(workload, Fleet(tables_of(2), LIMITS, policy="sglang"))
+    with pytest.raises(UserError, match=r"^policy 'orca' with concurrency: it is for orders"):
+        Engine(compiled=False).run(
+            workload, Fleet(tables_of(), LIMITS, policy="orca"), concurrency=1
+        )
+
+
+def test_priority_classes_need_a_priority() -> None:
+    with pytest.raises(UserError, match=r"^rows: policy 'priority' needs a trace with a priority"):
+        Engine(compiled=False).run(
+            workload_of((0, 1, 1)), Fleet(tables_of(), LIMITS, policy="priority")
+        )
+
+
+def test_a_missed_target_is_named_under_a_class_policy() -> None:
+    """B waits 3 s behind A's prompt."""
+    fleet = Fleet(tables_of(), replace(LIMITS, max_num_seqs=1), policy="vllm_v0")
+    workload = workload_of((0, 3, 1), (0, 1, 1))
+    records = Engine(compiled=False).run(workload, fleet, LateTargets(queue_delay_s=2.0))
+    assert records.broken_metric == "queue_delay"
+    assert (
+        Engine(compiled=False).run(workload, fleet, LateTargets(ttft_s=4.0)).broken_metric is None
+    )
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_a_policy_cannot_see_output_lengths(engine: Engine, policy: str) -> None:
+    """Two workloads that differ in an output not yet over are scheduled alike until it is."""
+    rows = [(0.0, 4, 20), (0.0, 2, 30), (1.0, 5, 25), (2.0, 3, 30)]
+    fleet = Fleet(tables_of(), replace(LIMITS, kv_blocks=1000, max_batched_tokens=64), policy=policy)
+    columns = {"client": np.array([0, 1, 0, 1]), "priority": np.array([1, 0, 1, 0])}
+    other = [*rows[:2], (1.0, 5, 15), rows[3]]
+    runs = [
+        engine.run(replace(workload_of(*each), **columns), fleet).copy() for each in (rows, other)
+    ]
+    assert runs[0].steps[:12].tolist() == runs[1].steps[:12].tolist()
+    assert np.array_equal(runs[0].first_token_s, runs[1].first_token_s)
+
+
+def test_a_summary_of_a_class_policys_run_counts_everything(engine: Engine) -> None:
+    workload, fleet = random_case(4, stages=1)
+    metrics = summarise(engine.run(workload, replace(fleet, policy="sarathi")))
+    assert metrics.num_finished + metrics.num_rejected == len(workload)
+    assert metrics.num_unfinished == 0
