@@ -12,12 +12,13 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
+from servecast.estimator.draws import calibrations_of, error_draws
 from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
 from servecast.estimator.models import code_version
+from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.sources import (
     data_notes,
-    error_draws,
     import_once,
     predictor_from,
     shapes_by_kind,
@@ -25,6 +26,7 @@ from servecast.estimator.sources import (
 )
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, TableBounds
+from servecast.estimator.uncertainty import Calibration
 
 DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
 
@@ -45,6 +47,7 @@ class TableLoader:
         self._memory: Store | None = None
         self._programs: dict[Sku, list[ShardedProgram]] = {}
         self._predictors: dict[Sku, Predictor] = {}
+        self._drawing: dict[Sku, tuple[Predictor, dict[KernelKind, Calibration]]] = {}
         self._told: dict[Sku, set[str]] = {}
 
     def expect(self, sku: Sku, programs: Sequence[ShardedProgram]) -> None:
@@ -75,19 +78,17 @@ class TableLoader:
     def drawn_tables(
         self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds, draw: int
     ) -> RuntimeTables:
-        """The tables as they may really be: ``draw`` seeds one error for each kernel and range of times.
+        """The tables as they may really be: ``draw`` seeds one error for each kernel and range of times, the
+        same for all programs on the SKU.
 
         Simulating a few draws shows how sure a result is. The first draw calibrates the kernels, which
-        takes a handful of fits each.
+        takes a handful of fits each and is kept in the store.
 
         Raises:
             DataMissingError: as ``tables``.
         """
-        with self._store() as store:
-            import_once(store, sku, self._sources)
-            predictor = self._predictor(store, sharded, sku)
-            errors = error_draws(store, predictor, draw)
-        perturbed = replace(predictor, errors=errors)
+        predictor, calibrations = self._calibrated(sharded, sku)
+        perturbed = replace(predictor, errors=error_draws(predictor.kinds, calibrations, draw))
         return build_tables(sharded, sku, bounds, perturbed, self._engine)
 
     def notes(self, sku: Sku) -> tuple[str, ...]:
@@ -103,6 +104,18 @@ class TableLoader:
         with self._store() as store:
             origins = store.origins(sku.name, self._sources)
         return {"data": [asdict(line) for line in origins], "engine": asdict(self._engine)}
+
+    def _calibrated(
+        self, sharded: ShardedProgram, sku: Sku
+    ) -> tuple[Predictor, dict[KernelKind, Calibration]]:
+        found = self._drawing.get(sku)
+        if found is None or not _covers(found[0], [sharded]):
+            with self._store() as store:
+                import_once(store, sku, self._sources)
+                predictor = self._predictor(store, sharded, sku)
+                found = predictor, calibrations_of(store, predictor)
+            self._drawing[sku] = found
+        return found
 
     def _predictor(self, store: Store, sharded: ShardedProgram, sku: Sku) -> Predictor:
         self.expect(sku, [sharded])

@@ -45,6 +45,7 @@ PREDICTING = (
     "build",
     "calibrate",
     "choice",
+    "draws",
     "uncertainty",
     "features",
     "flatten",

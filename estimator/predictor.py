@@ -88,15 +88,17 @@ def samples_of(dims: dict[str, Ints], seconds: Floats, local: NDArray[np.bool_])
 @dataclass(frozen=True, slots=True, eq=False)
 class ErrorDraw:
     """One run's errors of a kernel, of the logarithm of time: by class where a model answers [classes + 1],
-    and where the datasheet does. Measured cases have none.
+    where the datasheet does, and between one run of a measurement and the next.
     """
 
     calibration: Calibration | None
     of_model: Floats
     of_datasheet: float
+    of_measured: float
 
     def factor(self, seconds: Floats, source: Codes) -> Floats:
-        error = np.where(source == SOURCE_CODE[Source.ANALYTICAL], self.of_datasheet, 0.0)
+        analytical = source == SOURCE_CODE[Source.ANALYTICAL]
+        error = np.where(analytical, self.of_datasheet, self.of_measured)
         if self.calibration is not None:
             outside = (source == SOURCE_CODE[Source.EXTRAPOLATED]).astype(np.int64)
             of_model = self.of_model[self.calibration.classes(seconds, outside)]

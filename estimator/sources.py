@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -22,13 +21,12 @@ from servecast.estimator.importers.silicon import (
     package_version,
     source_name,
 )
-from servecast.estimator.models import calibrated, fitted, needs_model, num_sms_of
+from servecast.estimator.models import fitted, needs_model, num_sms_of
 from servecast.estimator.physics import KernelKind
-from servecast.estimator.predictor import ErrorDraw, Predictor, Samples, samples_of
+from servecast.estimator.predictor import Predictor, Samples, samples_of
 from servecast.estimator.quarantine import screened
 from servecast.estimator.store import Store
 from servecast.estimator.stored import KernelData
-from servecast.estimator.uncertainty import ANALYTICAL_HALF_WIDTH, Z_OF_90
 
 # Which kernel answers where a table has several, best first: the engine's own, then the library's.
 VARIANTS = ("", "custom", "balanced", "nccl", "power_law_1.01", "power_law_1.2")
@@ -70,21 +68,6 @@ def predictor_from(
     every = sorted(shape for group in wanted.values() for shape in group)
     far = refuse_what_is_too_far(found, programs, every)
     return replace(found, notes=(*stand_ins, *far))
-
-
-def error_draws(store: Store, predictor: Predictor, draw: int) -> dict[KernelKind, ErrorDraw]:
-    """One error for each kernel, from a stream of its own."""
-    errors = {}
-    for kind in predictor.kinds:
-        name = zlib.crc32(repr(kind).encode())
-        rng = np.random.default_rng([draw, name])
-        of_datasheet = float(rng.normal(0.0, ANALYTICAL_HALF_WIDTH / Z_OF_90))
-        calibration = None
-        if kind in predictor.models:
-            calibration = calibrated(store, kind, predictor.samples[kind], predictor.num_sms)
-        of_model = np.zeros(0) if calibration is None else calibration.draw(rng)
-        errors[kind] = ErrorDraw(calibration, of_model, of_datasheet)
-    return errors
 
 
 def _from_vllm(data: KernelData) -> bool:

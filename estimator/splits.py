@@ -33,8 +33,10 @@ def unseen_shapes(kind: KernelKind, samples: Samples, seed: int) -> Mask:
 
 
 def folds_of(samples: Samples, count: int, seed: int) -> Ints:
-    """A fold [rows] for each shape, even in numbers of shapes."""
+    """A fold [rows] for each shape, even in numbers of shapes; for each row where shapes are too few."""
     shape = shapes_of(samples)
+    if shape.max() + 1 < count:
+        shape = np.arange(len(shape))
     rng = np.random.default_rng(seed)
     return np.asarray(rng.permutation(int(shape.max()) + 1)[shape] % count, dtype=np.int64)
 
