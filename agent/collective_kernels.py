@@ -19,7 +19,17 @@ class WrongResultError(RuntimeError):
     """A collective gave something else than it must."""
 
 
-def prepare_collective(kernel: str, dtype: str, payload_bytes: int, device: torch.device) -> Launch:
+Library = Callable[[str, torch.Tensor], Launch]
+"""Another library's launch of a collective over a tensor; it gives what PyTorch's gives."""
+
+
+def prepare_collective(
+    kernel: str,
+    dtype: str,
+    payload_bytes: int,
+    device: torch.device,
+    library: Library | None = None,
+) -> Launch:
     """A launch of ``payload_bytes`` on each rank before it, as compiler/kernels.py counts them.
 
     Raises: WrongResultError.
@@ -30,6 +40,8 @@ def prepare_collective(kernel: str, dtype: str, payload_bytes: int, device: torc
     fill = float(dist.get_rank() + 1)
     x = torch.full((elements,), fill, dtype=element, device=device)
     launch, expected = COLLECTIVES[kernel](x)
+    if library is not None:
+        launch = library(kernel, x)
     found = launch()[:CHECKED].double().cpu()
     if not torch.equal(found, expected[: len(found)].double()):
         raise WrongResultError(f"{kernel} gave {found[0].item()} for {expected[0].item()}")

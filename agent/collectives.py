@@ -101,6 +101,7 @@ class RankGroup:
     """The ranks of one process group that live on this node; used by one thread, ended by any."""
 
     group: Group
+    library: str = ""
     ranks: list[RankProcess] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -120,6 +121,7 @@ class RankGroup:
                     port=number,
                     device=local if on_gpus else -1,
                     threads=threads,
+                    library=self.library,
                 )
             )
             self.ranks.append(rank)

@@ -37,6 +37,7 @@ class GroupProfiler:
 
     backend: Backend
     cpu_ranks: int = CPU_RANKS
+    library: str = "torch"  # whose launches: PyTorch's or cupy's
     _ranks: RankGroup | None = None
     _idle: threading.Timer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -51,11 +52,19 @@ class GroupProfiler:
 
     def supported(self) -> list[KernelSupport]:
         """Nothing where there is one device only: a group spans agents then, and says its own degree."""
-        most, library = self.max_local_ranks, "nccl" if self.on_gpus else "gloo"
+        most, library = self.max_local_ranks, self._library
         return [
             KernelSupport(name, DIMS, FORMATS, max_degree=most, library=library)
             for name in sorted(COLLECTIVES)
         ]
+
+    @property
+    def _method(self) -> str:
+        return "nccl" if self.on_gpus else "gloo"
+
+    @property
+    def _library(self) -> str:
+        return self.library if self.library == "cupy" else self._method
 
     def check(self, case: KernelCase, placement: Placement) -> None:
         """Raises: BadCaseError."""
@@ -93,9 +102,9 @@ class GroupProfiler:
         if sampling.reason is None:
             self.end()  # a stopped collective leaves its ranks in the middle of one
         elif sampling.samples_us:
-            method = "nccl" if self.on_gpus else "gloo"
-            outcome = outcome_of(sampling, method, 1, before, self.backend.conditions(0))
-            yield replace(outcome, library=method)
+            after = self.backend.conditions(0)
+            outcome = outcome_of(sampling, self._method, 1, before, after)
+            yield replace(outcome, library=self._library)
             self._wait_idle()
         else:
             yield Outcome(Status.JOINED)
@@ -109,7 +118,7 @@ class GroupProfiler:
         if self._ranks is not None and self._ranks.ranks and self._ranks.group == group:
             return
         self.end()
-        self._ranks = RankGroup(group)
+        self._ranks = RankGroup(group, self.library)
         yield from self._ranks.start(self.on_gpus, 1, stopped)
 
     def _wait_idle(self) -> None:

@@ -47,9 +47,14 @@ class Profiler:
     _locks: list[threading.Lock] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.groups = GroupProfiler(self.backend)
         self.offered = self.offered or offers(("torch",), self.backend.capability)
+        self.groups = GroupProfiler(self.backend, library=self._first_library())
         self._locks = [threading.Lock() for _ in self.backend.devices()]
+
+    def _first_library(self) -> str:
+        """Of those that have collectives, by whose kernels are wanted most."""
+        named = (offer.library for offer in self.offered if offer.name == "add")
+        return next(named, "torch")
 
     def describe(self) -> Node:
         return Node(

@@ -13,24 +13,29 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from importlib import import_module
 from queue import SimpleQueue
 
 import torch
 import torch.distributed as dist
 
-from servecast.agent.collective_kernels import prepare_collective
+from servecast.agent.collective_kernels import Library, prepare_collective
 from servecast.agent.cpu import SAMPLE_FLOOR_US, CpuTimer
 from servecast.agent.cuda import EagerTimer
 from servecast.agent.kernels.kernel import Launch
 from servecast.agent.stopping import StopRule
 from servecast.agent.timing import Elapsed, Rotation, Sampling, launches_per_sample, take_samples
 
+CUPY = "servecast.agent.cupy_nccl"  # loaded where it is asked for: few nodes have it
 TIMEOUT = timedelta(seconds=60)  # of one collective; a rank that waits longer has lost another
 
 
 @dataclass(frozen=True, slots=True)
 class RankConfig:
-    """``port`` 0 with rank 0 opens the rendezvous on a free port; ``device`` is a GPU's index, -1 a CPU."""
+    """``port`` 0 with rank 0 opens the rendezvous on a free port; ``device`` is a GPU's index, -1 a CPU.
+
+    ``library`` "cupy" launches through CuPy, any other through PyTorch.
+    """
 
     rank: int
     world_size: int
@@ -38,6 +43,7 @@ class RankConfig:
     port: int
     device: int
     threads: int
+    library: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +100,21 @@ def _serve(config: RankConfig, lines: SimpleQueue[str]) -> None:
         timeout=TIMEOUT,
         device_id=torch.device("cuda", config.device) if config.device >= 0 else None,
     )
+    library = import_module(CUPY).library() if config.library == "cupy" else None
     _say(ready=True)
     while True:
         case = RankCase(**json.loads(lines.get()))
-        for message in _measure(config, case):
+        for message in _measure(config, case, library):
             if config.rank == 0 or "reason" in message:
                 _say(**message)
 
 
-def _measure(config: RankConfig, case: RankCase) -> Iterator[dict[str, object]]:
+def _measure(
+    config: RankConfig, case: RankCase, library: Library | None
+) -> Iterator[dict[str, object]]:
     """Samples as they come, then how they ended. Every rank computes the same, and so decides the same."""
     device = torch.device("cuda", config.device) if config.device >= 0 else torch.device("cpu")
-    launch = prepare_collective(case.kernel, case.dtype, case.payload_bytes, device)
+    launch = prepare_collective(case.kernel, case.dtype, case.payload_bytes, device, library)
     elapsed = _together(_timer(launch, device), device)
     launches = launches_per_sample(elapsed, SAMPLE_FLOOR_US, 1)
     sampling = Sampling(launches, [])

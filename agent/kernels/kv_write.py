@@ -16,17 +16,23 @@ SPARE_BLOCKS = 4  # times as many as are written, so that the blocks lie scatter
 def prepare(shape: Shape, buffers: Buffers) -> Prepared:
     """New rows [rows, width] are warm; the cache [blocks, block tokens, width] they go to is cold."""
     dtype = TORCH_DTYPES[shape.kv_dtype]
-    rows, width = shape["rows"], shape["width"]
-    blocks = -(-rows // BLOCK_TOKENS)
-    new = buffers.normal(rows, width, dtype=TORCH_DTYPES[shape.dtype])
-    cache = buffers.normal(SPARE_BLOCKS * blocks * BLOCK_TOKENS, width, dtype=dtype)
-    copies = buffers.copies(rows * width * dtype.itemsize)
-    slots = [_slots(buffers, SPARE_BLOCKS * blocks, rows) for _ in range(min(copies, SPARE_BLOCKS))]
+    new = buffers.normal(shape["rows"], shape["width"], dtype=TORCH_DTYPES[shape.dtype])
+    cache, slots = scattered(shape["rows"], shape["width"], dtype, buffers)
     return Prepared(
         launches=tuple(partial(_write, cache, some, new) for some in slots),
         reference=lambda: _write(cache.double(), slots[0], new.to(dtype).double()),
         tolerance=0.0,
     )
+
+
+def scattered(
+    rows: int, width: int, dtype: torch.dtype, buffers: Buffers
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The cache by slots, and several places in it for ``rows`` new tokens."""
+    blocks = SPARE_BLOCKS * -(-rows // BLOCK_TOKENS)
+    cache = buffers.normal(blocks * BLOCK_TOKENS, width, dtype=dtype)
+    copies = min(buffers.copies(rows * width * dtype.itemsize), SPARE_BLOCKS)
+    return cache, [_slots(buffers, blocks, rows) for _ in range(copies)]
 
 
 def _slots(buffers: Buffers, blocks: int, rows: int) -> torch.Tensor:
