@@ -12,6 +12,7 @@ from servecast.simulator.block_scheduler import BlockScheduler, SchedulerLimits
 from servecast.simulator.object_engine import Job, Scheduler
 from servecast.simulator.sglang_scheduler import SGLang
 from servecast.simulator.token_budget import LightLLM
+from servecast.simulator.trtllm_scheduler import GuaranteedNoEvict, MaxUtilization
 from servecast.simulator.vllm_v1_scheduler import Vtc
 
 
@@ -187,5 +188,7 @@ SCHEDULERS: dict[str, Callable[..., Scheduler]] = {
     "orca": Orca,
     "lightllm": LightLLM,
     "sglang": SGLang,
+    "trtllm_max_utilization": MaxUtilization,
+    "trtllm_no_evict": GuaranteedNoEvict,
     "vtc": Vtc,
 }

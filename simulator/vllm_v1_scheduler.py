@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from servecast.simulator.block_scheduler import BlockScheduler, SchedulerLimits
 from servecast.simulator.object_engine import Job
 
@@ -72,15 +74,23 @@ class VllmV1(BlockScheduler):
     def _admit(self) -> None:
         while self.waiting and self.left and len(self.blocks) < self.limits.max_num_seqs:
             job = self.pick()
-            tokens = min(job.prefill_tokens, self.threshold, self.left)
-            reserved = job.prefill_tokens if self.limits.reserve_prompt else tokens
-            watermark = self.limits.watermark_blocks if self.blocks else 0
-            if self.blocks_for(reserved) > self.free - watermark:
+            tokens = self.first_chunk(job)
+            if tokens == 0 or not self.has_room(job, tokens):
                 break
             self.waiting.remove(job)
             self.admissions[job] = self.num_admitted = self.num_admitted + 1
             self.admitted(job)
             self._take_tokens(job, tokens)
+
+    def first_chunk(self, job: Job) -> int:
+        """Tokens of a waiting job that the next batch could take; 0: none."""
+        return min(job.prefill_tokens, self.threshold, self.left)
+
+    def has_room(self, job: Job, tokens: int) -> bool:
+        """Whether there are blocks to admit it."""
+        reserved = job.prefill_tokens if self.limits.reserve_prompt else tokens
+        watermark = self.limits.watermark_blocks if self.blocks else 0
+        return self.blocks_for(reserved) <= self.free - watermark
 
     def pick(self) -> Job:
         """Whose turn it is among the waiting."""
@@ -121,12 +131,11 @@ class Vtc(VllmV1):
         if job.preemptions == 0:
             self.service[job.client] += self.input_weight * job.prefill_tokens
 
-    def next_batch(self) -> list[tuple[Job, int]]:
-        batch = super().next_batch()
-        for job, tokens in batch:
-            if job.prefilled or job.prefill_left == tokens:
+    def end_batch(self, jobs: Sequence[Job]) -> None:
+        super().end_batch(jobs)
+        for job in jobs:
+            if job.prefilled:
                 self.service[job.client] += self.output_weight
-        return batch
 
 
 BATCHING: dict[str, float] = {"long_prefill_threshold": 0}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
 from servecast.simulator.block_scheduler import SchedulerLimits
 from servecast.simulator.object_engine import Batch, Job, run_jobs
 from servecast.simulator.schedulers import SCHEDULERS
+from servecast.simulator.vllm_v1_scheduler import VllmV1
 
 LIMITS = SchedulerLimits(
     max_num_seqs=2, max_batched_tokens=4, kv_blocks=100, max_tokens=20, block_tokens=1
@@ -26,11 +29,20 @@ class OneSecondAToken:
 
 
 def run(
-    policy: str, *rows: tuple[float, int, int], limits: SchedulerLimits = LIMITS
+    policy: str,
+    *rows: tuple[float, int, int],
+    limits: SchedulerLimits = LIMITS,
+    clients: Sequence[int] = (),
+    prefixes: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+    **options: float,
 ) -> tuple[list[Job], list[list[tuple[int, int]]]]:
     """Jobs of (arrival, prompt, output), and of each batch the jobs and their tokens."""
-    jobs = [Job(number, *row) for number, row in enumerate(rows)]
-    batches = run_jobs(jobs, [SCHEDULERS[policy](limits)], OneSecondAToken(), limits.num_stages)
+    jobs = [
+        Job(n, *row, key=n, client=clients[n] if clients else 0, prefix=prefixes.get(n, ()))
+        for n, row in enumerate(rows)
+    ]
+    scheduler = SCHEDULERS[policy](limits, **options)
+    batches = run_jobs(jobs, [scheduler], OneSecondAToken(), limits.num_stages)
     return jobs, [[(job.number, tokens) for job, tokens in batch.jobs] for batch in batches]
 
 
@@ -78,6 +90,111 @@ def test_a_prompt_that_never_fits_is_rejected_and_the_others_go_on() -> None:
     run_jobs(jobs, [scheduler], OneSecondAToken(), 1)
     assert [job.finished for job in jobs] == [False, True]
     assert scheduler.rejected == [jobs[0]]
+
+
+def test_vllm_v0_swaps_the_latest_job_out_and_back_before_any_prompt() -> None:
+    """As above, with host memory: B's two blocks go out in the step that A's token needs them, at a second
+    each, and come back when A is done; C, which came in between, waits for B."""
+    limits = replace(LIMITS, kv_blocks=5)
+    options = {"swap_blocks": 2, "swap_us_per_block": 1e6}
+    jobs, batches = run("vllm_v0", (0, 2, 3), (0, 2, 2), (4, 2, 1), limits=limits, **options)
+    assert batches == [[(0, 2), (1, 2)], [(0, 1)], [(0, 1)], [(1, 1)], [(2, 2)]]
+    assert [job.finished_s for job in jobs] == [8, 11, 13]
+    assert [(job.restarts, job.preemptions) for job in jobs] == [(0, 0), (0, 1), (0, 0)]
+
+
+def test_lightllm_admits_what_the_cache_holds_at_the_worst_moment() -> None:
+    """At most 3 tokens out, 9 in the cache. A and B would come to 2 + 2 + 2 * 2 = 8, with C to 12. So C waits
+    for both."""
+    limits = replace(LIMITS, max_num_seqs=3, max_batched_tokens=8, kv_blocks=9)
+    limits = replace(limits, declared_output_tokens=3)
+    jobs, batches = run("lightllm", (0, 2, 3), (0, 2, 3), (0, 2, 1), limits=limits, wait_steps=1)
+    assert batches == [[(0, 2), (1, 2)], [(0, 1), (1, 1)], [(0, 1), (1, 1)], [(2, 2)]]
+    assert sum(job.preemptions for job in jobs) == 0
+
+
+def test_lightllm_looks_for_prompts_only_after_some_decodes() -> None:
+    """B arrives at once after A's prompt, and waits for two of A's tokens."""
+    limits = replace(LIMITS, declared_output_tokens=5)
+    _, batches = run("lightllm", (0, 2, 5), (1, 1, 1), limits=limits, wait_steps=2)
+    assert batches == [[(0, 2)], [(0, 1)], [(0, 1)], [(1, 1)], [(0, 1)], [(0, 1)]]
+
+
+SGLANG = replace(
+    LIMITS, max_num_seqs=8, max_batched_tokens=8, kv_blocks=40, declared_output_tokens=4
+)
+
+
+def test_sglang_runs_prompts_before_decodes_and_cuts_the_one_over_the_budget() -> None:
+    """B's ten tokens are two chunks, in batches of their own, while A waits for its second token."""
+    _, batches = run("sglang", (0, 2, 3), (1, 10, 1), limits=SGLANG)
+    assert batches == [[(0, 2)], [(1, 8)], [(1, 2)], [(0, 1)], [(0, 1)]]
+
+
+def test_sglang_mixes_decodes_into_the_prompts_batch_where_asked() -> None:
+    """Beside A's token there are seven tokens for B, then three."""
+    _, batches = run("sglang", (0, 2, 4), (1, 10, 1), limits=SGLANG, mixed_chunk=1)
+    assert batches == [[(0, 2)], [(1, 7), (0, 1)], [(1, 3), (0, 1)], [(0, 1)]]
+
+
+def test_sglang_takes_the_longest_cached_prefix_first_and_skips_it() -> None:
+    """A's prompt is four blocks 1 2 3 4. C has the first three, so it overtakes B and computes one token."""
+    prefixes = {0: (1, 2, 3, 4), 2: (1, 2, 3, 9)}
+    _, batches = run("sglang", (0, 4, 1), (1, 4, 1), (1, 4, 1), limits=SGLANG, prefixes=prefixes)
+    assert batches == [[(0, 4)], [(2, 1), (1, 4)]]
+
+
+def test_sglang_retracts_those_with_the_fewest_tokens_when_decodes_find_no_memory() -> None:
+    """Thirteen tokens of memory. A and B hold 4 + 4, one is left after two steps. B, as short as A and behind
+    it, goes; its 4 + 3 tokens are computed again when A is done."""
+    limits = replace(SGLANG, kv_blocks=13)
+    jobs, batches = run("sglang", (0, 4, 4), (0, 4, 4), limits=limits, conservativeness=0.1)
+    both = [(0, 1), (1, 1)]
+    assert batches == [[(0, 4)], [(1, 4)], both, both, [(0, 1)], [(1, 7)]]
+    assert [job.preemptions for job in jobs] == [0, 1]
+
+
+def test_trtllm_max_utilization_pauses_the_request_started_last() -> None:
+    """Five blocks: after both prompts one is free, A takes it, B goes and computes its three tokens again."""
+    limits = replace(LIMITS, kv_blocks=5)
+    jobs, batches = run("trtllm_max_utilization", (0, 2, 3), (0, 2, 2), limits=limits)
+    assert batches == [[(0, 2), (1, 2)], [(0, 1)], [(0, 1)], [(1, 3)]]
+    assert [job.preemptions for job in jobs] == [0, 1]
+
+
+def test_trtllm_takes_a_context_whole_unless_it_may_be_cut() -> None:
+    """A budget of four: beside A's token B's four do not fit, three of them do."""
+    rows = ((0.0, 2, 3), (1.0, 4, 1))
+    _, whole = run("trtllm_max_utilization", *rows)
+    assert whole == [[(0, 2)], [(0, 1)], [(0, 1)], [(1, 4)]]
+    _, cut = run("trtllm_max_utilization", *rows, chunked_context=1)
+    assert cut == [[(0, 2)], [(0, 1), (1, 3)], [(0, 1), (1, 1)]]
+
+
+def test_trtllm_guaranteed_no_evict_keeps_room_for_all_that_was_admitted() -> None:
+    """A prompt of two and at most three tokens out need four blocks; seven hold one such request."""
+    limits = replace(LIMITS, kv_blocks=7, declared_output_tokens=3)
+    jobs, batches = run("trtllm_no_evict", (0, 2, 3), (0, 2, 2), limits=limits)
+    assert batches == [[(0, 2)], [(0, 1)], [(0, 1)], [(1, 2)], [(1, 1)]]
+    assert sum(job.preemptions for job in jobs) == 0
+
+
+def test_a_long_prefill_leaves_the_rest_of_the_budget_to_others() -> None:
+    """A budget of four and at most two tokens of a prompt a step: A and B share each step."""
+    scheduler = VllmV1(LIMITS, long_prefill_threshold=2)
+    jobs = [Job(0, 0.0, 5, 1, key=0), Job(1, 0.0, 3, 1, key=1)]
+    batches = run_jobs(jobs, [scheduler], OneSecondAToken(), 1)
+    chunks = [[(job.number, tokens) for job, tokens in batch.jobs] for batch in batches]
+    assert chunks == [[(0, 2), (1, 2)], [(0, 2), (1, 1)], [(0, 1)]]
+
+
+def test_vtc_serves_the_client_with_the_least_service_first() -> None:
+    """One sequence at a time. A costs client 0 four for its prompt; client 1 comes and is lifted to that;
+    A's token makes client 0's six. So C is next, which makes client 1's seven, then B, then D and E."""
+    limits = replace(LIMITS, max_num_seqs=1)
+    rows = ((0.0, 4, 1), (0.0, 4, 1), (1.0, 1, 1), (1.0, 1, 1), (1.0, 1, 1))
+    _, batches = run("vtc", *rows, limits=limits, clients=(0, 0, 1, 1, 1))
+    assert batches == [[(0, 4)], [(2, 1)], [(1, 4)], [(3, 1)], [(4, 1)]]
 
 
 @pytest.mark.parametrize("policy", list(SCHEDULERS))
