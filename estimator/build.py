@@ -13,6 +13,7 @@ from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.attention_times import decode_surface, floor_s, prefill_times
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats
+from servecast.estimator.mixed_times import chunk_points, mixed_times
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.estimator.token_times import (
@@ -49,6 +50,7 @@ def build_tables(
     launches = [launches_of(stage, predictor) for stage in sharded.stages]
     stages = [_stage_times(counts, bounds, (predictor, sends), engine) for counts in launches]
     prefill_shares, decode_shares = _attention_shares(launches, predictor, bounds)
+    mixed_points = chunk_points(sum(launches, Counter()), predictor)
     steps = np.add.reduce([s.token.by_source + s.send.by_source for s in stages])
     return RuntimeTables(
         token_s=np.stack([s.token.seconds for s in stages]),
@@ -65,6 +67,8 @@ def build_tables(
         sequence_shares=_shares(np.add.reduce([s.sequence.by_source for s in stages])).T,
         prefill_shares=prefill_shares,
         decode_shares=decode_shares,
+        mixed_s=np.stack([mixed_times(c, predictor, bounds, mixed_points) for c in launches]),
+        mixed_chunk_tokens=mixed_points,
     )
 
 

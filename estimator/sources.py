@@ -21,6 +21,7 @@ from servecast.estimator.importers.silicon import (
     package_version,
     source_name,
 )
+from servecast.estimator.mixed_times import mixed_kind
 from servecast.estimator.models import fitted, needs_model, num_sms_of
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
@@ -55,6 +56,8 @@ def predictor_from(
             stand_ins.append(f"{sku.name}: {kind.kernel} {asked}: measured as {given}")
         samples[kind] = chosen_samples(data)
         writes_kv |= kind.kernel.startswith("attention") and _from_vllm(data)
+        if kind.kernel == "attention_decode":
+            samples |= _mixed_samples(store, sku, kind, data)
         if needs_model(kind, shapes, samples[kind]):
             models[kind] = fitted(store, kind, samples[kind], num_sms_of(sku.name))
     found = Predictor(
@@ -68,6 +71,18 @@ def predictor_from(
     every = sorted(shape for group in wanted.values() for shape in group)
     far = refuse_what_is_too_far(found, programs, every)
     return replace(found, notes=(*stand_ins, *far))
+
+
+def _mixed_samples(
+    store: Store, sku: Sku, decode: KernelKind, data: KernelData
+) -> dict[KernelKind, Samples]:
+    """Launches with prefill and decodes in one, where whoever timed the decodes timed those, too."""
+    kind = mixed_kind(decode)
+    source = (
+        str(data.source[data.source != "agent"][0]) if (data.source != "agent").any() else "agent"
+    )
+    mixed = store.kernel_data(sku.name, kind.kernel, (kind.dtype, kind.kv_dtype), [source])
+    return {kind: chosen_samples(mixed)} if mixed.num_rows else {}
 
 
 def _from_vllm(data: KernelData) -> bool:

@@ -6,7 +6,7 @@ What reads tables needs numpy alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -44,6 +44,7 @@ class RuntimeTables:
         token_s[p, T] + sequence_s[p, S]
         + (prefill_base_s[p] + sum of prefill_s[p] at (c, m), bilinear)   if it has prefill chunks
         + decode_s[p, B] at K, linear                                     if B > 0
+        + mixed_s[p, :, B] at the chunks' tokens and K, bilinear          if it has both
         + send_s[p, T]                                                    towards stage p + 1
 
     and ``host_step_s`` passes on the host between a step's end and the next one's launch.
@@ -51,8 +52,10 @@ class RuntimeTables:
     Shapes: token_s, send_s [stages, max_batched_tokens + 1]; sequence_s [stages, max_num_seqs + 1];
     prefill_s [stages, context points, chunk points], point i at i * context_step_tokens (or
     chunk_step_tokens); decode_s [stages, max_num_seqs + 1, cache points], point i at
-    i * kv_step_tokens. No tokens, no sequences, no chunk and no decodes take no time; decodes over an
-    empty cache take a launch's.
+    i * kv_step_tokens; mixed_s [stages, mixed points, max_num_seqs + 1, cache points], point i at
+    mixed_chunk_tokens[i] tokens of prefill, the nearest beyond the last, no points where nobody measured
+    prefill and decodes in one launch. No tokens, no sequences, no chunk and no decodes take no time;
+    decodes over an empty cache take a launch's.
     """
 
     token_s: Floats
@@ -70,6 +73,8 @@ class RuntimeTables:
     sequence_shares: Floats  # [max_num_seqs + 1, sources]
     prefill_shares: Floats  # [context points, sources], of a whole prompt of that length
     decode_shares: Floats  # [context points, sources], of decodes at that context
+    mixed_s: Floats = field(default_factory=lambda: np.zeros((1, 0, 1, 2)))
+    mixed_chunk_tokens: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
     def num_stages(self) -> int:

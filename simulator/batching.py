@@ -77,12 +77,26 @@ def continue_partial(sim: Simulation, r: int, lane: int) -> bool:
     return True
 
 
+def found_again(sim: Simulation, r: int, i: int) -> int:
+    """KV tokens of a preempted request that are still cached.
+
+    Blocks are taken where they were given back first, a request's last block first
+    (vllm/v1/core/block_pool.py): what was taken since its preemption, less what lay free before, is lost.
+    """
+    replica, request, shift = sim.replicas[r], sim.requests[i], sim.run[0].block_shift
+    lost = max(0, replica.freed - replica.free - request.mark)
+    whole = min(blocks_for(sim, request.kept) - lost, request.kept >> shift)
+    return max(0, min(whole, (request.prompt - 1) >> shift)) << shift
+
+
 def admissible(sim: Simulation, r: int, left: int) -> int:
     """The waiting request that may be admitted with this much budget left, or NONE."""
     replica, run = sim.replicas[r], sim.run[0]
     i = front(sim, r)
     if i < 0 or left <= 0 or replica.num_running >= run.max_num_seqs:
         return NONE
+    if run.prefix_caching and sim.requests[i].preemptions > 0:
+        sim.requests[i].loaded = found_again(sim, r, i)
     tokens = sim.requests[i].prompt
     if run.reserve_prompt == 0:
         tokens = min(tokens, sim.requests[i].loaded + left)

@@ -27,6 +27,7 @@ def retire(sim: Simulation, r: int, i: int, kv_tokens: int) -> None:
     replica, requests, run = sim.replicas[r], sim.requests, sim.run[0]
     first = run.running_at + r * run.max_num_seqs
     replica.free += blocks_for(sim, kv_tokens)
+    replica.freed += blocks_for(sim, kv_tokens)
     replica.num_running -= 1
     moved = sim.pool[first + replica.num_running]
     sim.pool[first + requests[i].position] = moved
@@ -145,13 +146,15 @@ def preempt(sim: Simulation, r: int, held: int) -> bool:
         requests[victim].preemptions += 1
         replica.num_preemptions += 1
         return True
+    requests[victim].mark = replica.freed
     if victim == replica.partial:
-        retire(sim, r, victim, replica.filled)
+        requests[victim].kept = replica.filled
         replica.partial = NONE
     else:
         lane = requests[victim].lane
-        retire(sim, r, victim, requests[victim].base + sim.lanes[lane].step + held)
+        requests[victim].kept = requests[victim].base + sim.lanes[lane].step + held
         stop_decoding(sim, lane, victim)
+    retire(sim, r, victim, requests[victim].kept)
     requests[victim].preemptions += 1
     requests[victim].loaded = 0
     replica.num_preemptions += 1

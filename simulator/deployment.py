@@ -10,7 +10,8 @@ class EngineLimits:
     """``kv_blocks`` hold ``block_tokens`` tokens each. ``watermark_blocks`` stay free when a request is
     admitted. ``reserve_prompt`` admits a request only when its whole prompt fits the free blocks
     (vLLM 0.32, vllm/config/scheduler.py: ``scheduler_reserve_full_isl``, on by default).
-    ``async_scheduling`` forms a batch while the one before runs; one pipeline stage only.
+    ``async_scheduling`` forms a batch while the one before runs; one pipeline stage only. With
+    ``prefix_caching`` a preempted request finds those of its blocks again that nobody has taken since.
     """
 
     max_num_seqs: int
@@ -20,3 +21,4 @@ class EngineLimits:
     watermark_blocks: int = 0
     reserve_prompt: bool = True
     async_scheduling: bool = False
+    prefix_caching: bool = False

@@ -162,6 +162,8 @@ class Pools:
             "prefill_base_at": tables.prefill_base_s,
             "decode_at": tables.decode_s,
             "send_at": tables.send_s,
+            "mixed_at": tables.mixed_s,
+            "mixed_chunk_at": tables.mixed_chunk_tokens,
         }
         begin = 0
         for name, part in parts.items():

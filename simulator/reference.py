@@ -32,6 +32,8 @@ class ReferenceRequest:
     decoding: bool = False
     scheduled_s: float = float("nan")
     preemptions: int = 0
+    kept: int = 0  # tokens that were cached when it was last preempted
+    mark: int = 0  # blocks that the replica had given back before
     choices: tuple[int, int] = (0, 0)
     replica: int = 0
     token_s: list[float] = field(default_factory=list)
@@ -70,7 +72,7 @@ class ReferenceReplica:
         self.running: list[ReferenceRequest] = []  # in the order of admission
         self.flights: deque[ReferenceStep] = deque()
         self.stage_free_s = [0.0] * tables.num_stages
-        self.free = limits.kv_blocks
+        self.free, self.freed = limits.kv_blocks, 0
         self.outstanding = 0
         self.ahead = limits.async_scheduling
         self.depth = 2 if self.ahead else tables.num_stages  # batches in flight
@@ -97,9 +99,22 @@ class ReferenceReplica:
                 request.expected -= 1
             if request.known == request.total:
                 (self.running if request in self.running else self.waiting).remove(request)
-                self.free += self.blocks(request.computed)
+                self.give_back(request)
                 self.outstanding -= 1
         return outstanding - self.outstanding
+
+    def give_back(self, request: ReferenceRequest) -> None:
+        self.free += self.blocks(request.computed)
+        self.freed += self.blocks(request.computed)
+
+    def found_again(self, request: ReferenceRequest) -> int:
+        """Blocks taken since its preemption were first those free before, then its own from the last on."""
+        if not self.limits.prefix_caching:
+            return 0
+        block_tokens = self.limits.block_tokens
+        lost = max(0, self.freed - self.free - request.mark)
+        whole = min(self.blocks(request.kept) - lost, request.kept // block_tokens)
+        return max(0, min(whole, (request.known - 1) // block_tokens)) * block_tokens
 
     def preempt(self) -> ReferenceRequest | None:
         candidates = [r for r in self.running if self.ahead or not r.in_flight]
@@ -108,7 +123,8 @@ class ReferenceReplica:
         victim = max(candidates, key=lambda r: r.key)
         self.running.remove(victim)
         self.waiting.append(victim)
-        self.free += self.blocks(victim.computed)
+        victim.kept, victim.mark = victim.computed, self.freed
+        self.give_back(victim)
         victim.computed, victim.expected, victim.decoding = 0, 0, False
         victim.preemptions += 1
         return victim
@@ -144,7 +160,7 @@ class ReferenceReplica:
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
             request = min(self.waiting, key=lambda r: r.key)
-            loaded = 0 if request.preemptions else request.loaded
+            loaded = self.found_again(request) if request.preemptions else request.loaded
             tokens = min(request.known - loaded, self.left(batch))
             reserved = request.known if self.limits.reserve_prompt else loaded + tokens
             watermark = self.limits.watermark_blocks if self.running else 0
@@ -216,7 +232,22 @@ class ReferenceReplica:
         if step.decodes:
             per_kv = 1.0 / t.kv_step_tokens
             time_s += linear(t.decode_s[stage, step.decodes], step.cached * per_kv)
+            if chunks and len(t.mixed_chunk_tokens):
+                chunk_tokens = sum(chunk for _, chunk in chunks)
+                time_s += self.mixed_s(stage, chunk_tokens, step)
         return time_s
+
+    def mixed_s(self, stage: int, chunk_tokens: int, step: ReferenceStep) -> float:
+        """Between the measured numbers of prefill tokens around; the nearest outside of them."""
+        t, x = self.tables, step.cached * (1.0 / self.tables.kv_step_tokens)
+        points = t.mixed_chunk_tokens
+        above = min(int(np.searchsorted(points, chunk_tokens)), len(points) - 1)
+        below = max(above - 1, 0)
+        left, right = (linear(t.mixed_s[stage, i, step.decodes], x) for i in (below, above))
+        if below == above:
+            return right
+        share = float((chunk_tokens - points[below]) / (points[above] - points[below]))
+        return left + (right - left) * min(share, 1.0)
 
 
 class ReferenceRun:

@@ -31,6 +31,7 @@ def new_run(
         watermark_blocks=limits.watermark_blocks,
         reserve_prompt=int(limits.reserve_prompt),
         ahead=int(limits.async_scheduling),
+        prefix_caching=int(limits.prefix_caching),
         num_stages=tables.num_stages,
         days=1 << int(workload.output_tokens.max()).bit_length(),
         # In key order only the preempted are in the heap.
@@ -47,6 +48,7 @@ def new_run(
         num_contexts=tables.prefill_s.shape[1],
         num_chunks=tables.prefill_s.shape[2],
         num_kv=tables.decode_s.shape[2],
+        num_mixed=tables.mixed_s.shape[1],
     )
 
 

@@ -38,6 +38,8 @@ class Request:
     replica: int = (
         0  # before the request is sent: where a static rule, or the first choice, sends it
     )
+    kept: int = 0  # KV tokens that it held when it was preempted
+    mark: int = 0  # blocks that the replica had freed before those
     second_choice: int = 0  # the other replica that a router compares
     preemptions: int = 0
 
@@ -89,6 +91,7 @@ class Replica:
     due: int = 0  # a batch may be launched at now_s
     leaving: int = NONE  # first of the finished whose blocks the next batch cannot have yet
     free: int = 0  # KV blocks
+    freed: int = 0  # KV blocks given back so far
     num_running: int = 0
     num_waiting: int = 0  # in the heap
     num_fresh: int = 0  # arrived, never admitted, not in the heap (key order only)
@@ -132,6 +135,7 @@ class Run:
     watermark_blocks: int
     reserve_prompt: int
     ahead: int  # batches are formed while the one before runs
+    prefix_caching: int
     num_stages: int
     days: int  # length of a lane's calendar, a power of two > the longest output
     max_waiting: int
@@ -148,6 +152,7 @@ class Run:
     num_contexts: int
     num_chunks: int
     num_kv: int
+    num_mixed: int
     # Who sends the requests
     router: int = 0  # one of `dispatch`'s rules
     concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
@@ -173,6 +178,8 @@ class Run:
     prefill_base_at: int = 0
     decode_at: int = 0
     send_at: int = 0
+    mixed_at: int = 0
+    mixed_chunk_at: int = 0
     # Counters
     late_queue_delay: int = 0
     late_ttft: int = 0

@@ -31,6 +31,27 @@ def decode_s(sim: Simulation, stage: int, decodes: int, cached: int) -> float:
     return times[k] + (times[k + 1] - times[k]) * (x - j)
 
 
+def mixed_s(sim: Simulation, stage: int, chunk: int, decodes: int, cached: int) -> float:
+    """What prefill and decodes in one launch take besides, bilinear; 0 where nobody measured it."""
+    run, times = sim.run[0], sim.times
+    if run.num_mixed == 0:
+        return 0.0
+    above = 0
+    while above < run.num_mixed - 1 and times[run.mixed_chunk_at + above] < chunk:
+        above += 1
+    below = max(above - 1, 0)
+    low, high = times[run.mixed_chunk_at + below], times[run.mixed_chunk_at + above]
+    share = min((chunk - low) / (high - low), 1.0) if high > low else 1.0
+    x = cached * run.per_kv_step
+    j = min(int(x), run.num_kv - 2)
+    first = run.mixed_at + stage * run.num_mixed * run.num_sequences * run.num_kv
+    k = first + (below * run.num_sequences + decodes) * run.num_kv + j
+    left = times[k] + (times[k + 1] - times[k]) * (x - j)
+    k = first + (above * run.num_sequences + decodes) * run.num_kv + j
+    right = times[k] + (times[k + 1] - times[k]) * (x - j)
+    return left + (right - left) * share
+
+
 def linear_s(sim: Simulation, stage: int, tokens: int, sequences: int) -> float:
     """Everything that depends on the numbers of tokens and sequences only."""
     run, times = sim.run[0], sim.times
@@ -47,6 +68,9 @@ def stage_s(sim: Simulation, r: int, stage: int, lane: int) -> float:
         time_s += sim.times[run.prefill_base_at + stage] + chunks_s
     if batch.decodes > 0:
         time_s += decode_s(sim, stage, batch.decodes, batch.cached)
+        if batch.tokens > batch.decodes:
+            chunk = batch.tokens - batch.decodes
+            time_s += mixed_s(sim, stage, chunk, batch.decodes, batch.cached)
     return time_s
 
 

@@ -1,8 +1,10 @@
 """Reads LLMServingSim's layer-wise vLLM profiles: ``<gpu>/<model…>/<dtype>/tp<k>/*.csv``, in microseconds.
 
 A row of ``attention.csv`` is one step's attention: a prefill chunk after history, a batch of decodes, or both
-at once; mixed rows are not taken. ``moe.csv`` times experts by how many were hit: the row nearest
-to uniform routing stands for balanced. ``qk_norm`` does not say how many kernels it covers.
+at once; of the mixed ones those without history are taken. ``moe.csv`` times experts by how many were hit:
+the row nearest to uniform routing stands for balanced. An expert-parallel rank's share is a row, too: so many
+of its experts hit, by so many tokens. ``qk_norm`` takes as long as one pass over the queries: it stands for
+that.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ MODELS = {
     "Qwen/Qwen3-32B": Shape(5120, 64, 8, 128, 25600, 151936),
     "Qwen/Qwen3-30B-A3B-Instruct-2507": Shape(2048, 32, 4, 128, 768, 151936, 128, 8),
 }
+
+
+EP_DEGREES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ def _dense(file: _File, skipped: Skipped) -> Cases:
         "final_layernorm": norm,
         "qkv_proj": ("linear", {"in_features": m.hidden, "out_features": q + 2 * kv}),
         "rotary_emb": ("rope", rope),
+        "qk_norm": ("rms_norm", {"width": m.head_dim, "per_row": heads, "residual": 0}),
         "o_proj": ("linear", {"in_features": q, "out_features": m.hidden}),
         "gate_up_proj": ("linear", {"in_features": m.hidden, "out_features": 2 * inner}),
         "act_fn": ("swiglu", {"width": inner}),
@@ -162,8 +168,11 @@ def _attention(file: _File, skipped: Skipped) -> Cases:
     shape = {"heads": m.heads // tp, "kv_heads": kv_heads, "head_dim": m.head_dim, "window": 0}
     for _, row in _rows(file, "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"):
         chunk, history, decodes, cached = (int(row[c]) for c in list(row)[:4])
-        if chunk and decodes:
-            skipped.reasons[f"{file.path.name}: prefill and decodes in one launch"] += 1
+        if chunk and decodes and history:
+            skipped.reasons[f"{file.path.name}: decodes beside a prefill with history"] += 1
+        elif chunk and decodes:
+            swept = {"batch": decodes, "context": cached, "chunk": chunk}
+            yield _case(file, "attention_mixed", {**shape, **swept}), row["time_us"]
         elif chunk:
             swept = {"batch": 1, "context": history, "chunk": chunk}
             yield _case(file, "attention_prefill", {**shape, **swept}), row["time_us"]
@@ -174,18 +183,25 @@ def _attention(file: _File, skipped: Skipped) -> Cases:
 
 def _moe(file: _File, skipped: Skipped) -> Cases:
     m = file.model
-    by_tokens: dict[int, list[tuple[float, float]]] = {}
+    by_tokens: dict[int, list[tuple[int, float]]] = {}
     for _, row in _rows(file, "tokens", "activated_experts"):
-        tokens = int(row["tokens"])
-        hit = m.experts * (1 - (1 - m.top_k / m.experts) ** tokens)
-        by_tokens.setdefault(tokens, []).append(
-            (abs(row["activated_experts"] - hit), row["time_us"])
+        by_tokens.setdefault(int(row["tokens"]), []).append(
+            (int(row["activated_experts"]), row["time_us"])
         )
-    for tokens, rows in by_tokens.items():
-        skipped.reasons[f"{file.path.name}: routing far from uniform"] += len(rows) - 1
-        dims = {"hidden": m.hidden, "intermediate": m.intermediate // file.tp, "top_k": m.top_k}
-        experts = {"experts": m.experts, "total_experts": m.experts, "rows": tokens}
-        yield _case(file, "experts", {**dims, **experts}), min(rows)[1]
+    taken = set()
+    for tokens, times in by_tokens.items():
+        for ep in EP_DEGREES:
+            local, rows = m.experts // ep, tokens * ep
+            expected = local * (1 - (1 - m.top_k / m.experts) ** rows)
+            hit, time_us = min(
+                (x for x in times if x[0] <= local), key=lambda x: abs(x[0] - expected)
+            )
+            taken.add((tokens, hit))
+            dims = {"hidden": m.hidden, "intermediate": m.intermediate // file.tp, "top_k": m.top_k}
+            experts = {"experts": local, "total_experts": m.experts, "rows": rows}
+            yield _case(file, "experts", {**dims, **experts}), time_us
+    left = sum(map(len, by_tokens.values())) - len(taken)
+    skipped.reasons[f"{file.path.name}: routing far from uniform"] += left
 
 
 READERS: dict[str, Callable[[_File, Skipped], Cases]] = {

@@ -155,7 +155,7 @@ def serving_profile(folder: Path, name: str, text: str) -> Path:
 
 
 def test_llmservingsim_layers_become_one_ranks_kernels(tmp_path: Path) -> None:
-    text = "layer,tokens,time_us\nqkv_proj,8,20\nlayernorm,8,2\nqk_norm,8,2\n"
+    text = "layer,tokens,time_us\nqkv_proj,8,20\nlayernorm,8,2\nrouter,8,2\n"
     skipped = Skipped()
     folder = serving_profile(tmp_path, "dense.csv", text)
     rows = import_llmservingsim(folder, skipped)
@@ -167,19 +167,41 @@ def test_llmservingsim_layers_become_one_ranks_kernels(tmp_path: Path) -> None:
     assert (norm.kernel, dict(norm.dims)["residual"]) == ("rms_norm", 1)
     assert rows[0].timing is not None
     assert rows[0].timing.mean_s == pytest.approx(20e-6)
-    assert skipped.reasons == {"dense.csv: qk_norm": 1}
+    assert skipped.reasons == {"dense.csv: router": 1}
 
 
-def test_llmservingsim_mixed_steps_are_counted_not_taken(tmp_path: Path) -> None:
-    text = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n16,32,0,0,9\n0,0,4,64,8\n16,0,4,64,9\n"
+def test_llmservingsim_mixed_steps_are_launches_of_their_own(tmp_path: Path) -> None:
+    text = (
+        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n"
+        "16,32,0,0,9\n0,0,4,64,8\n16,0,4,64,9\n16,32,4,64,9\n"
+    )
     skipped = Skipped()
-    prefill, decode = import_llmservingsim(
+    prefill, decode, mixed = import_llmservingsim(
         serving_profile(tmp_path, "attention.csv", text), skipped
     )
     swept = dict(prefill.case.dims)
     assert (swept["batch"], swept["context"], swept["chunk"]) == (1, 32, 16)
     assert (decode.case.kernel, dict(decode.case.dims)["batch"]) == ("attention_decode", 4)
-    assert sum(skipped.reasons.values()) == 1
+    swept = dict(mixed.case.dims)
+    assert mixed.case.kernel == "attention_mixed"
+    assert (swept["batch"], swept["context"], swept["chunk"]) == (4, 64, 16)
+    assert skipped.reasons == {"attention.csv: decodes beside a prefill with history": 1}
+
+
+def test_an_expert_parallel_ranks_share_is_a_row_of_the_whole_layers_profile(
+    tmp_path: Path,
+) -> None:
+    """128 experts, 8 chosen: one token hits 8, half of the experts see 4 of them; two tokens' share for one
+    of two ranks is the row with 1 token and 8 experts hit.
+    """
+    text = "tokens,activated_experts,time_us\n1,8,50\n"
+    folder = tmp_path / "RTXPRO6000/Qwen/Qwen3-30B-A3B-Instruct-2507/bf16/tp1"
+    folder.mkdir(parents=True)
+    (folder / "moe.csv").write_text(text)
+    rows = import_llmservingsim(tmp_path, Skipped())
+    found = [(dict(r.case.dims)["experts"], dict(r.case.dims)["rows"]) for r in rows]
+    assert found == [(128, 1), (64, 2), (32, 4), (16, 8)]
+    assert {r.timing.mean_s for r in rows if r.timing} == {50 * 1e-6}
 
 
 @pytest.mark.parametrize(

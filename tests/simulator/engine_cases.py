@@ -32,6 +32,7 @@ def tables_of(
 
     tokens = np.arange(max_batched_tokens + 1.0) * per_token_s
     shares = np.zeros(5)
+    points = np.array([2.0, 5.0, 12.0])[: rng.integers(4) if rng else 0]  # of mixed launches
     return RuntimeTables(
         token_s=tokens + grid(stages, len(tokens)),
         sequence_s=grid(stages, max_num_seqs + 1),
@@ -47,6 +48,8 @@ def tables_of(
         sequence_shares=shares,
         prefill_shares=shares,
         decode_shares=shares,
+        mixed_s=grid(stages, len(points), max_num_seqs + 1, 7),
+        mixed_chunk_tokens=points,
     )
 
 
@@ -77,7 +80,11 @@ def random_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
         reserve_prompt=bool(rng.random() < 0.3),
     )
     stages = stages or int(rng.integers(1, 5))
-    limits = replace(limits, async_scheduling=stages == 1 and seed % 2 == 1)
+    limits = replace(
+        limits,
+        async_scheduling=stages == 1 and seed % 2 == 1,
+        prefix_caching=bool(seed % 5 < 2),
+    )
     integral = rng.random() < 0.3
     tables = tables_of(stages, rng=None if integral else rng)
     replicas = int(rng.choice([1, 1, 1, 2, 4]))
