@@ -33,6 +33,7 @@ COMMANDS = {
     "report": "servecast.simulator.report.cli:report_command",
     "simulate": "servecast.simulator.simulate_cli:simulate_command",
     "store": "servecast.estimator.cli:store_command",
+    "ui": "servecast.simulator.ui_cli:ui_command",
     "validate": "servecast.simulator.validate_cli:validate_command",
     "workload": "servecast.simulator.workload_cli:workload_command",
 }

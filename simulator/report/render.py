@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,6 +14,7 @@ from servecast.simulator.report import curves, figures, headline, text, view
 from servecast.simulator.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from servecast.simulator.report.check import METRICS, checked
 
+NOTHING = Markup("")
 FRAME = {
     "width": WIDTH,
     "height": HEIGHT,
@@ -24,8 +25,8 @@ FRAME = {
 }
 
 
-def render(result: Mapping[str, Any], where: str = "result") -> str:
-    """The page for the object of ``docs/results.md``; equal results give equal bytes.
+def render(result: Mapping[str, Any], where: str = "result", toolbar: Markup = NOTHING) -> str:
+    """The page for the object of ``docs/results.md``, ``toolbar`` above it; equal results give equal bytes.
 
     Raises:
         UserError: ``result`` has not that shape; ``where`` is what the message calls it.
@@ -34,6 +35,7 @@ def render(result: Mapping[str, Any], where: str = "result") -> str:
     page = _environment().from_string(_asset("report.html"))
     return page.render(
         result=found,
+        toolbar=toolbar,
         best=found["best"],
         frame=FRAME,
         view=view,
@@ -45,6 +47,12 @@ def render(result: Mapping[str, Any], where: str = "result") -> str:
         library=Markup(_asset("d3.min.js")),
         script=Markup(_asset("report.js")),
     )
+
+
+def render_index(listed: Sequence[object], folder: str) -> str:
+    """The page that lists results; each has ``name``, ``headline`` and ``is_result``."""
+    page = _environment().from_string(_asset("ui.html"))
+    return page.render(listed=listed, folder=folder, style=Markup(_asset("report.css")))
 
 
 @cache

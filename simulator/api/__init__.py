@@ -2,8 +2,9 @@
 
 ``compile``, ``profile``, ``fit``, ``tables``, ``simulate``, ``search``, ``explain`` and ``report`` are what
 the commands of those names do, without printing. ``load`` and ``read_trace`` make the values they take
-from files, and ``frame`` gives results as Arrow, pandas or polars. All of it stands in `verbs.py` and
-`frames.py`; importing this package loads neither, so that an agent stays light.
+from files, and ``frame`` gives results as Arrow, pandas or polars. All of it stands in `simulator/verbs.py`
+and `simulator/frames.py`; importing this package loads neither, so that an agent stays light. The folder is
+installed as ``servecast`` itself.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from servecast.frames import frame
-    from servecast.verbs import (
+    from servecast.simulator.frames import frame
+    from servecast.simulator.verbs import (
         compile,
         explain,
         fit,
@@ -44,7 +45,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'servecast' has no attribute {name!r}")
-    home = "servecast.frames" if name == "frame" else "servecast.verbs"
+    home = "servecast.simulator.frames" if name == "frame" else "servecast.simulator.verbs"
     return getattr(import_module(home), name)
 
 

@@ -13,9 +13,8 @@ import pytest
 from example_result import example_result
 
 import servecast
-import servecast.frames
-import servecast.verbs
 from servecast.compiler.errors import UserError
+from servecast.simulator import frames, verbs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERBS = ("compile", "profile", "fit", "tables", "simulate", "search", "explain", "report")
@@ -28,7 +27,7 @@ def in_the_repository(user_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(REPOSITORY)
 
 
-@pytest.mark.parametrize("module", [servecast.verbs, servecast.frames])
+@pytest.mark.parametrize("module", [verbs, frames])
 def test_the_examples_in_the_docstrings_print_what_they_say(module: object) -> None:
     flags = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
     found = doctest.testmod(module, optionflags=flags)  # type: ignore[arg-type]  # a module

@@ -178,8 +178,8 @@ def simulate(
 
 
 def search(
-    spec: Path | str,
-    trace: Path | str,
+    spec: SpecLike,
+    trace: TraceLike,
     model: str | None = None,
     *,
     slos: Sequence[str] = (),
@@ -191,7 +191,7 @@ def search(
     ``tp``, ``pp``, ``max_num_seqs``, ``max_batched_tokens``, ``max_gpus``, …
 
     >>> answer = search(
-    ...     "spec/llama.llm", "spec/traces/chat.csv", "llama-3.1-8b", slos=["ttft p90 < 2 s"],
+    ...     load("spec/llama.llm"), "spec/traces/chat.csv", "llama-3.1-8b", slos=["ttft p90 < 2 s"],
     ...     skus=("h100-sxm",), tp=(1,), max_num_seqs=(64,), max_batched_tokens=(512, 2048), jobs=1,
     ... )
     >>> answer["best"]["sku"], answer["best"]["tp"]
@@ -206,8 +206,8 @@ def search(
     """
     asked = Service("python", slos=asked_slos(tuple(slos)), **axes)
     options = JobOptions(
-        spec=Path(spec),
-        trace=Path(trace),
+        spec=_spec(spec),
+        trace=_workload(trace),
         asked=asked,
         model=model,
         store=_store(store),
