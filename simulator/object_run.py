@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from servecast.simulator.workload import Workload
 
 PIPELINED = ("static", "vllm_v0", "sarathi", "orca")
 """Their batches may share the pipeline's stages, as Vidur's do."""
+CACHING = ("sglang",)
+"""They keep prefixes, and in a way of their own."""
 
 
 def interpolate(row: Sequence[float], at: float) -> float:
@@ -49,6 +52,10 @@ class TableTimer:
         self.host_step_s = tables.host_step_s
         self._token_s, self._sequence_s = tables.token_s.tolist(), tables.sequence_s.tolist()
         self._prefill_s, self._base_s = tables.prefill_s.tolist(), tables.prefill_base_s.tolist()
+        self._mixed_s, self._mixed_tokens = (
+            tables.mixed_s.tolist(),
+            tables.mixed_chunk_tokens.tolist(),
+        )
         self._decode_s, self._send_s = tables.decode_s.tolist(), tables.send_s.tolist()
         self._per_context, self._per_chunk, self._per_kv = (
             1.0 / tables.context_step_tokens,
@@ -65,7 +72,22 @@ class TableTimer:
             time_s += self._base_s[stage] + self.chunks_s(batch, stage)
         if cached:
             time_s += interpolate(self._decode_s[stage][len(cached)], sum(cached) * self._per_kv)
+            if len(cached) < len(batch.jobs) and self._mixed_tokens:
+                time_s += self.mixed_s(stage, tokens - len(cached), cached)
         return time_s
+
+    def mixed_s(self, stage: int, chunk_tokens: int, cached: Sequence[int]) -> float:
+        """What chunks and decodes in one launch take besides; the nearest point outside of the measured."""
+        points: list[float] = self._mixed_tokens
+        above = min(bisect_left(points, chunk_tokens), len(points) - 1)
+        below = max(above - 1, 0)
+        x = sum(cached) * self._per_kv
+        left = interpolate(self._mixed_s[stage][below][len(cached)], x)
+        right = interpolate(self._mixed_s[stage][above][len(cached)], x)
+        if below == above:
+            return right
+        share = (chunk_tokens - points[below]) / (points[above] - points[below])
+        return left + (right - left) * min(share, 1.0)
 
     def chunks_s(self, batch: Batch, stage: int) -> float:
         """Attention of the prefill chunks."""
@@ -188,6 +210,8 @@ def _check(fleet: ObjectFleet) -> None:
         )
     if fleet.limits.async_scheduling:
         raise UserError(f"policy {str(fleet.policy)!r} with async_scheduling: it forms none ahead")
+    if fleet.limits.prefix_caching and name not in CACHING:
+        raise UserError(f"policy {str(fleet.policy)!r} with prefix_caching: it keeps no prefixes")
 
 
 def _step_rows(run: ObjectRun, fleet: ObjectFleet, timer: TableTimer) -> NDArray[np.void]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ from servecast.simulator.schedulers import SCHEDULERS
 from servecast.simulator.workload import PrefixBlocks, Workload
 
 NO_LIMIT = "long_prefill_threshold=1000"  # above every budget here: changes nothing but the engine
-NO_CACHE = {f.name: False for f in fields(EngineLimits) if f.name == "prefix_caching"}
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +29,18 @@ def engine() -> Engine:
 @pytest.mark.parametrize("order", list(ORDERS))
 def test_an_order_of_service_gives_the_same_run_on_both_engines(engine: Engine, order: str) -> None:
     for seed in range(0, 120, 2):  # those without scheduling ahead
-        workload, fleet = random_case(seed, stages=1)
-        fleet = replace(fleet, limits=replace(fleet.limits, **NO_CACHE))
+        workload, fleet = case(seed)
         fast = engine.run(workload, replace(fleet, policy=order)).copy()
         slow = engine.run(workload, replace(fleet, policy=f"{order}:{NO_LIMIT}"))
         assert not parse_policy(f"{order}:{NO_LIMIT}").is_compiled
         assert same_outcome(fast, slow)
         check_invariants(slow)
+
+
+def case(seed: int) -> tuple[Workload, Fleet]:
+    """One stage, without what classes have not: scheduling ahead (odd seeds) and vLLM's prefix cache."""
+    workload, fleet = random_case(seed, stages=1)
+    return workload, replace(fleet, limits=replace(fleet.limits, prefix_caching=False))
 
 
 def with_labels(workload: Workload, seed: int) -> Workload:
@@ -54,7 +58,7 @@ def with_labels(workload: Workload, seed: int) -> Workload:
 def test_every_request_is_served_in_full_or_rejected(engine: Engine, policy: str) -> None:
     served = 0
     for seed in range(0, 80, 2):
-        workload, fleet = random_case(seed, stages=1)
+        workload, fleet = case(seed)
         records = engine.run(with_labels(workload, seed), replace(fleet, policy=policy))
         check_invariants(records)
         served += int(records.finished.sum())
@@ -64,7 +68,7 @@ def test_every_request_is_served_in_full_or_rejected(engine: Engine, policy: str
 @pytest.mark.parametrize("policy", ["vtc", "sglang", "vllm_v0", "vllm_v1:long_prefill_threshold=3"])
 def test_gaps_between_tokens_are_those_of_the_token_times(engine: Engine, policy: str) -> None:
     for seed in range(0, 40, 2):
-        workload, fleet = random_case(seed, stages=1)
+        workload, fleet = case(seed)
         records = engine.run(workload, replace(fleet, policy=policy))
         gaps = np.concatenate([np.diff(times) for times in records.token_times()])
         assert samples(records, "tbt").repeated() == pytest.approx(np.sort(gaps))
@@ -102,6 +106,11 @@ def test_a_class_policy_says_what_it_cannot_do() -> None:
     workload = workload_of((0, 1, 1))
     with pytest.raises(UserError, match=r"^policy 'sglang' with 2 pipeline stages: it needs one"):
         Engine(compiled=False).run(workload, Fleet(tables_of(2), LIMITS, policy="sglang"))
+    caching = Fleet(tables_of(), replace(LIMITS, prefix_caching=True), policy="orca")
+    with pytest.raises(
+        UserError, match=r"^policy 'orca' with prefix_caching: it keeps no prefixes$"
+    ):
+        Engine(compiled=False).run(workload, caching)
     with pytest.raises(UserError, match=r"^policy 'orca' with concurrency: it is for orders"):
         Engine(compiled=False).run(
             workload, Fleet(tables_of(), LIMITS, policy="orca"), concurrency=1
@@ -130,7 +139,9 @@ def test_a_missed_target_is_named_under_a_class_policy() -> None:
 def test_a_policy_cannot_see_output_lengths(engine: Engine, policy: str) -> None:
     """Two workloads that differ in an output not yet over are scheduled alike until it is."""
     rows = [(0.0, 4, 20), (0.0, 2, 30), (1.0, 5, 25), (2.0, 3, 30)]
-    fleet = Fleet(tables_of(), replace(LIMITS, kv_blocks=1000, max_batched_tokens=64), policy=policy)
+    fleet = Fleet(
+        tables_of(), replace(LIMITS, kv_blocks=1000, max_batched_tokens=64), policy=policy
+    )
     columns = {"client": np.array([0, 1, 0, 1]), "priority": np.array([1, 0, 1, 0])}
     other = [*rows[:2], (1.0, 5, 15), rows[3]]
     runs = [
@@ -141,7 +152,7 @@ def test_a_policy_cannot_see_output_lengths(engine: Engine, policy: str) -> None
 
 
 def test_a_summary_of_a_class_policys_run_counts_everything(engine: Engine) -> None:
-    workload, fleet = random_case(4, stages=1)
+    workload, fleet = case(4)
     metrics = summarise(engine.run(workload, replace(fleet, policy="sarathi")))
     assert metrics.num_finished + metrics.num_rejected == len(workload)
     assert metrics.num_unfinished == 0
