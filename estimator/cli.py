@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,12 @@ import click
 import platformdirs
 
 if TYPE_CHECKING:
-    from servecast.estimator.measurement import MeasurementBatch
-    from servecast.estimator.store import Store
+    from servecast.estimator.intake import Intake
 
 
-FOLDERS = {"vidur": "import_vidur", "llmservingsim": "import_llmservingsim"}
-"""Importers of folders, by source: the function in the source's own module."""
+# As `intake.py` has them; a test compares. Its imports are too heavy for `--help`.
+PACKAGES = ("silicon", "aisimulate")
+FOLDERS = ("vidur", "llmservingsim")
 
 
 def default_store() -> Path:
@@ -81,109 +80,95 @@ def doctor_command(path: Path, as_json: bool) -> None:
 
 
 @store_command.command("import")
-@click.argument("source", type=click.Choice(["silicon", *FOLDERS]))
+@click.argument("source", type=click.Choice([*PACKAGES, *FOLDERS]))
 @click.argument(
     "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@click.option("--sku", "skus", multiple=True, help="silicon: which GPUs; repeat for more.")
-@click.option("--backend", default="vllm", show_default=True, help="silicon: whose kernels.")
-@click.option("--version", help="silicon: of the backend; default: the newest of each table.")
+@click.option("--sku", "skus", multiple=True, help="Of a package: which GPUs; repeat for more.")
+@click.option("--backend", default="vllm", show_default=True, help="Of a package: whose kernels.")
+@click.option("--version", help="Of the backend; default: the newest of each table.")
 @store_option
-def import_command(
+@json_option
+def import_command(  # noqa: PLR0913  # one option each
     source: str,
     folder: Path | None,
     skus: tuple[str, ...],
     backend: str,
     version: str | None,
     path: Path,
+    as_json: bool,
 ) -> None:
-    """Take in measurements of others: `silicon` (pip install 'servecast[silicon]') or a FOLDER of Vidur's or
-    LLMServingSim's profiles.
+    """Take in measurements of others: of the package `silicon` (pip install 'servecast[silicon]') or
+    `aisimulate`, or a FOLDER of Vidur's or LLMServingSim's profiles.
     """
     from servecast.estimator.importers.silicon import SiliconQuery
+    from servecast.estimator.intake import import_folder, import_package
     from servecast.estimator.store import Store
 
     if source in FOLDERS and folder is None:
         raise click.UsageError(f"`store import {source}` needs the FOLDER of the profiles")
-    if source == "silicon" and not skus:
-        raise click.UsageError("`store import silicon` needs --sku")
+    if source in PACKAGES and not skus:
+        raise click.UsageError(f"`store import {source}` needs --sku")
     path.parent.mkdir(parents=True, exist_ok=True)
     with Store.open(path) as store:
         if folder is not None and source in FOLDERS:
-            _import_folder(store, source, folder)
-            return
-        for sku in skus:
-            _import_silicon(store, SiliconQuery(sku, backend, version))
+            taken = [import_folder(store, source, folder)]
+        else:
+            queries = [SiliconQuery(sku, backend, version) for sku in skus]
+            taken = [import_package(store, source, query) for query in queries]
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(intake) for intake in taken], indent=2))
+        return
+    for intake in taken:
+        _print_intake(intake)
 
 
-def _import_folder(store: Store, source: str, folder: Path) -> None:
-    from servecast.compiler.catalog import shipped_skus
-    from servecast.estimator.importers.vidur import Skipped
-    from servecast.estimator.measurement import batches_of
-    from servecast.estimator.quarantine import screened
-
-    module = import_module(f"servecast.estimator.importers.{source}")
-    reader = getattr(module, FOLDERS[source])
-    skipped, skus = Skipped(), shipped_skus()
-    batches = batches_of(reader(folder, skipped))
-    added = store.add_batches(part for batch in batches for part in screened(batch, skus))
-    click.echo(f"{added:,} new rows from {folder}")
-    for reason, count in sorted(skipped.reasons.items()):
-        click.echo(f"  not taken: {count:,} x {reason}")
-
-
-def _import_silicon(store: Store, query: object) -> None:
-    from servecast.compiler.catalog import shipped_skus
-    from servecast.estimator.importers.silicon import SiliconQuery, import_silicon
-    from servecast.estimator.quarantine import screened
-
-    assert isinstance(query, SiliconQuery)
-    batches = list(import_silicon(query))
-    skus = shipped_skus()
-    kept: list[MeasurementBatch] = [p for batch in batches for p in screened(batch, skus)]
-    added = store.add_batches(kept)
-    back = sum(batch.num_rows for batch in kept if batch.quarantine)
-    files = sorted({batch.origin.file for batch in batches})
-    click.echo(
-        f"{added:,} new rows of {query.sku}; {back:,} of all are kept from estimators (doctor)"
-    )
-    for file in files:
+def _print_intake(intake: Intake) -> None:
+    back = sum(intake.kept_back.values())
+    click.echo(f"{intake.new_rows:,} new rows of {intake.of}; {back:,} of all kept from estimators")
+    for verb, reasons in (("kept back", intake.kept_back), ("not taken", intake.not_taken)):
+        for reason, count in reasons.items():
+            click.echo(f"  {verb}: {count:,} x {reason}")
+    for file in intake.files:
         click.echo(f"  {file}")
-    if query.sku not in skus:
-        click.echo(f"  no datasheet of {query.sku}: times were not checked against physics")
+    if not intake.has_datasheet:
+        click.echo(f"  no datasheet of {intake.of}: times were not checked against physics")
 
 
 @store_command.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @store_option
-def export_command(file: Path, path: Path) -> None:
+@json_option
+def export_command(file: Path, path: Path, as_json: bool) -> None:
     """Write every measurement to a Parquet FILE that another store can merge."""
     from servecast.estimator.store import Store
 
     with Store.open(path, read_only=True) as store:
-        click.echo(f"{store.export(file):,} rows written to {file}")
+        _print_count("rows", store.export(file), f"rows written to {file}", as_json)
 
 
 @store_command.command("merge")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @store_option
-def merge_command(file: Path, path: Path) -> None:
+@json_option
+def merge_command(file: Path, path: Path, as_json: bool) -> None:
     """Take in the measurements of an exported FILE; those already here are passed over."""
     from servecast.estimator.store import Store
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with Store.open(path) as store:
-        click.echo(f"{store.merge(file):,} new rows from {file}")
+        _print_count("new_rows", store.merge(file), f"new rows from {file}", as_json)
 
 
 @store_command.command("gc")
 @store_option
-def gc_command(path: Path) -> None:
+@json_option
+def gc_command(path: Path, as_json: bool) -> None:
     """Drop fitted models and tables; the next run computes what it needs again."""
     from servecast.estimator.store import Store
 
     with Store.open(path) as store:
-        click.echo(f"{store.collect_garbage():,} models and tables dropped")
+        _print_count("dropped", store.collect_garbage(), "models and tables dropped", as_json)
 
 
 @click.command("fit")
@@ -199,12 +184,20 @@ def fit_command(sku: str, source: str, seed: int, report: bool, path: Path, as_j
     \b
     servecast fit --sku h100-sxm --report
     """
+    from servecast.compiler.catalog import shipped_skus
     from servecast.estimator.report import fit_all, report_rows
     from servecast.estimator.store import Store
 
     with Store.open(path) as store:
-        rows = report_rows(store, sku, source, seed) if report else fit_all(store, sku, source)
+        if report:
+            rows = report_rows(store, sku, source, seed, shipped_skus().get(sku))
+        else:
+            rows = fit_all(store, sku, source)
     _print_rows(rows, as_json)
+
+
+def _print_count(name: str, count: int, what: str, as_json: bool) -> None:
+    click.echo(json.dumps({name: count}) if as_json else f"{count:,} {what}")
 
 
 def _print_rows(rows: list[dict[str, object]], as_json: bool) -> None:

@@ -51,8 +51,6 @@ class Score:
     contender: str
     median: float
     p95: float
-    train_rows: int
-    test_rows: int
 
 
 def scores(
@@ -63,36 +61,56 @@ def scores(
     contenders: Sequence[Contender] = CONTENDERS,
 ) -> list[Score]:
     """Every contender's errors on the second rows of ``split``, having seen the first."""
+    measured = samples.seconds[split[1]]
+    return [
+        score_of(x.name, predicted_by(x, kind, samples, num_sms, split), measured)
+        for x in contenders
+    ]
+
+
+def predicted_by(
+    contender: Contender,
+    kind: KernelKind,
+    samples: Samples,
+    num_sms: int,
+    split: tuple[Mask, Mask],
+) -> Floats:
+    """Seconds of the second rows of ``split``, from the first."""
     train, test = split
-    features = feature_matrix(kind, samples.dims, num_sms)
-    raw = np.stack([samples.dims[n].astype(np.float64) for n in sorted(samples.dims)], axis=1)
-    found = []
-    for contender in contenders:
-        x = raw if contender.raw else features
-        learner = contender.make(kind, samples.dims)
-        learner.fit(x[train], samples.seconds[train])
-        errors = percentage_errors(learner.predict(x[test]), samples.seconds[test])
-        found.append(_score(contender.name, errors, train))
-    return found
+    if contender.raw:
+        columns = [samples.dims[n].astype(np.float64) for n in sorted(samples.dims)]
+        seen = np.stack(columns, axis=1)
+    else:
+        seen = feature_matrix(kind, samples.dims, num_sms)
+    learner = contender.make(kind, samples.dims)
+    learner.fit(seen[train], samples.seconds[train])
+    return learner.predict(seen[test])
 
 
-def served_score(kind: KernelKind, samples: Samples, sku: Sku, split: tuple[Mask, Mask]) -> Score:
-    """The errors of what a run is answered with: a model, look-ups and interpolation together."""
+def served(
+    kind: KernelKind,
+    samples: Samples,
+    sku: Sku,
+    split: tuple[Mask, Mask],
+    learner: str | None = None,
+) -> Floats:
+    """Seconds that a run is answered with: a model, look-ups and interpolation together. Without a
+    ``learner`` the rows to learn from choose one.
+    """
     train, test = split
     known = samples.rows(train)
     sms = num_sms_of(sku.name)
     models = {}
     if kind.kernel not in COLLECTIVES:
-        models[kind] = fit_best(kind, known, sms, choose(kind, known, sms).best)
+        models[kind] = fit_best(kind, known, sms, learner or choose(kind, known, sms).best)
     predictor = Predictor(sku, sms, samples={kind: known}, models=models)
-    wanted = samples.rows(test)
-    errors = percentage_errors(predictor.predict(kind, wanted.dims).seconds, wanted.seconds)
-    return _score("served", errors, train)
+    return predictor.predict(kind, samples.rows(test).dims).seconds
 
 
-def _score(name: str, errors: Floats, train: Mask) -> Score:
+def score_of(contender: str, predicted: Floats, measured: Floats) -> Score:
+    errors = percentage_errors(predicted, measured)
     median, p95 = (float(q) for q in np.quantile(errors, (0.5, 0.95)))
-    return Score(name, median, p95, int(np.count_nonzero(train)), len(errors))
+    return Score(contender, median, p95)
 
 
 def percentage_errors(predicted: Floats, measured: Floats) -> Floats:

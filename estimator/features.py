@@ -1,6 +1,6 @@
 """What a learner sees of a kernel case, named, with units, in one place.
 
-Column 0 is FLOPs and the last is bytes, which the roofline under every learner reads; ``SIDE`` names
+Column 0 is FLOPs and the last is bytes, which the roofline under every learner reads; ``side_of`` names
 columns that cost time beside it. Trees do not mind monotone changes of a column, so counts stand as
 they are.
 """
@@ -23,9 +23,7 @@ GEMM_TILES = ((64, 64), (64, 128), (128, 128), (128, 256))
 ALIGNMENTS = (2, 8, 64, 128)  # in rows: 8 bf16 numbers are one 16-byte load
 BLOCK_TOKENS = 128  # keys and queries that one flash-attention block handles
 EXPERT_TILE_ROWS = 64  # rows of an expert that one tile of a grouped GEMM handles
-# What runs before and after the matrices: an fp8 GEMM scales each row and quantises every number of its
-# input, experts gather their rows and add up what comes back.
-SIDE = {"linear": ("rows", "inputs"), "experts": ("rows", "inputs", "gathered")}
+WIDE = frozenset({"bf16", "fp16", "fp32"})  # what operators hand on: nothing to quantise
 # Of attention's columns those that no longer time goes with less of.
 INCREASING = (
     *("flops", "batch", "heads", "kv_heads", "head_dim", "visible", "pairs"),
@@ -126,6 +124,15 @@ def feature_columns(kind: KernelKind, dims: Dims, num_sms: int) -> dict[str, Flo
 def feature_matrix(kind: KernelKind, dims: Dims, num_sms: int) -> Floats:
     """[cases, features]"""
     return np.stack(list(feature_columns(kind, dims, num_sms).values()), axis=1)
+
+
+def side_of(kind: KernelKind) -> tuple[str, ...]:
+    """What runs before and after the matrices: a GEMM in a narrow format scales each row and quantises every
+    number of its input, experts gather their rows and add up what comes back.
+    """
+    if kind.kernel == "linear" and kind.dtype not in WIDE:
+        return ("rows", "inputs")
+    return ("rows", "inputs", "gathered") if kind.kernel == "experts" else ()
 
 
 def positions(kind: KernelKind, dims: Dims, names: tuple[str, ...]) -> tuple[int, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
 
 from servecast.compiler.errors import DataMissingError
-from servecast.estimator.evaluate import scores
+from servecast.compiler.hardware import Sku
+from servecast.estimator.choice import Choice, choose
+from servecast.estimator.evaluate import CONTENDERS, score_of, scores, served
 from servecast.estimator.models import MIN_SAMPLES, fitted, num_sms_of
 from servecast.estimator.physics import COLLECTIVES, WORK, KernelKind
 from servecast.estimator.predictor import Samples
@@ -39,35 +42,60 @@ def fit_all(store: Store, sku: str, source: str) -> list[Row]:
     rows: list[Row] = []
     for kind, samples in kinds_in(store, sku, source):
         if kind.kernel not in COLLECTIVES:
+            started = time.process_time()
             model = fitted(store, kind, samples, num_sms_of(sku))
             rows.append(
-                {
-                    "kernel": kind.kernel,
-                    "dtype": kind.dtype,
-                    "kv_dtype": kind.kv_dtype,
+                _named(kind)
+                | {
                     "rows": len(samples.seconds),
+                    "learner": model.learner,
                     "launch_us": model.roofline.launch_s * 1e6,
-                    "TFLOP/s": 1e-12 / model.roofline.s_per_flop,
-                    "GB/s": 1e-9 / model.roofline.s_per_byte,
+                    "TFLOP/s": _rate(model.roofline.s_per_flop, 1e12),
+                    "GB/s": _rate(model.roofline.s_per_byte, 1e9),
+                    "cpu_s": time.process_time() - started,
                 }
             )
     return rows
 
 
-def report_rows(store: Store, sku: str, source: str, seed: int) -> list[Row]:
-    """Median and 95th percentile of the absolute percentage error, on shapes held out by ``seed``."""
+def _rate(s_per_unit: float, unit: float) -> float | None:
+    """``unit``s per second; none where a learner has no roofline."""
+    return 1 / s_per_unit / unit if s_per_unit > 0 else None
+
+
+def _named(kind: KernelKind) -> Row:
+    return {"kernel": kind.kernel, "dtype": kind.dtype, "kv_dtype": kind.kv_dtype}
+
+
+def report_rows(
+    store: Store, sku: str, source: str, seed: int, datasheet: Sku | None = None
+) -> list[Row]:
+    """Median and 95th percentile of the absolute percentage error, on shapes held out by ``seed``: of what
+    runs are answered with, where there is a datasheet, and of each contender. ``chosen`` is the learner
+    that did best in cross-validation on the other shapes, by the mean errors that stand last.
+    """
     rows: list[Row] = []
     for kind, samples in kinds_in(store, sku, source):
         test = unseen_shapes(kind, samples, seed)
         if not np.count_nonzero(~test):
             continue
-        found = scores(kind, samples, num_sms_of(sku), (~test, test))
-        row: Row = {
-            "kernel": kind.kernel,
-            "dtype": kind.dtype,
-            "kv_dtype": kind.kv_dtype,
-            "train": found[0].train_rows,
-            "test": found[0].test_rows,
-        }
-        rows.append(row | {s.contender: f"{s.median:.1f} / {s.p95:.0f} %" for s in found})
+        split, sms = (~test, test), num_sms_of(sku)
+        looked_up = kind.kernel in COLLECTIVES
+        choice = Choice() if looked_up else choose(kind, samples.rows(~test), sms)
+        found = [] if looked_up else scores(kind, samples, sms, split)
+        if datasheet is not None:
+            seconds = served(kind, samples, datasheet, split, choice.best)
+            found.append(score_of("served", seconds, samples.seconds[test]))
+        errors = {x.contender: f"{x.median:.1f} / {x.p95:.0f} %" for x in found}
+        names = ("served", *(contender.name for contender in CONTENDERS))
+        rows.append(
+            {
+                **_named(kind),
+                "train": int(np.count_nonzero(~test)),
+                "test": int(np.count_nonzero(test)),
+                "chosen": "look-up" if looked_up else choice.best,
+                **{name: errors.get(name, "") for name in names},
+                "cross-validated": ", ".join(f"{n} {100 * e:.1f} %" for n, e in choice.errors),
+            }
+        )
     return rows

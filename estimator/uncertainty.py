@@ -88,12 +88,11 @@ def _conformal_quantiles(errors: Floats) -> Floats:
 
 
 def coverage(
-    calibration: Calibration, predicted_s: Floats, measured_s: Floats
+    calibration: Calibration, predicted_s: Floats, measured_s: Floats, outside: Ints
 ) -> dict[float, float]:
-    """The share of measurements inside each level's interval."""
+    """The share of measurements inside each level's interval; ``outside`` as in ``classes``."""
     errors = np.abs(np.log(predicted_s / measured_s))
-    inside = np.zeros(len(errors), dtype=np.int64)
     return {
-        level: float(np.mean(errors <= calibration.half_width(predicted_s, inside, level)))
+        level: float(np.mean(errors <= calibration.half_width(predicted_s, outside, level)))
         for level in LEVELS
     }

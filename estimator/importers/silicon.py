@@ -20,7 +20,6 @@ from servecast.estimator.importers.silicon_tables import READERS
 from servecast.estimator.measurement import MeasurementBatch, Origin
 from servecast.estimator.store import read_parquet
 
-PACKAGE = "aiconfigurator_core"
 LICENCE = "Apache-2.0"
 BACKENDS = ("vllm", "sglang", "trtllm")
 SYSTEMS = {
@@ -45,44 +44,64 @@ class SiliconQuery:
     version: str | None = None
 
 
-def source_name(backend: str) -> str:
-    """Under which source a backend's kernels stand in a store; vLLM's under the plain name."""
-    return "silicon" if backend == "vllm" else f"silicon_{backend}"
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Who carries such tables: a module, its distribution, the source its rows stand under in a store."""
+
+    module: str
+    distribution: str
+    source: str
+    remedy: str
 
 
-def data_root() -> Path | None:
+AICONFIGURATOR = Package(
+    *("aiconfigurator_core", "aiconfigurator-core", "silicon", "pip install 'servecast[silicon]'")
+)
+# NVIDIA's successor of it, with newer engines' tables in the same layout.
+AISIMULATE = Package(
+    *("aisimulate_core", "aisimulate", "aisimulate", "it comes with NVIDIA's aisimulate")
+)
+
+
+def source_name(backend: str, package: Package = AICONFIGURATOR) -> str:
+    """Under which source a backend's kernels stand in a store; vLLM's under the package's own name."""
+    return package.source if backend == "vllm" else f"{package.source}_{backend}"
+
+
+def data_root(package: Package = AICONFIGURATOR) -> Path | None:
     """Where the installed package keeps its data, or None where it is not installed."""
-    spec = find_spec(PACKAGE)
+    spec = find_spec(package.module)
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(spec.submodule_search_locations[0]) / "systems" / "data"
 
 
-def package_version() -> str:
-    return installed_version("aiconfigurator-core")
+def package_version(package: Package = AICONFIGURATOR) -> str:
+    return installed_version(package.distribution)
 
 
-def import_silicon(query: SiliconQuery, root: Path | None = None) -> Iterator[MeasurementBatch]:
+def import_silicon(
+    query: SiliconQuery, root: Path | None = None, package: Package = AICONFIGURATOR
+) -> Iterator[MeasurementBatch]:
     """Batches of every table of one SKU and backend.
 
     Raises:
         DataMissingError: the package is not installed, or it does not have the SKU or the backend.
     """
-    where = root or data_root()
+    where = root or data_root(package)
     if where is None:
-        raise DataMissingError(
-            "aiconfigurator-core is not installed: pip install 'servecast[silicon]'"
-        )
+        raise DataMissingError(f"{package.distribution} is not installed: {package.remedy}")
     system = SYSTEMS.get(query.sku)
     if system is None or not (where / system).is_dir():
         raise DataMissingError(
-            f"aiconfigurator-core has no data for {query.sku!r}; it has {', '.join(SYSTEMS)}"
+            f"{package.distribution} has no data for {query.sku!r}; it has {', '.join(SYSTEMS)}"
         )
     for family, table, reader in READERS:
         folder = where / system / family / _backend_of(query, table)
         path = _table_path(folder, table, query.version)
         if path is not None:
-            yield from reader(query.sku, path, _origin(path, where, query.backend))
+            file = str(path.relative_to(where))
+            yield from reader(query.sku, path, _origin(file, query.backend, package))
 
 
 def _backend_of(query: SiliconQuery, table: str) -> str:
@@ -113,11 +132,6 @@ def _table_path(folder: Path, table: str, version: str | None) -> Path | None:
     return whole[-1]
 
 
-def _origin(path: Path, root: Path, backend: str) -> Origin:
-    return Origin(
-        source_name(backend),
-        "aiconfigurator-core",
-        package_version(),
-        str(path.relative_to(root)),
-        LICENCE,
-    )
+def _origin(file: str, backend: str, package: Package) -> Origin:
+    source, version = source_name(backend, package), package_version(package)
+    return Origin(source, package.distribution, version, file, LICENCE)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from servecast.estimator.cli import fit_command, store_command
+from servecast.estimator import intake
+from servecast.estimator.cli import FOLDERS, PACKAGES, fit_command, store_command
 from servecast.estimator.measurement import MeasurementBatch
 from servecast.estimator.store import Store
 from servecast.simulator.cli import cli
@@ -70,7 +71,7 @@ def test_importing_vidur_says_what_it_took_and_what_not(tmp_path: Path) -> None:
     path = tmp_path / "new.duckdb"
     result = run("store", "import", "vidur", folder, "--store", path)
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[0] == f"1 new rows from {folder}"
+    assert result.stdout.splitlines()[0].startswith(f"1 new rows of {folder}; 0 of all")
     assert "not taken: 1 x h100_dgx: all_reduce between nodes" in result.stdout
 
 
@@ -90,6 +91,7 @@ def test_fit_report_compares_learners_on_held_out_shapes(path: Path) -> None:
     result = run("fit", "--sku", "gpu", "--report", "--json", "--store", path)
     (gemm,) = [row for row in json.loads(result.stdout) if row["kernel"] == "linear"]
     assert {"roofline forest", "raw forest", "linear interpolation", "roofline"} <= set(gemm)
+    assert gemm["chosen"] in gemm["cross-validated"]
     assert gemm["train"] + gemm["test"] == 13 * 16
 
 
@@ -106,6 +108,7 @@ def test_fit_keeps_a_model_of_every_kernel(path: Path) -> None:
         (["store", "ls", "--store", "none.duckdb"], 4, "none.duckdb: no such store"),
         (["store", "import", "vidur"], 2, "needs the FOLDER"),
         (["store", "import", "silicon"], 2, "needs --sku"),
+        (["store", "import", "aisimulate", "--sku", "h100-sxm"], 4, "aisimulate is not installed"),
         (["fit", "--sku", "tpu"], 4, "no silicon rows of 'tpu'; it has gpu (silicon)"),
     ],
 )
@@ -116,6 +119,19 @@ def test_what_is_wrong_is_said_in_one_line(
     result = run(*arguments, *extra)
     assert result.exit_code == code
     assert message in result.stderr
+
+
+def test_counts_are_printed_as_json_too(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    (export,) = [json.loads(run("store", "export", file, "--json", "--store", path).stdout)]
+    merged = run("store", "merge", file, "--json", "--store", tmp_path / "other.duckdb")
+    assert json.loads(merged.stdout) == {"new_rows": export["rows"]}
+    assert export["rows"] > 200
+    assert json.loads(run("store", "gc", "--json", "--store", path).stdout) == {"dropped": 0}
+
+
+def test_every_source_of_measurements_can_be_named() -> None:
+    assert (tuple(intake.PACKAGES), tuple(intake.FOLDERS)) == (PACKAGES, FOLDERS)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -1,0 +1,87 @@
+"""How often held-out measurements lie inside the predicted intervals: prints one JSON object.
+
+    python benchmarks/estimator_coverage.py [--sku h100-sxm …] [--folders] [--seeds 0 1]
+
+Intervals are calibrated on some shapes and looked at on others: a fifth of the shapes of the silicon
+tables, and with ``--folders`` all shapes of one model after another in the profiles of LLMServingSim and
+Vidur, learnt from the other models on that GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import PurePath
+
+import numpy as np
+from estimator_data import Table, folder_rows, silicon_tables, tables_of
+
+from servecast.estimator.calibrate import calibrate
+from servecast.estimator.choice import choose, fit_best
+from servecast.estimator.features import feature_matrix
+from servecast.estimator.models import num_sms_of
+from servecast.estimator.physics import COLLECTIVES
+from servecast.estimator.predictor import Samples
+from servecast.estimator.splits import unseen_shapes
+from servecast.estimator.uncertainty import coverage
+
+SKUS = ("h100-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
+
+
+def covered(table: Table, known: Samples, wanted: Samples, seed: int) -> dict[str, object]:
+    kind, sms = table.kind, num_sms_of(table.sku)
+    learner = choose(kind, known, sms, seed).best
+    calibration = calibrate(kind, known, sms, learner, seed)
+    model = fit_best(kind, known, sms, learner)
+    predicted = model.predict(feature_matrix(kind, wanted.dims, sms))
+    outside = (~known.inside(wanted.dims)).astype(np.int64)
+    found = coverage(calibration, predicted, wanted.seconds, outside)
+    shares = {f"covered_{round(100 * level)}": round(x, 3) for level, x in found.items()}
+    return {**table.named, "learner": learner, "rows": len(wanted.seconds), **shares}
+
+
+def of_shapes(sku: str, seed: int) -> Iterator[dict[str, object]]:
+    for table in silicon_tables(sku):
+        if table.kind.kernel not in COLLECTIVES:
+            test = unseen_shapes(table.kind, table.samples, seed)
+            known, wanted = table.samples.rows(~test), table.samples.rows(test)
+            yield {**covered(table, known, wanted, seed), "held_out": "shapes", "seed": seed}
+
+
+def of_models(source: str, seed: int) -> Iterator[dict[str, object]]:
+    """Each model of each GPU in turn; cases that it shares with another model are no test."""
+    rows = folder_rows(source)
+    model_of = {id(row): PurePath(row.origin.file).parts[:-1] for row in rows}
+    for sku in sorted({row.sku for row in rows}):
+        here = [row for row in rows if row.sku == sku]
+        for model in sorted({model_of[id(row)] for row in here}):
+            others = {t.kind: t for t in tables_of(r for r in here if model_of[id(r)] != model)}
+            for table in tables_of(r for r in here if model_of[id(r)] == model):
+                known = others.get(table.kind)
+                if known is None or table.kind.kernel in COLLECTIVES:
+                    continue
+                _, shared = known.samples.find(table.samples.dims)
+                if (~shared).any():
+                    found = covered(table, known.samples, table.samples.rows(~shared), seed)
+                    yield {**found, "held_out": "/".join(model), "seed": seed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sku", nargs="+", help=f"default: {', '.join(SKUS)}")
+    parser.add_argument("--folders", action="store_true", help="models of the shared profiles")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    options = parser.parse_args()
+    started = time.process_time()
+    skus = options.sku or ([] if options.folders else SKUS)
+    rows = [row for sku in skus for seed in options.seeds for row in of_shapes(sku, seed)]
+    if options.folders:
+        for source in ("llmservingsim", "vidur"):
+            rows += [row for seed in options.seeds for row in of_models(source, seed)]
+    print(json.dumps({"rows": rows, "cpu_s": round(time.process_time() - started, 1)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
