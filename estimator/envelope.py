@@ -17,6 +17,7 @@ from servecast.estimator.predictor import Predictor, Samples
 # 95th percentile, which a label can say; three octaves are another machine's regime.
 MAX_OCTAVES = 3.0
 NOTED_OCTAVES = 0.5
+NAMED = 3  # of refused shapes in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,28 @@ def refuse_what_is_too_far(
         DataMissingError: a shape is beyond ``MAX_OCTAVES``; it says what to measure, and how.
     """
     far = outside(predictor, shapes)
-    if far and far[0].octaves > MAX_OCTAVES:
-        models = ", ".join(sorted({program.model for program in programs}))
+    refused = [x for x in far if x.octaves > MAX_OCTAVES]
+    if refused:
+        named = "; ".join(str(x) for x in refused[:NAMED])
+        more = f"; and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
         raise DataMissingError(
-            f"{predictor.sku.name}: {far[0]} beyond anything measured there (at most {MAX_OCTAVES:g} are"
-            f" answered); measure it: servecast profile SPEC --model {models} --agent HOST:PORT --store FILE"
+            f"{predictor.sku.name}: {named}{more} beyond anything measured there (at most {MAX_OCTAVES:g}"
+            f" are answered); measure what is missing: {profile_command(programs)}"
         )
     return tuple(
         f"{predictor.sku.name}: extrapolated: {x} beyond the data"
         for x in far
         if x.octaves > NOTED_OCTAVES
     )
+
+
+def profile_command(programs: Sequence[ShardedProgram]) -> str:
+    """What measures every case that a store lacks of the programs; files and hosts are the user's to name."""
+    models = sorted({program.model for program in programs})
+    degrees = sorted({program.parallelism.tp for program in programs})
+    tp = ",".join(str(degree) for degree in degrees)
+    commands = (
+        f"servecast profile SPEC --model {model} --tp {tp} --agent HOST:PORT --store FILE"
+        for model in models
+    )
+    return " and ".join(commands)

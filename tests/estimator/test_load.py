@@ -139,7 +139,7 @@ def test_what_lies_outside_the_data_is_noted_also_by_the_second_run(
 def test_what_lies_too_far_outside_is_refused_with_what_to_measure(
     path: Path, gpu: Sku, model: Model
 ) -> None:
-    message = r"out_features is 5.0 octaves beyond anything measured .*: servecast profile SPEC --model small"
+    message = r"out_features is 5.0 octaves beyond .*: servecast profile SPEC --model small --tp 1 --agent"
     with pytest.raises(DataMissingError, match=message):
         TableLoader(path).tables(wide(model(), 32768), gpu, BOUNDS)
 
