@@ -9,18 +9,20 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from servecast.agent.kernels.buffers import Buffers
 from servecast.agent.kernels.kernel import Capability, Launch
+from servecast.agent.kernels.pool import Pool
 from servecast.agent.messages import Conditions, Device, Link
 from servecast.agent.timing import Elapsed, Rotation
 
 CPU = Capability("cpu")
 SAMPLE_FLOOR_US = 1000.0  # the monotonic clock's 0.1 us is 0.01 % of it
+POOL_SHARE = 4  # of the memory, one part in so many may stay filled between cases
 DEFAULT_CACHE_BYTES = 32 << 20  # where the system does not say: a common L3
 _INDEX3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
@@ -31,6 +33,7 @@ class CpuBackend:
 
     threads: int
     name: str = "cpu"
+    pool: Pool = field(default_factory=lambda: Pool(_meminfo_bytes("MemTotal") // POOL_SHARE))
     sample_floor_us: float = SAMPLE_FLOOR_US
     capability: Capability = CPU
 
@@ -63,7 +66,7 @@ class CpuBackend:
     def buffers(self, index: int) -> Buffers:
         del index
         cache = _cache_bytes() or DEFAULT_CACHE_BYTES
-        return Buffers(torch.device("cpu"), _meminfo_bytes("MemAvailable"), cache)
+        return Buffers(torch.device("cpu"), _meminfo_bytes("MemAvailable"), cache, self.pool)
 
     def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
         del index

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import torch
+
+from servecast.agent.kernels.pool import Pool
+
+Kept = TypeVar("Kept")
 
 TILE_ELEMENTS = 1_000_003  # prime, so that the repeats of a tile align with no row
 TILE_SHIFT = 7919  # between the tensors of a case; prime, and no divisor of the tile
@@ -35,12 +41,15 @@ class Buffers:
     device: torch.device
     free_bytes: int
     cache_bytes: int
+    pool: Pool | None = None
     used_bytes: int = 0
     _drawn: int = 0
     _generator: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         self._generator = torch.Generator(self.device).manual_seed(0)
+        if self.pool is not None:
+            self.pool.begin()
 
     def reserve(self, num_bytes: int) -> None:
         """Counts memory that a launch will take by itself.
@@ -48,7 +57,8 @@ class Buffers:
         Raises: DeviceOutOfMemoryError before anything is allocated, because a host that runs out kills.
         """
         self.used_bytes += num_bytes
-        budget = int(self.free_bytes * HEADROOM)
+        kept_bytes = self.pool.held_bytes if self.pool is not None else 0
+        budget = int(self.free_bytes * HEADROOM) + kept_bytes
         if self.used_bytes > budget:
             raise DeviceOutOfMemoryError(
                 f"needs {self.used_bytes} bytes, {self.device} has {budget} to spare"
@@ -59,15 +69,34 @@ class Buffers:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
     def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
-        """Normal numbers; int8 gets them times 32, rounded, so that all its bits toggle."""
+        """Normal numbers; int8 gets them times 32, rounded, so that all its bits toggle.
+
+        A kernel may write to them only what is as random: the next case may find it.
+        """
+        if self.pool is not None:
+            fill = partial(self._fill_random, scale)
+            piece = self.pool.draw(math.prod(shape), dtype, scale, fill)
+            if piece is not None:
+                self.reserve(piece.nbytes)
+                return piece.view(shape)
         tensor = self.empty(*shape, dtype=dtype)
+        self._fill_random(scale, tensor.view(-1))
+        return tensor
+
+    def _fill_random(self, scale: float, flat: torch.Tensor) -> None:
         self._drawn += 1  # no two tensors begin alike
         tile = _random_tile(self.device).roll(self._drawn * TILE_SHIFT)
-        tile *= scale if dtype.is_floating_point else 32 * scale
-        if not dtype.is_floating_point:
+        tile *= scale if flat.dtype.is_floating_point else 32 * scale
+        if not flat.dtype.is_floating_point:
             tile = tile.round().clamp(-127, 127)
-        _fill(tensor.view(-1), tile.to(dtype))
-        return tensor
+        _fill(flat, tile.to(flat.dtype))
+
+    def kept(self, name: tuple[Any, ...], num_bytes: int, make: Callable[[], Kept]) -> Kept:
+        """What ``make`` gives; where there is a pool, what it gave to the first case that asked."""
+        if self.pool is None:
+            return make()
+        found: Kept = self.pool.named(name, num_bytes, make)
+        return found
 
     def integers(self, *shape: int, below: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         self.reserve(math.prod(shape) * dtype.itemsize)

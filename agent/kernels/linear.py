@@ -36,15 +36,33 @@ def prepare(shape: Shape, buffers: Buffers) -> Prepared:
 
 def _prepare_float(shape: Shape, buffers: Buffers) -> Prepared:
     dtype = TORCH_DTYPES[shape.dtype]
-    x, weights = _operands(shape, buffers, dtype)
-    buffers.reserve(shape["rows"] * shape["out_features"] * dtype.itemsize)
+    rows, inner, outer = shape["rows"], shape["in_features"], shape["out_features"]
+    x = buffers.normal(rows, inner, dtype=dtype)
+    buffers.reserve(rows * outer * dtype.itemsize)
     launch = _packed if _packs(x) else _plain
-    first = weights[0]  # the others are only kept if they are what is multiplied
+    name = ("linear", shape.dtype, inner, outer)
+    copies = buffers.copies(inner * outer * dtype.itemsize)
+    size = (1 + copies) * inner * outer * dtype.itemsize
+    first, weights = buffers.kept(name, size, lambda: _weights(x, shape, buffers))
     return Prepared(
         launches=tuple(launch(x, w) for w in weights),
         reference=lambda: x.double() @ first.double().t(),
         tolerance=TOLERANCE[dtype],
     )
+
+
+def _weights(
+    x: torch.Tensor, shape: Shape, buffers: Buffers
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """One copy as it is, and all as they are multiplied: packed for oneDNN where it takes them so."""
+    inner, outer = shape["in_features"], shape["out_features"]
+    copies = buffers.copies(inner * outer * x.itemsize)
+    plain = [buffers.normal(outer, inner, dtype=x.dtype) for _ in range(copies)]
+    if buffers.pool is not None:
+        plain = [w.clone() for w in plain]  # the pool's own go to the next case
+    if not _packs(x):
+        return plain[0], plain
+    return plain[0], [torch.ops.mkldnn._reorder_linear_weight(w) for w in plain]
 
 
 def _packs(x: torch.Tensor) -> bool:
@@ -62,8 +80,7 @@ def _plain(x: torch.Tensor, w: torch.Tensor) -> Launch:
 
 def _packed(x: torch.Tensor, w: torch.Tensor) -> Launch:
     """oneDNN with the weights reordered once, as vLLM's build for processors runs it (csrc/cpu/dnnl_*)."""
-    weight = torch.ops.mkldnn._reorder_linear_weight(w, x.shape[0])
-    return partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
+    return partial(torch.ops.mkldnn._linear_pointwise, x, w, None, "none", [], "")
 
 
 def _prepare_int8(shape: Shape, buffers: Buffers) -> Prepared:

@@ -21,7 +21,6 @@ from servecast.agent.kernels.kernel import (
     Capability,
     Formats,
     Kernel,
-    Launch,
     Prepared,
     Shape,
     own_cache,
@@ -40,17 +39,22 @@ def prepare_linear(shape: Shape, buffers: Buffers) -> Prepared:
     rows, inner, outer = shape["rows"], shape["in_features"], shape["out_features"]
     x = buffers.normal(rows, inner, dtype=dtype)
     copies = buffers.copies(inner * outer * dtype.itemsize)
-    first, *others = [buffers.normal(outer, inner, dtype=dtype) for _ in range(copies)]
-    buffers.reserve(copies * first.nbytes + rows * outer * dtype.itemsize)
+    size = copies * inner * outer * dtype.itemsize
+    buffers.reserve(2 * size + rows * outer * dtype.itemsize)
+    name = ("vllm linear", shape.dtype, inner, outer)
+    first, handles = buffers.kept(name, 2 * size, lambda: _packed(shape, buffers, copies))
     return Prepared(
-        launches=tuple(_multiply(x, w) for w in (first, *others)),
+        launches=tuple(partial(ops.onednn_mm, handle, x, None) for handle in handles),
         reference=lambda: x.double() @ first.double().t(),
         tolerance=TOLERANCE[dtype],
     )
 
 
-def _multiply(x: torch.Tensor, w: torch.Tensor) -> Launch:
-    return partial(ops.onednn_mm, ops.create_onednn_mm(w.t(), PRIMITIVES), x, None)
+def _packed(shape: Shape, buffers: Buffers, copies: int) -> tuple[torch.Tensor, list[Any]]:
+    """One copy as it is, and oneDNN's handles of all."""
+    size, dtype = (shape["out_features"], shape["in_features"]), TORCH_DTYPES[shape.dtype]
+    plain = [buffers.normal(*size, dtype=dtype).clone() for _ in range(copies)]
+    return plain[0], [ops.create_onednn_mm(w.t(), PRIMITIVES) for w in plain]
 
 
 def prepare_rms(shape: Shape, buffers: Buffers) -> Prepared:
