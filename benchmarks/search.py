@@ -23,8 +23,8 @@ from servecast.estimator.load import TableLoader
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
-from servecast.simulator.search.plan import bounds
 from servecast.simulator.search.space import Axes, enumerate_space
+from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traces import TraceOptions, read_trace
 from servecast.simulator.workload import Workload
 

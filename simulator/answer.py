@@ -19,6 +19,8 @@ HALF = 0.5
 
 def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
     """Prints the JSON object of ``docs/results.md``."""
+    if not result.get("complete", True):
+        console.print("Stopped: this is the best so far.", style="bold yellow")
     console.print(headline(result), style="bold", highlight=False)
     if result["best"]:
         best = result["best"]
@@ -95,11 +97,13 @@ def _latency_table(best: Row) -> Table:
 
 def _use_line(best: Row) -> str:
     kv = best["kv_use"]
-    low, high = best["qps_interval"]
+    like = ""
+    if best["qps_interval"] is not None:
+        low, high = best["qps_interval"]
+        like = f" ({low:.1f} to {high:.1f} under like traffic, 9 times in 10)"
     mfu = "–" if best["mfu"] is None else f"{best['mfu']:.0%}"
-    like = f"{low:.1f} to {high:.1f} under like traffic, 9 times in 10"
     return (
-        f"Full at {best['qps']:.2f} req/s ({like}): GPUs busy {best['busy']:.0%}, MFU {mfu}, "
+        f"Full at {best['qps']:.2f} req/s{like}: GPUs busy {best['busy']:.0%}, MFU {mfu}, "
         f"mean batch {best['mean_batch']:.0f}, KV use {kv['mean']:.0%} (peak {kv['peak']:.0%}) of "
         f"{best['memory']['kv_blocks']:,} blocks a replica, {best['preemptions']} preemptions."
     )

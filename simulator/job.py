@@ -28,7 +28,7 @@ from servecast.simulator.report.render import render
 from servecast.simulator.search.dry_run import space_json
 from servecast.simulator.search.market import Market, check_known, priced
 from servecast.simulator.search.objective import objective_named
-from servecast.simulator.search.plan import Means, Progress, plan
+from servecast.simulator.search.plan import plan
 from servecast.simulator.search.pool import Pool, local_pool
 from servecast.simulator.search.precision import at_precision
 from servecast.simulator.search.question import (
@@ -37,12 +37,15 @@ from servecast.simulator.search.question import (
     Question,
     axes_of,
 )
+from servecast.simulator.search.searching import Means, Progress
 from servecast.simulator.search.worker import Demand
 from servecast.simulator.traces import TraceOptions, read_trace
 from servecast.simulator.workload import Workload
 
 DEFAULT_SLOS = (Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2))
 """Where neither the spec nor the command line says any: an interactive chat."""
+JOURNAL = "search.jsonl"
+"""In the folder of the results, or beside the store where none is asked for."""
 DEFAULT_SKUS = ("h100-sxm", "a100-sxm-80gb")
 
 
@@ -64,6 +67,10 @@ class JobOptions:
     sources: tuple[str, ...] = ()
     jobs: int | None = None
     quiet: bool = False
+    out: Path | None = None
+    resume: bool = False
+    best_only: bool = False
+    cluster: Callable[[Demand], Pool] | None = None
 
 
 def run_job(options: JobOptions) -> dict[str, Any]:
@@ -74,9 +81,18 @@ def run_job(options: JobOptions) -> dict[str, Any]:
     """
     question = _question(options)
     workload = _workload(options, question)
-    loader = TableLoader(options.store or default_store(), _sources(options.sources))
+    store = options.store or default_store()
+    loader = TableLoader(store, _sources(options.sources))
     with _progress(options.quiet) as progress:
-        return plan(question, workload, Means(loader, _pool_for(options), progress), _versions())
+        means = Means(
+            loader,
+            _pool_for(options),
+            progress,
+            journal=(options.out or store.parent) / JOURNAL,
+            resume=options.resume,
+            best_only=options.best_only,
+        )
+        return plan(question, workload, means, _versions())
 
 
 def describe_space(options: JobOptions) -> dict[str, Any]:
@@ -99,6 +115,8 @@ def _workload(options: JobOptions, question: Question) -> Workload:
 
 
 def _pool_for(options: JobOptions) -> Callable[[Demand], Pool]:
+    if options.cluster is not None:
+        return options.cluster
     jobs = options.jobs or os.cpu_count() or 1
     return lambda demand: local_pool(demand, jobs)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from servecast.compiler.errors import UserError
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -122,6 +125,9 @@ TRAFFIC = [
     "--source", "sources", multiple=True, help="Of operator times: agent, silicon, vidur…; repeat."
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; all cores by default.")
+@click.option("--ray", "ray", metavar="HOST:PORT|auto", help="Search on a Ray cluster instead.")
+@click.option("--best-only", is_flag=True, help="Find the best alone, several times faster.")
+@click.option("--resume", is_flag=True, help="Go on with a search that was stopped.")
 @click.option("--dry-run", is_flag=True, help="Print the space and its size, and stop.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json."
@@ -147,7 +153,7 @@ def compile_and_search_command(**options: Any) -> None:
     from servecast.simulator.answer import show, show_space
     from servecast.simulator.job import check_folder, describe_space, run_job, save
 
-    out, as_json, dry_run = (options.pop(name) for name in ("out", "as_json", "dry_run"))
+    as_json, dry_run, out = options.pop("as_json"), options.pop("dry_run"), options["out"]
     job = _job(options)
     if dry_run:
         space = describe_space(job)
@@ -162,6 +168,12 @@ def compile_and_search_command(**options: Any) -> None:
         click.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
         show(result, Console())
+    if not result["complete"]:
+        again = f"--out {out} " if out else ""
+        click.echo(
+            f"interrupted; the same command with {again}--resume goes on from here", err=True
+        )
+        sys.exit(130)
     if result["best"] is None:
         sys.exit(3)
 
@@ -180,6 +192,27 @@ def _job(options: dict[str, Any]) -> Any:
         name: options.pop(name) for name in TraceOptions.__dataclass_fields__ if name in options
     }
     prices, stock = dict(options.pop("prices")), dict(options.pop("stock"))
+    cluster = _cluster(options.pop("ray"), options["jobs"])
     return JobOptions(
-        asked=asked, traffic=TraceOptions(**traffic), prices=prices, stock=stock, **options
+        asked=asked,
+        traffic=TraceOptions(**traffic),
+        prices=prices,
+        stock=stock,
+        cluster=cluster,
+        **options,
     )
+
+
+def _cluster(address: str | None, jobs: int | None) -> Any:
+    """What makes the pool of ``--ray``; None for this machine's processes."""
+    if address is None:
+        return None
+    if jobs is not None:
+        raise click.UsageError("--jobs is for this machine's processes; --ray takes the cluster's")
+    try:
+        from servecast.simulator.search.ray_pool import ray_pool
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--ray needs {error.name}, which is not installed; run pip install 'servecast[ray]'"
+        ) from error
+    return partial(ray_pool, address=address)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from servecast.compiler.errors import UserError
+from servecast.compiler.hardware import Sku
 from servecast.compiler.suggest import did_you_mean
+from servecast.simulator.search.worker import Stake
 
 Row = dict[str, Any]
 GOODPUT_SHARE = 0.9
@@ -21,6 +23,22 @@ class Objective:
     key: str
     higher_is_better: bool
     says: str
+
+    def stake(self, row: Row) -> Stake:
+        """What another configuration must have to come before ``row``."""
+        if self.higher_is_better:  # requests in time are no more than requests
+            return Stake(qps_per_usd_hour=self.value(row))
+        return Stake(cost=self.value(row))
+
+    def least_cost(self, sku: Sku, gpus: int) -> float:
+        """No deployment of so many GPUs has less, in the objective's unit."""
+        match self.name:
+            case "gpus":
+                return gpus
+            case "energy":
+                return gpus * sku.power_idle_w
+            case _:
+                return gpus * sku.usd_per_hour
 
     def value(self, row: Row) -> float:
         return float(row[self.key])

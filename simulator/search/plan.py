@@ -7,47 +7,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 
 from servecast.compiler.errors import InfeasibleError
-from servecast.compiler.memory import plan_memory
 from servecast.estimator.load import TableLoader
-from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.metrics import ReplicaMetrics, summarise
 from servecast.simulator.routing import Engine
-from servecast.simulator.search.confidence import RESAMPLES, confidences
-from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.question import Question
-from servecast.simulator.search.result import Ranking, assemble, rank
+from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
-from servecast.simulator.search.run import Outcome, resampled, search
-from servecast.simulator.search.space import BLOCK_TOKENS, UTILISATION, Placement, Space
-from servecast.simulator.search.worker import Demand, Shape
+from servecast.simulator.search.searching import Means, Searching, shape
+from servecast.simulator.search.space import Space
+from servecast.simulator.search.table_bounds import bounds as bounds  # known by this place, too
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
 
 MIN_REQUESTS = 10_000
 """A capacity found on fewer rests on the trace's first minutes; shorter traces are resampled."""
 
-Progress = Callable[[int, int, str], None]  # configurations done, in all, what is going on
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What a search works with, beside its question."""
-
-    loader: TableLoader
-    pool_for: Callable[[Demand], Pool]
-    progress: Progress
-
 
 def plan(question: Question, workload: Workload, means: Means, versions: Row) -> Row:
-    """The answer's JSON object.
+    """The answer's JSON object; that of the best so far where Ctrl-C stops the search.
 
     Raises:
         InfeasibleError: the model fits on none of the GPUs asked for.
+        KeyboardInterrupt: nothing was found before it.
     """
     started = time.perf_counter()
     space = question.space(workload.mean_sequence_tokens)
@@ -56,7 +41,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     searched = workload
     if len(workload) < MIN_REQUESTS:
         searched = bootstrap(workload, MIN_REQUESTS, question.seed)
-    ranking = _ranking(question, space, question.demand(workload, searched), means)
+    ranking = Searching(question, space, question.demand(workload, searched), means).run()
     skus = {placement.sku.name: placement.sku for placement in space.placements}
     loader = means.loader
     return assemble(
@@ -70,77 +55,6 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
             **versions,
         },
         elapsed_s=time.perf_counter() - started,
-    )
-
-
-def _ranking(question: Question, space: Space, demand: Demand, means: Means) -> Ranking:
-    loader, progress = means.loader, means.progress
-    for sku in {placement.sku.name: placement.sku for placement in space.placements}.values():
-        loader.expect(sku, [p.sharded for p in space.placements if p.sku == sku])
-    outcomes: list[Outcome] = []
-
-    def tables_for(placement: Placement) -> RuntimeTables:
-        progress(len(outcomes), len(space), f"{placement.label}: tables")
-        return loader.tables(placement.sharded, placement.sku, bounds(placement))
-
-    pool = means.pool_for(demand)
-    finished = False
-    try:
-        for outcome in search(space.placements, tables_for, pool, lambda p: shape(question, p)):
-            outcomes.append(outcome)
-            progress(len(outcomes), len(space), "searching")
-        ranking = rank(outcomes, space.infeasible, demand, question.market, question.objective)
-        if ranking.ranked:
-            progress(len(outcomes), len(space), "resampling the best")
-            ranking = _with_confidence(question, ranking, tables_for, pool)
-        finished = True
-    finally:
-        pool.close(now=not finished)
-    return ranking
-
-
-def _with_confidence(
-    question: Question,
-    ranking: Ranking,
-    tables_for: Callable[[Placement], RuntimeTables],
-    pool: Pool,
-) -> Ranking:
-    seeds = [question.seed + 1 + draw for draw in range(RESAMPLES)]
-    contenders = ranking.contenders
-    fleets = [
-        shape(question, each.placement).fleet(
-            tables_for(each.placement), each.candidate.setting, row["replicas"]
-        )
-        for each, row in zip(contenders, ranking.ranked, strict=False)
-    ]
-    points, prices = (
-        [row[key] for row in ranking.ranked[: len(contenders)]] for key in ("qps", "usd_per_hour")
-    )
-    capacities = resampled(fleets, points, pool, seeds)
-    return ranking.with_confidence(confidences(points, capacities, prices))
-
-
-def shape(question: Question, placement: Placement) -> Shape:
-    degrees = placement.parallelism
-    return Shape(degrees.dp, question.market.most_replicas(placement.sku, degrees.gpus))
-
-
-def bounds(placement: Placement) -> TableBounds:
-    """What the tables of a placement must cover.
-
-    The cache's bound, and with it the grid, is that of the smallest limits: a configuration's times do
-    not depend on which others are searched beside it.
-    """
-    limits = [candidate.limits for candidate in placement.candidates]
-    memory = placement.sku.memory_bytes
-    largest = plan_memory(placement.sharded, memory, UTILISATION, 1, 1, BLOCK_TOKENS)
-    largest = replace(largest, sequence_tokens=placement.candidates[0].memory.sequence_tokens)
-    blocks = max(largest.kv_blocks, *(each.kv_blocks for each in limits))
-    return TableBounds(
-        max_batched_tokens=max(each.max_batched_tokens for each in limits),
-        max_num_seqs=max(each.max_num_seqs for each in limits),
-        max_context_tokens=placement.sharded.context_tokens,
-        kv_capacity_tokens=blocks * BLOCK_TOKENS,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from servecast.simulator.search.rows import (
 )
 from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.space import Infeasible
-from servecast.simulator.search.worker import Demand, TooFewGpus
+from servecast.simulator.search.worker import Beaten, Demand, TooFewGpus
 
 SCHEMA_VERSION = 1
 
@@ -39,6 +40,8 @@ class Ranking:
     infeasible: tuple[Row, ...]
     outcomes: tuple[Outcome, ...]
     objective: Objective
+    beaten: Mapping[str, int]  # what showed it, and how often, where only the best was searched
+    complete: bool = True
 
     @property
     def contenders(self) -> tuple[Outcome, ...]:
@@ -57,11 +60,7 @@ class Ranking:
             {**row, "qps_interval": list(each.interval), "tied_with_best": each.tied}
             for row, each in zip(self.ranked, found, strict=False)
         ]
-        rest = [
-            {**row, "qps_interval": None, "tied_with_best": False}
-            for row in self.ranked[len(rows) :]
-        ]
-        return replace(self, ranked=(*rows, *rest))
+        return replace(self, ranked=(*rows, *self.ranked[len(rows) :]))
 
 
 def rank(
@@ -73,11 +72,14 @@ def rank(
 ) -> Ranking:
     """The best first; equal ones by requests per dollar, fewer GPUs, then by name, so that order is total."""
     ranked: list[tuple[Row, Outcome]] = []
+    beaten: Counter[str] = Counter()
     misses = [(asdict(miss), float("inf")) for miss in refused]
     for outcome in outcomes:
         found = outcome.found
         if isinstance(found, Hopeless):
             misses.append(_miss(outcome, hopeless_reason(found), distance(found)))
+        elif isinstance(found, Beaten):
+            beaten[found.by] += 1
         elif isinstance(found, TooFewGpus):
             misses.append(_miss(outcome, too_few_reason(outcome, demand, market), 1.0))
         else:
@@ -88,11 +90,11 @@ def rank(
     else:  # the nearest miss first: it says what would have to give
         misses.sort(key=lambda miss: (miss[1], _name(miss[0])))
     rows, behind = tuple(row for row, _ in ranked), tuple(outcome for _, outcome in ranked)
-    return Ranking(rows, tuple(row for row, _ in misses), behind, objective)
+    return Ranking(rows, tuple(row for row, _ in misses), behind, objective, beaten)
 
 
 def _miss(outcome: Outcome, reason: str, miss: float) -> tuple[Row, float]:
-    return {**identity(outcome), "reason": reason}, miss
+    return {**identity(outcome.placement, outcome.candidate), "reason": reason}, miss
 
 
 def _rank_key(row: Row, objective: Objective) -> tuple[Any, ...]:
@@ -127,9 +129,11 @@ def assemble(
         best = {**ranking.ranked[0], "at_trace_rate": {"metrics": metrics_json(best_at_trace_rate)}}
     return {
         "schema_version": SCHEMA_VERSION,
+        "complete": ranking.complete,
         "best": best,
         "ranked": list(ranking.ranked),
         "infeasible": list(ranking.infeasible),
+        "beaten": dict(ranking.beaten),
         "workload": workload,
         "question": question,
         "provenance": provenance,

@@ -15,6 +15,7 @@ from servecast.simulator.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.run import Outcome
+from servecast.simulator.search.space import Candidate, Placement
 from servecast.simulator.search.worker import Carried, Demand, TooFewGpus
 from servecast.simulator.workload import Workload
 
@@ -30,21 +31,20 @@ GROUNDED = 0.5
 Row = dict[str, Any]  # JSON
 
 
-def identity(outcome: Outcome) -> Row:
+def identity(placement: Placement, candidate: Candidate) -> Row:
     """What tells a configuration from all others."""
-    degrees = outcome.placement.parallelism
-    limits = outcome.candidate.limits
+    degrees, limits = placement.parallelism, candidate.limits
     return {
-        "sku": outcome.placement.sku.name,
-        "precision": outcome.placement.precision,
+        "sku": placement.sku.name,
+        "precision": placement.precision,
         "tp": degrees.tp,
         "pp": degrees.pp,
         "ep": degrees.ep,
         "dp": degrees.dp,
         "max_num_seqs": limits.max_num_seqs,
         "max_batched_tokens": limits.max_batched_tokens,
-        "policy": outcome.candidate.policy,
-        "router": outcome.candidate.router,
+        "policy": candidate.policy,
+        "router": candidate.router,
     }
 
 
@@ -55,12 +55,14 @@ def carried_row(outcome: Outcome, carried: Carried, demand: Demand, market: Mark
     shares = _shares(carried.seconds_by_source)
     measured = sum(shares.get(name, 0.0) for name in MEASURED)
     return {
-        **identity(outcome),
+        **identity(placement, outcome.candidate),
         "mode": "aggregated",
         "replicas": carried.replicas,
         "gpus": gpus,
         "usd_per_hour": usd_per_hour,
         "qps": carried.rate_per_s,
+        "qps_interval": None,
+        "tied_with_best": False,
         "qps_per_replica": carried.replica_rate_per_s,
         "qps_per_usd_hour": carried.rate_per_s / usd_per_hour,
         "usd_per_million_output_tokens": _usd_per_million(usd_per_hour, metrics),

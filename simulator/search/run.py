@@ -10,7 +10,7 @@ from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.routing import Fleet
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.space import Candidate, Placement
-from servecast.simulator.search.worker import Found, Shape, Worker
+from servecast.simulator.search.worker import Found, Shape, Stake, Worker
 
 IN_FLIGHT = 2
 """Groups a process has at hand: one in work and one waiting. More would only hold tables in memory."""
@@ -25,6 +25,7 @@ class Outcome:
 
 TablesFor = Callable[[Placement], RuntimeTables]
 ShapeOf = Callable[[Placement], Shape]
+NO_STAKE = Stake()
 Group = tuple[Candidate, ...]
 Pending = dict[Future[list[Found]], tuple[Placement, Group]]
 
@@ -41,7 +42,7 @@ def groups_of(placement: Placement) -> list[Group]:
 def search(
     placements: Sequence[Placement], tables_for: TablesFor, pool: Pool, shape_of: ShapeOf
 ) -> Iterator[Outcome]:
-    """Outcomes as they come; neither they nor what is held at once depends on the pool's size otherwise.
+    """Outcomes as they come; what is held at once does not grow with the number of placements.
 
     Tables are built here while the pool searches the earlier ones.
     """
@@ -54,6 +55,58 @@ def search(
             pending[task] = (placement, group)
             yield from _outcomes(pending, IN_FLIGHT * pool.slots)
     yield from _outcomes(pending, 1)
+
+
+@dataclass(slots=True)
+class Race:
+    """The best configuration alone: those that promise most first, each against the best so far.
+
+    A configuration is dropped by a bound, or by one run that is given up at the first request too many, so
+    the answer is that of `search`. ``stake_of`` gives what an outcome sets for the others, if it may lead.
+    """
+
+    tables_for: TablesFor
+    pool: Pool
+    shape_of: ShapeOf
+    promise: Callable[[RuntimeTables, Placement, Candidate], float]
+    stake_of: Callable[[Outcome], Stake | None]
+    stake: Stake = NO_STAKE
+
+    def run(self, placements: Sequence[Placement]) -> Iterator[Outcome]:
+        pending: Pending = {}
+        for placement in self._most_promising_first(placements):
+            shared = self.pool.share(self.tables_for(placement))
+            shape = self.shape_of(placement)
+            for group in self._units(placement):
+                settings = [candidate.setting for candidate in group]
+                task = self.pool.submit(Worker.race, shared, settings, shape, self.stake)
+                pending[task] = (placement, group)
+                yield from map(self.heed, _outcomes(pending, IN_FLIGHT * self.pool.slots))
+        yield from map(self.heed, _outcomes(pending, 1))
+
+    def heed(self, outcome: Outcome) -> Outcome:
+        """Raise the stake to that of an outcome, where it is higher."""
+        new = self.stake_of(outcome)
+        if new is not None:
+            value = max(self.stake.qps_per_usd_hour, new.qps_per_usd_hour)
+            self.stake = Stake(value, min(self.stake.cost, new.cost))
+        return outcome
+
+    def _most_promising_first(self, placements: Sequence[Placement]) -> list[Placement]:
+        def promise(placement: Placement) -> float:
+            tables = self.tables_for(placement)
+            return max(self.promise(tables, placement, each) for each in placement.candidates)
+
+        return sorted(placements, key=promise, reverse=True)
+
+    def _units(self, placement: Placement) -> Iterator[Group]:
+        """The first ones alone: until there is a stake, each takes a whole search."""
+        for group in groups_of(placement):
+            while group and self.stake == NO_STAKE:
+                yield group[:1]
+                group = group[1:]
+            if group:
+                yield group
 
 
 def resampled(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 
 from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, StepWork, time_by_source
@@ -15,6 +15,7 @@ from servecast.simulator.records import Records
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import (
+    LIKELY,
     Capacity,
     Hopeless,
     Judge,
@@ -23,6 +24,10 @@ from servecast.simulator.search.capacity import (
     replicas_needed,
 )
 from servecast.simulator.workload import Workload
+
+BOUND_SLACK = 2.0
+"""A trace that ends goes beyond the bound of a steady load by what its queue and batches still hold then: by
+a tenth or two for the 10,000 requests that are searched with at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,18 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A replica's data-parallel ranks, each with its scheduler and cache, and the most replicas."""
+    """A replica's data-parallel ranks, each with its scheduler and cache, and what replicas cost.
+
+    ``usd_per_hour`` and ``costs`` (in the objective's unit) are of 1, 2, … replicas, as many as there can be.
+    """
 
     dp: int
-    most: int
+    usd_per_hour: tuple[float, ...]
+    costs: tuple[float, ...]
+
+    @property
+    def most(self) -> int:
+        return len(self.usd_per_hour)
 
     def fleet(self, tables: RuntimeTables, setting: Setting, replicas: int) -> Fleet:
         return Fleet(tables, setting.limits, replicas * self.dp, setting.router, setting.policy)
@@ -84,7 +97,22 @@ class TooFewGpus:
     replica_rate_per_s: float
 
 
-Found = Carried | Hopeless | TooFewGpus
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """Worse than a configuration found before; ``by`` says what showed it."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """What the best configuration so far has: another must reach its value and not exceed its cost."""
+
+    qps_per_usd_hour: float = 0.0
+    cost: float = inf
+
+
+Found = Carried | Hopeless | TooFewGpus | Beaten
 
 
 class Worker:
@@ -104,7 +132,7 @@ class Worker:
         found: list[Found] = []
         guess_per_s: float | None = None
         for setting in settings:
-            upper = shape.dp * max_rate_per_s(self._demand.searched, tables, setting.limits)
+            upper = self._upper(tables, setting, shape)
             fleet = shape.fleet(tables, setting, 1)
             capacity = find_capacity(self._searched, fleet, upper, guess_per_s)
             if isinstance(capacity, Hopeless):
@@ -113,6 +141,44 @@ class Worker:
             guess_per_s = capacity.rate_per_s
             found.append(self._carried(fleet, capacity, upper, shape))
         return found
+
+    def race(
+        self, tables: RuntimeTables, settings: Sequence[Setting], shape: Shape, stake: Stake
+    ) -> list[Found]:
+        """As ``find_all``, but a configuration that cannot reach the stake is only shown to be beaten."""
+        found: list[Found] = []
+        for setting in settings:
+            by = self._beaten_by(tables, setting, shape, stake)
+            found.append(Beaten(by) if by else self.find_all(tables, [setting], shape)[0])
+        return found
+
+    def _beaten_by(
+        self, tables: RuntimeTables, setting: Setting, shape: Shape, stake: Stake
+    ) -> str | None:
+        """What shows that the stake is out of reach; every test is one that the whole search would fail."""
+        if stake == Stake():
+            return None
+        upper = self._upper(tables, setting, shape)
+        dollars = shape.usd_per_hour
+        reach = max(BOUND_SLACK * (n + 1) * upper / dollars[n] for n in range(shape.most))
+        if reach < stake.qps_per_usd_hour:
+            return "its upper bound"
+        affordable = sum(cost <= stake.cost for cost in shape.costs)
+        if not affordable:
+            return "its cost"
+        replica = shape.fleet(tables, setting, 1)
+        estimate = ceil(self._demand.trace.rate_per_s / (LIKELY * upper))
+        replicas = self._replicas(replica, estimate, shape, affordable)
+        if replicas is None:
+            return "the replicas it needs" if affordable < shape.most else None
+        rate_per_s = stake.qps_per_usd_hour * dollars[replicas - 1]
+        fleet = replace(replica, replicas=replicas * shape.dp)
+        if rate_per_s and self._searched.broken(fleet, rate_per_s):
+            return "a run at the rate it would need"
+        return None
+
+    def _upper(self, tables: RuntimeTables, setting: Setting, shape: Shape) -> float:
+        return shape.dp * max_rate_per_s(self._demand.searched, tables, setting.limits)
 
     def capacities(
         self, fleet: Fleet, rate_per_s: float, seeds: Sequence[int]
@@ -138,7 +204,7 @@ class Worker:
     ) -> Carried | TooFewGpus:
         """``upper`` bounds the rate of one replica."""
         estimate = ceil(self._demand.trace.rate_per_s / capacity.rate_per_s)
-        replicas = self._replicas(replica, estimate, shape)
+        replicas = self._replicas(replica, estimate, shape, shape.most)
         if replicas is None:
             return TooFewGpus(shape.most, capacity.rate_per_s)
         fleet = replace(replica, replicas=replicas * shape.dp)
@@ -164,12 +230,12 @@ class Worker:
             return None
         return whole.rate_per_s * attained_share(whole.records, self._demand.slos)
 
-    def _replicas(self, replica: Fleet, estimate: int, shape: Shape) -> int | None:
+    def _replicas(self, replica: Fleet, estimate: int, shape: Shape, most: int) -> int | None:
         def holds(replicas: int) -> bool:
             fleet = replace(replica, replicas=replicas * shape.dp)
             return self._trace.broken(fleet) == ()
 
-        return replicas_needed(holds, estimate, shape.most)
+        return replicas_needed(holds, estimate, most)
 
     def _deployed(
         self, fleet: Fleet, capacity: Capacity, upper: float, replicas: int

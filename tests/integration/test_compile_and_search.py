@@ -145,38 +145,38 @@ def test_simulate_reproduces_the_best_under_the_trace(store: str) -> None:
     )
 
 
-def test_ctrl_c_ends_with_130_and_writes_nothing(store: str, tmp_path: Path) -> None:
-    command = [
-        COMMAND,
-        "spec/llama.llm",
-        "--trace",
-        CHAT,
-        "--store",
-        store,
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def test_ctrl_c_shows_the_best_so_far_and_leaves_what_resume_goes_on_with(
+    store: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("--trace", CHAT, "--store", store, "--out", str(out), "--jobs", "2")
 
     def heed_interrupts() -> None:  # a shell's background job, as this may be, ignores them
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with subprocess.Popen(
-        command,
+        [COMMAND, "spec/llama.llm", *arguments],
         cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         preexec_fn=heed_interrupts,
     ) as running:
-        time.sleep(2)
-        while running.poll() is None:  # a bare except of a library that is being imported eats one
-            os.killpg(running.pid, signal.SIGINT)
-            time.sleep(3)
-        errors = running.communicate()[1]
+        while running.poll() is None and not (out / "search.jsonl").exists():
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)
+        said, errors = running.communicate()
     assert running.returncode == 130
-    assert "interrupted" in errors
+    assert "--resume goes on from here" in errors
     assert "Traceback" not in errors
-    assert not (tmp_path / "out").exists()
+    stopped = json.loads((out / "results.json").read_text())
+    assert not stopped["complete"]
+    assert stopped["best"] is None or stopped["best"]["sku"] in said
+    done = run(*arguments, "--resume")
+    assert done.code == 0
+    assert json.loads((out / "results.json").read_text())["complete"]
+    assert not (out / "search.jsonl").exists()
 
 
 def test_targets_that_nothing_meets_end_with_3_and_still_say_why(store: str) -> None:

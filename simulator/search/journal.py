@@ -1,0 +1,136 @@
+"""What a search has found so far, in a file that grows by a line a configuration: a stopped search goes on.
+
+Lines of JSON. The first names the question; a file of another question is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from servecast.compiler.errors import UserError
+from servecast.compiler.service import Slo
+from servecast.simulator.metrics import Distribution, ReplicaMetrics
+from servecast.simulator.search.capacity import Hopeless, Violation
+from servecast.simulator.search.rows import identity
+from servecast.simulator.search.run import Outcome
+from servecast.simulator.search.space import Candidate, Placement
+from servecast.simulator.search.worker import Beaten, Carried, Found, TooFewGpus
+from servecast.simulator.workload import Workload
+
+DISTRIBUTIONS = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")
+
+
+def question_key(parts: Iterable[object], workload: Workload) -> str:
+    """Equal for equal questions, traces and data: what a journal's outcomes depend on."""
+    digest = hashlib.sha256(repr(list(parts)).encode())
+    for array in (workload.arrival_s, workload.prompt_tokens, workload.output_tokens):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(slots=True)
+class Journal:
+    """The file is made with the first outcome, and goes when the search is done."""
+
+    path: Path
+    key: str
+    resume: bool = False
+    _file: IO[str] | None = None
+
+    def earlier(self, placements: Iterable[Placement]) -> Iterator[Outcome]:
+        """The outcomes of the search that was stopped; none unless it is to be resumed.
+
+        Raises:
+            UserError: there is no such file, or it is of another question.
+        """
+        if not self.resume:
+            return
+        by_name = {
+            _name(placement, candidate): (placement, candidate)
+            for placement in placements
+            for candidate in placement.candidates
+        }
+        for line in self._lines():
+            placement, candidate = by_name[line["configuration"]]
+            yield Outcome(placement, candidate, _decoded(line))
+
+    def add(self, outcome: Outcome) -> None:
+        """
+        Raises:
+            UserError: the file cannot be written.
+        """
+        name = _name(outcome.placement, outcome.candidate)
+        found = outcome.found
+        line = {"configuration": name, "kind": type(found).__name__, "found": asdict(found)}
+        try:
+            if self._file is None:
+                self._file = self._opened()
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def close(self, *, done: bool) -> None:
+        if self._file is not None:
+            self._file.close()
+        if done:
+            self.path.unlink(missing_ok=True)
+
+    def _opened(self) -> IO[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a" if self.resume else "w", encoding="utf-8")
+        if not self.resume:
+            file.write(json.dumps({"search": self.key}) + "\n")
+        return file
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        try:
+            first, *lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            raise UserError(f"--resume: {self.path}: no search was stopped there") from None
+        if _parsed(first).get("search") != self.key:
+            raise UserError(
+                f"--resume: {self.path} is of another question, trace or data than this one; "
+                "give the same options, or search anew without --resume"
+            )
+        for line in lines:  # the last may be cut off in the middle
+            if parsed := _parsed(line):
+                yield parsed
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _name(placement: Placement, candidate: Candidate) -> str:
+    return " ".join(map(str, identity(placement, candidate).values()))
+
+
+def _decoded(line: dict[str, Any]) -> Found:
+    fields = line["found"]
+    match line["kind"]:
+        case "Carried":
+            metrics = fields.pop("metrics")
+            metrics |= {name: Distribution(**metrics[name]) for name in DISTRIBUTIONS}
+            return Carried(
+                metrics=ReplicaMetrics(**metrics),
+                seconds_by_source=tuple((name, s) for name, s in fields.pop("seconds_by_source")),
+                breaks=tuple(Slo(**slo) for slo in fields.pop("breaks")),
+                **fields,
+            )
+        case "Hopeless":
+            violations = (Violation(Slo(**v["slo"]), v["value_s"]) for v in fields["violations"])
+            return Hopeless(tuple(violations), fields["rejected"])
+        case "TooFewGpus":
+            return TooFewGpus(**fields)
+        case _:
+            return Beaten(**fields)

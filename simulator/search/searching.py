@@ -1,0 +1,166 @@
+"""One search over one space: a pool, a journal of what it found, and the ranking at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from servecast.estimator.load import TableLoader
+from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.search.bounds import max_rate_per_s
+from servecast.simulator.search.confidence import RESAMPLES, confidences
+from servecast.simulator.search.journal import Journal, question_key
+from servecast.simulator.search.pool import Pool
+from servecast.simulator.search.question import Question
+from servecast.simulator.search.result import Ranking, rank
+from servecast.simulator.search.rows import carried_row
+from servecast.simulator.search.run import Outcome, Race, resampled, search
+from servecast.simulator.search.space import Candidate, Placement, Space
+from servecast.simulator.search.table_bounds import bounds
+from servecast.simulator.search.worker import Carried, Demand, Shape, Stake
+
+Progress = Callable[[int, int, str], None]  # configurations done, in all, what is going on
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a search works with, beside its question.
+
+    ``journal`` is the file that a stopped search leaves, ``resume`` goes on from it. ``best_only`` shows of
+    most configurations only that another is better.
+    """
+
+    loader: TableLoader
+    pool_for: Callable[[Demand], Pool]
+    progress: Progress
+    journal: Path
+    resume: bool = False
+    best_only: bool = False
+
+
+@dataclass(slots=True)
+class Searching:
+    """One search over one space: its pool, its journal and what it has found so far."""
+
+    question: Question
+    space: Space
+    demand: Demand
+    means: Means
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def run(self) -> Ranking:
+        """Everything found, or what was when Ctrl-C came."""
+        placements = self.space.placements
+        for sku in {placement.sku.name: placement.sku for placement in placements}.values():
+            self.means.loader.expect(sku, [p.sharded for p in placements if p.sku == sku])
+        journal = Journal(self.means.journal, self._key(), self.means.resume)
+        pool = self.means.pool_for(self.demand)
+        complete = False
+        try:
+            self._search(journal, pool)
+            ranking = self._ranking()
+            if ranking.ranked:
+                self.means.progress(len(self.outcomes), len(self.space), "resampling the best")
+                ranking = _with_confidence(self.question, ranking, self.tables_for, pool)
+            complete = True
+        except KeyboardInterrupt:
+            if not self.outcomes:
+                raise
+            pool.close(now=True)
+            ranking = replace(self._ranking(), complete=False)
+        finally:
+            pool.close(now=not complete)
+            journal.close(done=complete)
+        return ranking
+
+    def tables_for(self, placement: Placement) -> RuntimeTables:
+        self.means.progress(len(self.outcomes), len(self.space), f"{placement.label}: tables")
+        return self.means.loader.tables(placement.sharded, placement.sku, bounds(placement))
+
+    def _search(self, journal: Journal, pool: Pool) -> None:
+        self.outcomes.extend(journal.earlier(self.space.placements))
+        left = _without(self.space.placements, self.outcomes)
+        for outcome in self._outcomes(left, pool):
+            self.outcomes.append(outcome)  # before its line: Ctrl-C may come in between
+            journal.add(outcome)
+            self.means.progress(len(self.outcomes), len(self.space), "searching")
+
+    def _outcomes(self, placements: Sequence[Placement], pool: Pool) -> Iterator[Outcome]:
+        if not self.means.best_only:
+            return search(placements, self.tables_for, pool, self.shape_of)
+        race = Race(self.tables_for, pool, self.shape_of, self._promise, self._stake)
+        for outcome in self.outcomes:
+            race.heed(outcome)
+        return race.run(placements)
+
+    def shape_of(self, placement: Placement) -> Shape:
+        return shape(self.question, placement)
+
+    def _promise(self, tables: RuntimeTables, placement: Placement, candidate: Candidate) -> float:
+        """Requests per dollar that no schedule exceeds."""
+        degrees = placement.parallelism
+        rate_per_s = max_rate_per_s(self.demand.searched, tables, candidate.limits) * degrees.dp
+        return rate_per_s / (degrees.gpus * placement.sku.usd_per_hour)
+
+    def _stake(self, outcome: Outcome) -> Stake | None:
+        if not isinstance(outcome.found, Carried):
+            return None
+        row = carried_row(outcome, outcome.found, self.demand, self.question.market)
+        return self.question.objective.stake(row) if row["grounded"] else None
+
+    def _ranking(self) -> Ranking:
+        question = self.question
+        misses = self.space.infeasible
+        return rank(self.outcomes, misses, self.demand, question.market, question.objective)
+
+    def _key(self) -> str:
+        skus = {placement.sku.name: placement.sku for placement in self.space.placements}
+        data = [self.means.loader.provenance(sku) for _, sku in sorted(skus.items())]
+        parts = (self.question.json(), self.question.skus, data, self.means.best_only)
+        return question_key(parts, self.demand.trace)
+
+
+def _without(placements: Sequence[Placement], outcomes: Sequence[Outcome]) -> list[Placement]:
+    """The placements with the candidates that have no outcome yet."""
+    done = {(id(each.placement), id(each.candidate)) for each in outcomes}
+    left = []
+    for placement in placements:
+        candidates = tuple(c for c in placement.candidates if (id(placement), id(c)) not in done)
+        if len(candidates) == len(placement.candidates):
+            left.append(placement)
+        elif candidates:
+            left.append(replace(placement, candidates=candidates))
+    return left
+
+
+def _with_confidence(
+    question: Question,
+    ranking: Ranking,
+    tables_for: Callable[[Placement], RuntimeTables],
+    pool: Pool,
+) -> Ranking:
+    seeds = [question.seed + 1 + draw for draw in range(RESAMPLES)]
+    contenders = ranking.contenders
+    fleets = [
+        shape(question, each.placement).fleet(
+            tables_for(each.placement), each.candidate.setting, row["replicas"]
+        )
+        for each, row in zip(contenders, ranking.ranked, strict=False)
+    ]
+    points, prices = (
+        [row[key] for row in ranking.ranked[: len(contenders)]] for key in ("qps", "usd_per_hour")
+    )
+    capacities = resampled(fleets, points, pool, seeds)
+    return ranking.with_confidence(confidences(points, capacities, prices))
+
+
+def shape(question: Question, placement: Placement) -> Shape:
+    degrees, sku, market = placement.parallelism, placement.sku, question.market
+    most = market.most_replicas(sku, degrees.gpus)
+    paid = [market.gpus_paid(sku, replicas, degrees.gpus) for replicas in range(1, most + 1)]
+    return Shape(
+        degrees.dp,
+        usd_per_hour=tuple(gpus * sku.usd_per_hour for gpus in paid),
+        costs=tuple(question.objective.least_cost(sku, gpus) for gpus in paid),
+    )

@@ -1,0 +1,138 @@
+"""The whole search on invented times: the same answer in any order, from the best alone, after a stop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invented_search import SMALL, InventedTimes, question, searching, workload
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.search.market import Market
+from servecast.simulator.search.result import Ranking
+from servecast.simulator.search.space import Axes
+
+SPACES: dict[str, dict[str, Any]] = {
+    "three GPUs": {},
+    "a large model": {
+        "axes": replace(SMALL, skus=("h100-sxm", "b200-sxm"), tp=(2, 4, 8)),
+        "model": "llama-3.1-70b",
+    },
+    "whole nodes, routers and orders": {
+        "axes": replace(
+            SMALL,
+            policies=("vllm_v1", "shortest_prompt_first"),
+            routers=("round_robin", "least_outstanding"),
+            pp=(1,),
+        ),
+        "market": Market(16, whole_nodes=True),
+    },
+}
+
+
+def ranking(tmp_path: Path, **asked: Any) -> Ranking:
+    means = {name: asked.pop(name) for name in ("best_only", "resume") if name in asked}
+    traffic = workload(rate_per_s=asked.pop("rate_per_s", 20.0))
+    return searching(question(**asked), tmp_path / "search.jsonl", traffic, **means).run()
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("objective", ["qps_per_usd", "cost"])
+def test_the_best_alone_is_the_best_of_all(space: str, objective: str, tmp_path: Path) -> None:
+    asked = {**SPACES[space], "objective": objective, "rate_per_s": 60.0}
+    every = ranking(tmp_path, **asked)
+    race = ranking(tmp_path, **asked, best_only=True)
+    first, winner = dict(every.ranked[0]), dict(race.ranked[0])
+    for row in (first, winner):  # of other contenders, and their ties
+        row.pop("tied_with_best")
+    assert winner == first
+    assert sum(race.beaten.values()) > len(every.ranked) / 2
+    left = len(race.ranked) + len(race.infeasible) + sum(race.beaten.values())
+    assert left == len(every.ranked) + len(every.infeasible)
+
+
+@pytest.mark.parametrize("objective", ["gpus", "energy", "goodput"])
+def test_each_objective_has_the_same_best_alone(objective: str, tmp_path: Path) -> None:
+    asked = {"objective": objective, "rate_per_s": 40.0}
+    every = ranking(tmp_path, **asked)
+    race = ranking(tmp_path, **asked, best_only=True)
+    assert race.ranked[0]["qps"] == every.ranked[0]["qps"]
+    assert every.objective.value(race.ranked[0]) == every.objective.value(every.ranked[0])
+
+
+def test_no_configuration_has_a_better_figure_than_the_first(tmp_path: Path) -> None:
+    for objective in ("gpus", "goodput"):
+        found = ranking(tmp_path, objective=objective, rate_per_s=40.0)
+        values = [found.objective.value(row) for row in found.ranked]
+        assert values == sorted(values, reverse=found.objective.higher_is_better)
+
+
+def test_a_guess_from_another_configuration_changes_no_capacity(tmp_path: Path) -> None:
+    every = ranking(tmp_path)
+    alone = ranking(tmp_path, axes=replace(SMALL, max_num_seqs=(128,)))
+    assert [row["qps"] for row in alone.ranked] == [
+        row["qps"] for row in every.ranked if row["max_num_seqs"] == 128
+    ]
+
+
+def test_what_only_a_datasheet_says_comes_after_what_was_measured(tmp_path: Path) -> None:
+    asked, journal = question(), tmp_path / "search.jsonl"
+    assert searching(asked, journal).run().ranked[0]["sku"] == "h100-sxm"
+    loader = InventedTimes(datasheet=["h100-sxm"])
+    rows = searching(asked, journal, loader=loader).run().ranked
+    led = [row["sku"] for row in rows if row["grounded"]]
+    assert "h100-sxm" not in led
+    assert {row["sku"] for row in rows[len(led) :]} == {"h100-sxm"}
+
+
+def stopped(tmp_path: Path, after: int) -> Ranking:
+    """A search that Ctrl-C stops when it has so many outcomes."""
+
+    def interrupt(done: int, total: int, doing: str) -> None:
+        if done == after and doing == "searching":
+            raise KeyboardInterrupt
+
+    return searching(question(), tmp_path / "search.jsonl", progress=interrupt).run()
+
+
+def test_a_stopped_search_shows_the_best_so_far_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = ranking(tmp_path)
+    partial = stopped(tmp_path, 10)
+    assert not partial.complete
+    assert len(partial.ranked) + len(partial.infeasible) >= 10
+    loader = InventedTimes()
+    resumed = searching(question(), tmp_path / "search.jsonl", resume=True, loader=loader).run()
+    assert resumed.ranked == whole.ranked
+    assert resumed.infeasible == whole.infeasible
+    assert "h100-sxm 1" not in loader.asked[:4]  # done before
+    assert not (tmp_path / "search.jsonl").exists()
+
+
+def test_a_line_that_was_cut_off_is_searched_again(tmp_path: Path) -> None:
+    whole = ranking(tmp_path)
+    stopped(tmp_path, 6)
+    journal = tmp_path / "search.jsonl"
+    journal.write_text(journal.read_text()[:-40])
+    assert ranking(tmp_path, resume=True).ranked == whole.ranked
+
+
+def test_there_must_be_a_stopped_search_of_the_same_question_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"search.jsonl: no search was stopped there"):
+        ranking(tmp_path, resume=True)
+    stopped(tmp_path, 3)
+    with pytest.raises(UserError, match=r"is of another question, trace or data than this one"):
+        ranking(tmp_path, resume=True, rate_per_s=21.0)
+
+
+def test_what_is_in_flight_does_not_grow_with_the_space(tmp_path: Path) -> None:
+    """Tables are asked for one placement after another, never ahead of the pool."""
+    loader, seen = InventedTimes(), []
+
+    def watch(done: int, total: int, doing: str) -> None:
+        seen.append((len(loader.asked), done))
+
+    axes = Axes(("h100-sxm",), (1, 2, 4, 8), (1, 2), (32,), (512,))
+    searching(question(axes), tmp_path / "s", progress=watch, loader=loader).run()
+    assert all(asked <= done + 3 for asked, done in seen[:8])
