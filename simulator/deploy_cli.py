@@ -20,14 +20,20 @@ from servecast.compiler.errors import UserError
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write to; deploy/ beside RESULTS by default.",
 )
-def deploy_command(results: Path, rank: int, out: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the files' texts, by name, as JSON.")
+@click.option("--quiet", is_flag=True, help="Do not print what is written.")
+def deploy_command(results: Path, rank: int, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Write RESULTS (the results.json of compile-and-search) as files that start a configuration:
-    a vLLM, SGLang and TensorRT-LLM command, a Kubernetes manifest, and a load test.
+    a vLLM, SGLang and TensorRT-LLM command, a Kubernetes manifest, and two load tests.
 
     \b
     servecast deploy results/results.json
     servecast deploy results/results.json --rank 2 -o second
+
+    With --json nothing is written unless --out says where. See docs/deploy.md.
     """
+    import json
+
     from servecast.simulator.deploy import files
     from servecast.simulator.report.check import checked
     from servecast.simulator.report.files import read_result
@@ -35,13 +41,23 @@ def deploy_command(results: Path, rank: int, out: Path | None) -> None:
     result = checked(read_result(results), str(results))
     if rank > len(result["ranked"]):
         raise UserError(f"{results}: has {len(result['ranked'])} ranked configurations, not {rank}")
-    folder = out or results.parent / "deploy"
+    texts = files(result, rank)
+    written = [] if as_json and out is None else _write(texts, out or results.parent / "deploy")
+    if as_json:
+        click.echo(json.dumps(texts, indent=2))
+    elif not quiet:
+        for path in written:
+            click.echo(path)
+
+
+def _write(texts: dict[str, str], folder: Path) -> list[Path]:
+    paths = [folder / name for name in texts]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files(result, rank).items():
-            (folder / name).write_text(text, encoding="utf-8")
-            if name.endswith(".sh"):
-                (folder / name).chmod(0o755)
-            click.echo(folder / name)
+        for path in paths:
+            path.write_text(texts[path.name], encoding="utf-8")
+            if path.suffix == ".sh":
+                path.chmod(0o755)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return paths
