@@ -38,6 +38,7 @@ def finish(sim: Simulation, r: int, i: int, kv_tokens: int, end_s: float) -> Non
     request, replica = sim.requests[i], sim.replicas[r]
     request.finish_s = end_s
     replica.num_finished += 1
+    replica.tokens_finished += request.tokens
     if sim.run[0].ahead:
         request.leaving = kv_tokens
         request.link = replica.leaving

@@ -44,7 +44,8 @@ from servecast.simulator.state import INFINITY, NONE, Simulation
 from servecast.simulator.step_time import decode_s, linear_s, send_s, stage_s
 from servecast.simulator.waiting import enqueue_arrivals, front
 
-IDLE, FULL, GIVEN_UP, LIVELOCK = range(4)  # why `advance` returned; FULL: grow the logs, call again
+# Why `advance` returned. FULL: grow the logs, call again; FINISHED: a request did, where asked to stop then.
+IDLE, FULL, GIVEN_UP, LIVELOCK, FINISHED = range(5)
 
 
 def schedule(sim: Simulation, r: int) -> bool:
@@ -257,8 +258,11 @@ def advance(sim: Simulation, r: int, until_s: float) -> int:
     """Run replica r: the step ends up to ``until_s`` and every batch formed before it."""
     replica, run = sim.replicas[r], sim.run[0]
     while True:
+        finished = replica.num_finished
         if replica.due == 0 and not next_event(sim, r, until_s):
             return IDLE
+        if run.stop_at_finish and replica.num_finished > finished:
+            return FINISHED
         if run.watching and hopeless(sim):
             return GIVEN_UP
         if replica.now_s >= until_s:

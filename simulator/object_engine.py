@@ -9,6 +9,7 @@ when the stage is free and those before it are through, and is over when the hos
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -152,6 +153,7 @@ class ObjectReplica:
         self.done = 0  # batches
         self.stalled = 0  # of them, since one that brought a token
         self.outstanding: dict[Job, None] = {}
+        self.finished: list[Job] = []  # since the router last heard of them
 
     def add(self, job: Job) -> None:
         job.replica = self.number
@@ -170,6 +172,7 @@ class ObjectReplica:
                 self.stalled = 0
             if job.finished:
                 del self.outstanding[job]
+                self.finished.append(job)
         self.done += 1
         self.scheduler.end_batch([job for job, _ in batch.jobs])
 
@@ -204,40 +207,91 @@ class ObjectReplica:
         return formed
 
 
-Route = Callable[[Job, Sequence[ObjectReplica]], int]
+class JobRouter(Protocol):
+    """Sends jobs, which are their places in the order of arrival, to replicas."""
+
+    def route(self, place: int, arrival_s: float) -> list[tuple[int, int]]:
+        """One has arrived: the jobs that go to a replica now, and to which."""
+        ...
+
+    def finished(self, place: int, now_s: float) -> None: ...
+
+    def bind(self) -> list[tuple[int, int]]:
+        """After those that finish in one instant: who goes where now."""
+        ...
 
 
-def in_turn(job: Job, replicas: Sequence[ObjectReplica]) -> int:
-    return job.number % len(replicas)
+class InTurn:
+    """Round robin."""
+
+    def __init__(self, replicas: int) -> None:
+        self.replicas = replicas
+
+    def route(self, place: int, arrival_s: float) -> list[tuple[int, int]]:
+        return [(place, place % self.replicas)]
+
+    def finished(self, place: int, now_s: float) -> None:
+        pass
+
+    def bind(self) -> list[tuple[int, int]]:
+        return []
 
 
 class ObjectRun:
     """The events of replicas: (time, ticket, what happens then). ``batches`` are in the order of forming."""
 
-    def __init__(self, schedulers: Sequence[Scheduler], timer: Timer, stages: int) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], schedulers: Sequence[Scheduler], timer: Timer, stages: int
+    ) -> None:
+        self.jobs, self.timer, self.stages = jobs, timer, stages
         self.replicas = [ObjectReplica(n, each, stages) for n, each in enumerate(schedulers)]
-        self.timer, self.stages = timer, stages
         self.batches: list[Batch] = []
-        self._events: list[tuple[float, int, Callable[[], ObjectReplica]]] = []
+        self._places = {job: place for place, job in enumerate(jobs)}
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._ticket = count()
+        self._woken: dict[ObjectReplica, None] = {}
 
-    def simulate(self, jobs: Sequence[Job], route: Route) -> None:
+    def simulate(self, router: JobRouter) -> None:
         """Every job, in arrival order, to its end.
 
         Raises:
             LivelockError: none of those that are left gets a token any more.
         """
-        for job in jobs:
-            self._at(job.arrived_s, partial(self._arrive, job, route))
-        while self._events:
-            now_s = self._events[0][0]
-            woken: dict[ObjectReplica, None] = {}
+        arrived = 0
+        while self._events or arrived < len(self.jobs):
+            next_s = self.jobs[arrived].arrived_s if arrived < len(self.jobs) else math.inf
+            now_s = min(next_s, self._events[0][0]) if self._events else next_s
             while self._events and self._events[0][0] == now_s:
-                woken[heappop(self._events)[2]()] = None
-            for replica in woken:
+                heappop(self._events)[2]()
+            self._report(router, now_s)
+            self._send(router.bind())
+            while arrived < len(self.jobs) and self.jobs[arrived].arrived_s == now_s:
+                self._send(router.route(arrived, now_s))
+                arrived += 1
+            for replica in self._woken:
                 self._launch(replica, now_s)
-                if replica.stalled > MAX_STALLED:
-                    raise LivelockError(f"replica {replica.number}: no token in {MAX_STALLED} batches")
+            self._woken.clear()
+        self._check()
+
+    def _report(self, router: JobRouter, now_s: float) -> None:
+        for replica in self._woken:
+            for job in replica.finished:
+                router.finished(self._places[job], now_s)
+            replica.finished.clear()
+
+    def _send(self, sent: Sequence[tuple[int, int]]) -> None:
+        for place, number in sent:
+            self.replicas[number].add(self.jobs[place])
+            self._woken[self.replicas[number]] = None
+
+    def _launch(self, replica: ObjectReplica, now_s: float) -> None:
+        self.batches += replica.form(now_s)
+        for batch, stage in replica.start(now_s, self.timer):
+            self._at(now_s + batch.time_s[stage], partial(self._leave, batch, stage))
+        if replica.stalled > MAX_STALLED:
+            raise LivelockError(f"replica {replica.number}: no token in {MAX_STALLED} batches")
+
+    def _check(self) -> None:
         for replica in self.replicas:
             if replica.outstanding:
                 job = next(iter(replica.outstanding))
@@ -246,45 +300,39 @@ class ObjectRun:
                     f"replica {replica.number}, which has {replica.scheduler.free} free KV blocks"
                 )
 
-    def _launch(self, replica: ObjectReplica, now_s: float) -> None:
-        self.batches += replica.form(now_s)
-        for batch, stage in replica.start(now_s, self.timer):
-            self._at(now_s + batch.time_s[stage], partial(self._leave, batch, stage))
-
-    def _at(self, time_s: float, event: Callable[[], ObjectReplica]) -> None:
+    def _at(self, time_s: float, event: Callable[[], None]) -> None:
         heappush(self._events, (time_s, next(self._ticket), event))
 
-    def _arrive(self, job: Job, route: Route) -> ObjectReplica:
-        replica = self.replicas[route(job, self.replicas)]
-        replica.add(job)
-        return replica
+    def _wake(self, replica: ObjectReplica) -> None:
+        self._woken[replica] = None
 
-    def _leave(self, batch: Batch, stage: int) -> ObjectReplica:
+    def _leave(self, batch: Batch, stage: int) -> None:
         """The stage is done with the batch."""
         replica = self.replicas[batch.replica]
         replica.busy[stage] = False
+        self._wake(replica)
         end_s = batch.start_s[stage] + batch.time_s[stage]
         if stage + 1 < self.stages:
             batch.ready_s = end_s + self.timer.send_s(batch, stage)
             replica.queues[stage + 1].append(batch)
-            self._at(batch.ready_s, lambda: replica)
-            return replica
+            self._at(batch.ready_s, partial(self._wake, replica))
+            return
         batch.end_s = end_s
         if self.timer.host_step_s > 0.0:
             self._at(end_s + self.timer.host_step_s, partial(self._end, batch))
         else:
             replica.end(batch)
-        return replica
 
-    def _end(self, batch: Batch) -> ObjectReplica:
-        self.replicas[batch.replica].end(batch)
-        return self.replicas[batch.replica]
+    def _end(self, batch: Batch) -> None:
+        replica = self.replicas[batch.replica]
+        replica.end(batch)
+        self._wake(replica)
 
 
 def run_jobs(
     jobs: Sequence[Job], schedulers: Sequence[Scheduler], timer: Timer, num_stages: int
 ) -> list[Batch]:
     """Every batch, in the order of forming, of jobs (in arrival order) dealt out round robin."""
-    run = ObjectRun(schedulers, timer, num_stages)
-    run.simulate(jobs, in_turn)
+    run = ObjectRun(jobs, schedulers, timer, num_stages)
+    run.simulate(InTurn(len(schedulers)))
     return run.batches

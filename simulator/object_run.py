@@ -16,10 +16,12 @@ from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.block_scheduler import SchedulerLimits
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.metrics import samples
-from servecast.simulator.object_engine import Batch, Job, ObjectRun, Route, Scheduler
+from servecast.simulator.object_engine import Batch, Job, ObjectRun, Scheduler
+from servecast.simulator.object_routing import ObjectRouter
 from servecast.simulator.policy import Policy
 from servecast.simulator.pools import record_dtype, records
 from servecast.simulator.records import LateTargets, Records
+from servecast.simulator.routers import Routing
 from servecast.simulator.schedulers import SCHEDULERS
 from servecast.simulator.state import Request, Segment, Step
 from servecast.simulator.vllm_v1_scheduler import VllmV1
@@ -161,7 +163,7 @@ def jobs_of(workload: Workload, fits: NDArray[np.bool_], keys: NDArray[np.int64]
 
 
 def run_objects(
-    workload: Workload, fleet: ObjectFleet, fits: NDArray[np.bool_], route: Route
+    workload: Workload, fleet: ObjectFleet, fits: NDArray[np.bool_], routing: Routing
 ) -> Records:
     """The requests that fit, simulated to their end.
 
@@ -171,13 +173,16 @@ def run_objects(
     _check(fleet)
     make = make_scheduler(fleet, workload)
     timer, stages = TableTimer(fleet.tables), fleet.tables.num_stages
-    run = ObjectRun([make() for _ in range(fleet.replicas)], timer, stages)
     rejected = ~fits
     lengths = zip(workload.prompt_tokens.tolist(), workload.output_tokens.tolist(), strict=True)
     scheduler = make()
     rejected |= np.array([not scheduler.can_serve(*each) for each in lengths])
     jobs = jobs_of(workload, ~rejected, fleet.policy.keys(workload))
-    run.simulate(jobs, route)
+    choices = routing.choices(workload, ~rejected, fleet.replicas)
+    tokens = [job.prefill_tokens for job in jobs]
+    router = ObjectRouter(routing, choices, tokens, fleet.replicas, fleet.limits.max_num_seqs)
+    run = ObjectRun(jobs, [make() for _ in range(fleet.replicas)], timer, stages)
+    run.simulate(router)
     for replica in run.replicas:
         rejected[[job.number for job in replica.scheduler.rejected]] = True
     requests, segments = _request_rows(workload, jobs, stages)

@@ -116,6 +116,7 @@ class Pools:
             return kept[2]
         fresh = records(Request, int(fits.sum()))
         fresh["prompt"], fresh["remaining"] = (column[fits] for column in lengths)
+        fresh["tokens"] = fresh["prompt"]
         self._kept_requests = (lengths, fits, fresh)
         return fresh
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from servecast.estimator.tables import Floats, RuntimeTables
 from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.object_routing import ObjectRouter
 from servecast.simulator.policy import parse_policy
-from servecast.simulator.routers import ROUTERS
+from servecast.simulator.routers import parse_router
 from servecast.simulator.routing import Fleet
 from servecast.simulator.workload import Workload
 
@@ -34,7 +35,7 @@ class ReferenceRequest:
     preemptions: int = 0
     kept: int = 0  # tokens that were cached when it was last preempted
     mark: int = 0  # blocks that the replica had given back before
-    choices: tuple[int, int] = (0, 0)
+    place: int = 0  # among those that are served
     replica: int = 0
     token_s: list[float] = field(default_factory=list)
 
@@ -73,7 +74,6 @@ class ReferenceReplica:
         self.flights: deque[ReferenceStep] = deque()
         self.stage_free_s = [0.0] * tables.num_stages
         self.free, self.freed = limits.kv_blocks, 0
-        self.outstanding = 0
         self.ahead = limits.async_scheduling
         self.depth = 2 if self.ahead else tables.num_stages  # batches in flight
         self.due_s = float("inf")  # when a batch is to be formed
@@ -86,10 +86,10 @@ class ReferenceReplica:
             return float("inf")
         return self.flights[0].end_s + (0.0 if self.ahead else self.tables.host_step_s)
 
-    def complete(self) -> int:
-        """The oldest step in flight is processed; how many requests it finished."""
+    def complete(self) -> list[ReferenceRequest]:
+        """The oldest step in flight is processed; the requests that it finished."""
         step = self.flights.popleft()
-        outstanding = self.outstanding
+        finished: list[ReferenceRequest] = []
         for request in step.scheduled:
             request.in_flight -= 1
         for request in step.emitting:
@@ -100,8 +100,8 @@ class ReferenceReplica:
             if request.known == request.total:
                 (self.running if request in self.running else self.waiting).remove(request)
                 self.give_back(request)
-                self.outstanding -= 1
-        return outstanding - self.outstanding
+                finished.append(request)
+        return finished
 
     def give_back(self, request: ReferenceRequest) -> None:
         self.free += self.blocks(request.computed)
@@ -267,12 +267,23 @@ class ReferenceRun:
         ]
         self.requests = _requests(workload, fleet, loaded)  # None: rejected
         self.steps: list[ReferenceStep] = []
-        served = deque(r for r in self.requests if r is not None)
+        self.served = [r for r in self.requests if r is not None]
+        for place, request in enumerate(self.served):
+            request.place = place
+        self.router = self.make_router(workload, "round_robin" if concurrency else fleet.router)
+        served = deque(self.served)
         self.arrivals = deque[ReferenceRequest]() if concurrency else served
         self.unsent = served if concurrency else deque[ReferenceRequest]()
         self.send(concurrency, 0.0)
         while (now_s := self.next_instant()) < float("inf"):
             self.at(now_s)
+
+    def make_router(self, workload: Workload, rule: str) -> ObjectRouter:
+        routing, count = parse_router(rule), self.fleet.replicas
+        fits = np.array([request is not None for request in self.requests])
+        choices = routing.choices(workload, fits, count)
+        tokens = workload.prompt_tokens[fits].tolist()
+        return ObjectRouter(routing, choices, tokens, count, self.fleet.limits.max_num_seqs)
 
     def next_instant(self) -> float:
         arrival_s = self.arrivals[0].arrival_s if self.arrivals else float("inf")
@@ -282,30 +293,30 @@ class ReferenceRun:
         for replica in self.replicas:
             if replica.next_end_s() == now_s:
                 end_s = replica.flights[0].end_s
-                self.send(replica.complete(), end_s + self.client_s)
+                finished = replica.complete()
+                for request in finished:
+                    self.router.finished(request.place, now_s)
+                self.send(len(finished), end_s + self.client_s)
                 busy = replica.ahead and replica.flights  # the host, until it has launched the last
                 replica.due_s = max(now_s, replica.flights[-1].start_s) if busy else now_s
+        self.assign(self.router.bind(), now_s)
         while self.arrivals and self.arrivals[0].arrival_s <= now_s:
-            replica = self.route(self.arrivals.popleft())
-            if not (replica.ahead and replica.flights):  # formed ahead: it waits for the step
-                replica.due_s = now_s
+            request = self.arrivals.popleft()
+            self.assign(self.router.route(request.place, request.arrival_s), now_s)
         for replica in self.replicas:
             if replica.due_s <= now_s:
                 replica.due_s = float("inf")
                 while len(replica.flights) < replica.depth and replica.schedule(now_s):
                     self.steps.append(replica.flights[-1])
 
-    def route(self, request: ReferenceRequest) -> ReferenceReplica:
-        first, second = request.choices
-        candidates = {
-            "least_outstanding": self.replicas,
-            "power_of_two": [self.replicas[first], self.replicas[second]],
-        }.get(self.fleet.router, [self.replicas[first]])
-        target = min(candidates, key=lambda r: r.outstanding)
-        request.replica = target.number
-        target.waiting.append(request)
-        target.outstanding += 1
-        return target
+    def assign(self, sent: list[tuple[int, int]], now_s: float) -> None:
+        """These requests are at these replicas now."""
+        for place, number in sent:
+            replica = self.replicas[number]
+            self.served[place].replica = number
+            replica.waiting.append(self.served[place])
+            if not (replica.ahead and replica.flights):  # formed ahead: it waits for the step
+                replica.due_s = now_s
 
     def send(self, count: int, at_s: float) -> None:
         """Closed-loop clients send their next requests."""
@@ -332,12 +343,10 @@ def _requests(
 ) -> list[ReferenceRequest | None]:
     keys = parse_policy(fleet.policy).keys(workload)
     capacity = fleet.limits.kv_blocks * fleet.limits.block_tokens
-    choices = ROUTERS[fleet.router].choices(workload, fleet.replicas).T.tolist()
     columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, loaded)
     requests: list[ReferenceRequest | None] = []
-    for pair, row in zip(choices, np.column_stack(columns), strict=True):
+    for row in np.column_stack(columns):
         prompt, output, key, have = (int(number) for number in row[1:])
         request = ReferenceRequest(float(row[0]), prompt, prompt + output, key, have)
-        request.choices = (pair[0], pair[1])
         requests.append(request if prompt + output - 1 <= capacity else None)
     return requests

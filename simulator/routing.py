@@ -23,8 +23,8 @@ from servecast.simulator.object_run import ObjectFleet, broken_metric, run_objec
 from servecast.simulator.policy import Policy, parse_policy
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
-from servecast.simulator.routers import ROUTERS, object_route
-from servecast.simulator.run_record import new_run, set_targets
+from servecast.simulator.routers import parse_router
+from servecast.simulator.run_record import new_run, set_router, set_targets
 from servecast.simulator.state import Request, Run, Segment, Simulation, Step
 from servecast.simulator.workload import Workload
 
@@ -40,8 +40,8 @@ class Fleet:
     policy: str = "vllm_v1"
 
     def __post_init__(self) -> None:
-        if self.router not in ROUTERS:
-            raise UserError(f"router {self.router!r} is not one of {', '.join(ROUTERS)}")
+        if parse_router(self.router).name == "deferred" and self.limits.async_scheduling:
+            raise UserError("router 'deferred' with async_scheduling: batches are formed too early")
         parse_policy(self.policy)
         if self.replicas < 1:
             raise UserError(f"replicas must be at least 1, got {self.replicas}")
@@ -130,20 +130,19 @@ class Engine:
         policy = parse_policy(fleet.policy)
         if not policy.is_compiled:
             _refuse_with_objects(policy, concurrency, loaded_tokens)
-            route = object_route(workload, fleet.router, fleet.replicas)
             objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas)
-            records = run_objects(workload, objects, fits, route)
+            records = run_objects(workload, objects, fits, parse_router(fleet.router))
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
         key = policy.keys(workload)[fits]
         run = new_run(limits, fleet.tables, workload, key)
         set_targets(run, targets or LateTargets())
         run.concurrency, run.client_s = concurrency or 0, client_s
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
-        router = ROUTERS[fleet.router]
-        run.router = router.rule
+        routing = parse_router(fleet.router)
+        set_router(run, routing, limits.max_num_seqs)
         if fleet.replicas > 1:
-            choices = router.choices(workload, fleet.replicas)
-            requests["replica"], requests["second_choice"] = choices[:, fits]
+            choices = routing.choices(workload, fits, fleet.replicas)
+            requests["replica"], requests["second_choice"] = choices
         sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
         sim = sim if self._compiled else as_lists(sim)
         code = self._run(sim)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.records import LateTargets
+from servecast.simulator.routers import Routing
 from servecast.simulator.state import Run
 from servecast.simulator.workload import Workload
 
@@ -50,6 +51,13 @@ def new_run(
         num_kv=tables.decode_s.shape[2],
         num_mixed=tables.mixed_s.shape[1],
     )
+
+
+def set_router(run: Run, routing: Routing, max_num_seqs: int) -> None:
+    run.router = routing.router.rule
+    run.by_tokens = int(routing.router.tokens)
+    run.own, run.stale_s = int(routing.value("own") > 0), float(routing.value("stale_s"))
+    run.limit = int(routing.value("limit")) or max_num_seqs
 
 
 def set_targets(run: Run, targets: LateTargets) -> None:

@@ -27,6 +27,7 @@ class Request:
     key: int = 0  # smallest is admitted first, largest preempted first; no two are equal
     prompt: int = 0
     remaining: int = 0
+    tokens: int = 0  # of the prompt as it was sent
     leaving: int = 0  # KV tokens that it still holds although its last token is out
     loaded: int = 0  # tokens of the prompt whose KV is there when it is admitted
     next_in_replica: int = NONE
@@ -40,7 +41,9 @@ class Request:
     )
     kept: int = 0  # KV tokens that it held when it was preempted
     mark: int = 0  # blocks that the replica had freed before those
-    second_choice: int = 0  # the other replica that a router compares
+    second_choice: int = (
+        0  # the other replica that a router compares, or the session's request before
+    )
     preemptions: int = 0
 
 
@@ -101,6 +104,13 @@ class Replica:
     last: int = NONE
     num_assigned: int = 0
     num_finished: int = 0
+    tokens_assigned: int = 0  # of those requests' prompts
+    tokens_finished: int = 0
+    known_sent: int = 0  # of either, when the router's knowledge was refreshed
+    known_finished: int = 0
+    stopped_s: float = (
+        -1.0
+    )  # when a request finished for which the replica had run ahead of the others
     num_preemptions: int = 0
     partial: int = NONE
     filled: int = 0  # prompt tokens of it that were sent to be computed
@@ -155,6 +165,13 @@ class Run:
     num_mixed: int
     # Who sends the requests
     router: int = 0  # one of `dispatch`'s rules
+    by_tokens: int = 0  # a load is prompt tokens, not requests
+    own: int = 1  # what was sent since the last refresh counts
+    stale_s: float = 0.0  # between refreshes
+    refreshed_s: float = -1.0
+    limit: int = 0  # requests that a replica may have before others wait
+    bound_s: float = 0.0  # when the last of the waiting was sent to a replica
+    stop_at_finish: int = 0
     concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
     client_s: float = 0.0  # from a client's last token to its next request
     # LateTargets

@@ -86,6 +86,7 @@ def assign(sim: Simulation, r: int, i: int) -> None:
         replica.head = i
     replica.last = i
     replica.num_assigned += 1
+    replica.tokens_assigned += requests[i].tokens
 
 
 def send_next(sim: Simulation, r: int, at_s: float) -> None:

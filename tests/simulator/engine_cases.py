@@ -13,7 +13,18 @@ from servecast.simulator.records import Records
 from servecast.simulator.routing import Fleet
 from servecast.simulator.workload import Workload
 
-ROUTERS_OF_ANY_TRACE = ("round_robin", "random", "least_outstanding", "power_of_two")
+ROUTERS_TO_TRY = (
+    "round_robin",
+    "random",
+    "least_outstanding",
+    "least_tokens",
+    "power_of_two",
+    "session_sticky",
+    "least_outstanding:stale_s=7",
+    "least_tokens:stale_s=5,own=0",
+    "deferred",
+    "deferred:limit=2",
+)
 
 
 def tables_of(
@@ -88,9 +99,11 @@ def random_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
     integral = rng.random() < 0.3
     tables = tables_of(stages, rng=None if integral else rng)
     replicas = int(rng.choice([1, 1, 1, 2, 4]))
-    router, policy = str(rng.choice(ROUTERS_OF_ANY_TRACE)), str(rng.choice(list(ORDERS)))
-    priority = rng.integers(0, 3, n)
-    workload = Workload(f"seed {seed}", arrival_s, prompt, output, priority=priority)
+    router, policy = str(rng.choice(ROUTERS_TO_TRY)), str(rng.choice(list(ORDERS)))
+    if limits.async_scheduling and router.startswith("deferred"):
+        router = "least_outstanding"
+    labels = {name: rng.integers(0, 3, n) for name in ("priority", "session")}
+    workload = Workload(f"seed {seed}", arrival_s, prompt, output, **labels)
     return workload, Fleet(tables, limits, replicas, router, policy)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import factorial
+
 import numpy as np
 import pytest
 from engine_cases import tables_of
@@ -20,14 +23,16 @@ FLEET = Fleet(
 )
 
 
-def mean_waits(lengths: list[np.ndarray], load: float, rng: np.random.Generator) -> np.ndarray:
+def mean_waits(
+    lengths: list[np.ndarray], load: float, rng: np.random.Generator, fleet: Fleet = FLEET
+) -> np.ndarray:
     """Mean queue delay of each run, in seconds, without the first tenth of its time."""
     engine, waits = Engine(), []
     for prompts in lengths:
         gap_s = prompts.mean() * SERVICE_S / load
         arrival_s = np.cumsum(rng.exponential(gap_s, REQUESTS))
         workload = Workload("queue", arrival_s, prompts, np.ones(REQUESTS, np.int64))
-        records = engine.run(workload, FLEET)
+        records = engine.run(workload, fleet)
         waits.append(value(records, "queue_delay", None, Window(arrival_s[-1] / 10)))
     return np.array(waits)
 
@@ -57,6 +62,22 @@ def test_memoryless_work_waits_as_long_as_mm1_says(load: float) -> None:
     expected = rate_per_s * second_moment / (2 * (1 - load))
     assert expected == pytest.approx(load * 0.1 / (1 - load), rel=0.02)
     assert_mean(mean_waits(prompts, load, rng), expected)
+
+
+@pytest.mark.parametrize(("servers", "load"), [(2, 0.7), (5, 0.8)])
+def test_one_queue_for_several_replicas_waits_as_long_as_mmc_says(
+    servers: int, load: float
+) -> None:
+    """Erlang's C, with work in tokens that is close to the exponential law."""
+    rng = np.random.default_rng(4)
+    fleet = replace(FLEET, replicas=servers, router="deferred:limit=1")
+    prompts = [np.minimum(rng.geometric(0.01, REQUESTS), MAX_TOKENS) for _ in range(RUNS)]
+    erlangs = servers * load
+    busy = erlangs**servers / factorial(servers) / (1 - load)
+    all_busy = busy / (busy + sum(erlangs**k / factorial(k) for k in range(servers)))
+    mean_s = np.concatenate(prompts).mean() * SERVICE_S
+    expected = all_busy * mean_s / (servers * (1 - load))
+    assert_mean(mean_waits(prompts, load * servers, rng, fleet), expected)
 
 
 def test_the_time_requests_spend_is_the_number_present_over_time() -> None:

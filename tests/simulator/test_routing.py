@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_cases import random_case, tables_of, workload_of
+from engine_cases import ROUTERS_TO_TRY, random_case, same_outcome, tables_of, workload_of
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.deployment import EngineLimits
@@ -74,6 +74,65 @@ def test_the_same_beginning_goes_to_the_same_replica(engine: Engine) -> None:
         engine.run(plain, fleet)
 
 
+def routed(router: str, *rows: tuple[float, int, int], **columns: np.ndarray) -> list[int]:
+    fleet = Fleet(tables_of(), LIMITS, replicas=2, router=router)
+    workload = replace(workload_of(*rows), **columns)
+    return simulate(workload, fleet, compiled=False).replica.tolist()
+
+
+def test_the_replica_with_the_fewest_prompt_tokens_gets_the_next() -> None:
+    """A's nine against B's one: C and D go to replica 1, and only E, when that has ten, to replica 0."""
+    rows = [(0.0, 9, 99), (0.0, 1, 99), (0.0, 4, 99), (0.0, 5, 99), (0.0, 1, 1)]
+    assert routed("least_tokens", *rows) == [0, 1, 1, 1, 0]
+    assert routed("least_outstanding", *rows) == [0, 1, 0, 1, 0]
+
+
+def test_a_session_stays_where_it_began() -> None:
+    """C is of A's session, D of B's, though the other replica is as empty or emptier."""
+    rows = [(0.0, 1, 99), (0.0, 1, 99), (0.0, 1, 99), (0.0, 1, 99), (0.0, 1, 1)]
+    session = np.array([0, 1, 0, 0, 2])
+    assert routed("session_sticky", *rows, session=session) == [0, 1, 0, 0, 1]
+    with pytest.raises(
+        UserError, match=r"^rows: router 'session_sticky' needs a trace with the se"
+    ):
+        routed("session_sticky", *rows)
+
+
+def test_a_stale_router_hears_of_a_finish_at_the_next_refresh() -> None:
+    """A is done at 2, B is not. Refreshed at 0 and 5 only, the router does not know it at 4."""
+    rows = [(0.0, 1, 2), (0.0, 1, 99), (1.0, 1, 99), (4.0, 1, 1), (5.0, 1, 1)]
+    assert routed("least_outstanding", *rows) == [0, 1, 0, 0, 1]
+    assert routed("least_outstanding:stale_s=5", *rows) == [0, 1, 0, 1, 0]
+
+
+def test_a_router_that_forgets_its_own_requests_herds_them_between_refreshes() -> None:
+    """Nothing was known at 0, so for ten seconds all go to replica 0; at 10 it knows of them."""
+    rows = [(float(t), 1, 99) for t in (0, 3, 6, 9, 10, 12)]
+    assert routed("least_outstanding:stale_s=10,own=0", *rows) == [0, 0, 0, 0, 1, 1]
+
+
+def test_deferred_requests_wait_for_the_first_replica_with_a_place() -> None:
+    """One each. A keeps replica 0 until 10, B replica 1 until 2; C and D, there since 1, follow B."""
+    rows = [(0.0, 1, 10), (0.0, 1, 2), (1.0, 1, 3), (1.0, 1, 1)]
+    assert routed("deferred:limit=1", *rows) == [0, 1, 1, 1]
+    fleet = Fleet(tables_of(), LIMITS, replicas=2, router="deferred:limit=1")
+    records = simulate(workload_of(*rows), fleet, compiled=False)
+    assert records.scheduled_s.tolist() == [0, 0, 2, 5]
+
+
+@pytest.mark.parametrize("router", ROUTERS_TO_TRY)
+def test_every_rule_gives_the_same_run_on_the_engine_and_on_plain_objects(
+    engine: Engine, router: str
+) -> None:
+    for seed in range(0, 60, 2):
+        workload, fleet = random_case(seed, stages=1)
+        limits = replace(fleet.limits, prefix_caching=False)
+        fleet = replace(fleet, limits=limits, replicas=3, router=router, policy="vllm_v1")
+        fast = engine.run(workload, fleet).copy()
+        slow = engine.run(workload, replace(fleet, policy="vllm_v1:long_prefill_threshold=1000"))
+        assert same_outcome(fast, slow)
+
+
 def test_a_finish_at_the_instant_of_an_arrival_is_seen() -> None:
     """A is done at 2, when C arrives; B is not."""
     workload = workload_of((0, 1, 2), (0, 1, 9), (2, 1, 1))
@@ -108,6 +167,10 @@ def test_limits_that_contradict_are_refused(change: dict[str, int], message: str
     ("change", "message"),
     [
         ({"router": "fastest"}, r"^router 'fastest' is not one of round_robin, least_outstanding"),
+        (
+            {"router": "deferred:limits=3"},
+            r"^router 'deferred:limits=3': no parameter 'limits' \(did you mean 'limit'\?\)",
+        ),
         ({"policy": "fair"}, r"^policy 'fair' is not one of vllm_v1"),
         ({"replicas": 0}, r"^replicas must be at least 1, got 0$"),
     ],
