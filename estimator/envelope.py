@@ -29,9 +29,13 @@ class Outside:
     octaves: float
 
     def __str__(self) -> str:
-        sizes = " ".join(f"{name}={size}" for name, size in self.shape.dims)
-        kernel = f"{self.shape.kernel} {self.shape.dtype} {sizes}"
-        return f"{kernel}: {self.dimension} is {self.octaves:.1f} octaves"
+        return f"{described(self.shape)}: {self.dimension} is {self.octaves:.1f} octaves"
+
+
+def described(shape: KernelShape) -> str:
+    """Kernel, format and sizes, on one line."""
+    sizes = " ".join(f"{name}={size}" for name, size in shape.dims)
+    return f"{shape.kernel} {shape.dtype} {sizes}"
 
 
 def outside(predictor: Predictor, shapes: Sequence[KernelShape]) -> list[Outside]:

@@ -26,6 +26,7 @@ from servecast.estimator.sources import (
 )
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, TableBounds
+from servecast.estimator.uncertain import Step, UncertainOperator, uncertain_operators
 from servecast.estimator.uncertainty import Calibration
 
 DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
@@ -90,6 +91,17 @@ class TableLoader:
         predictor, calibrations = self._calibrated(sharded, sku)
         perturbed = replace(predictor, errors=error_draws(predictor.kinds, calibrations, draw))
         return build_tables(sharded, sku, bounds, perturbed, self._engine)
+
+    def uncertain_operators(
+        self, sharded: ShardedProgram, sku: Sku, step: Step
+    ) -> list[UncertainOperator]:
+        """The step's kernels, first what adds most to the uncertainty of its time. Calibrates as a draw does.
+
+        Raises:
+            DataMissingError: as ``tables``.
+        """
+        predictor, calibrations = self._calibrated(sharded, sku)
+        return uncertain_operators(sharded, predictor, calibrations, step)
 
     def notes(self, sku: Sku) -> tuple[str, ...]:
         """What a reader of the answer should know: whose data, and what of the tables asked for so far

@@ -21,6 +21,8 @@ from servecast.estimator.load import TableLoader, load_predictor
 from servecast.estimator.measurement import MeasurementBatch
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, Source, TableBounds
+from servecast.estimator.uncertain import Step
+from servecast.estimator.uncertainty import ANALYTICAL_HALF_WIDTH, MEASURED_HALF_WIDTH
 
 BOUNDS = TableBounds(64, 8, 4096, 4096)
 Model = Callable[..., ShardedProgram]
@@ -117,6 +119,24 @@ def test_a_store_that_is_none_is_named(tmp_path: Path, gpu: Sku, model: Model) -
         TableLoader(path).tables(model(), gpu, BOUNDS)
     with pytest.raises(DataMissingError, match=r"text\.duckdb: cannot be opened"):
         load_predictor(path, gpu, [model()])
+
+
+def test_what_is_least_certain_of_a_step_is_named_first(path: Path, gpu: Sku, model: Model) -> None:
+    """Without measurements of sends, two stages' sends are from the datasheet: 5 of 10 either way."""
+    found = TableLoader(path).uncertain_operators(model(pp=2), gpu, Step(40, 8, 1000))
+    assert sum(x.share for x in found) == pytest.approx(1)
+    reach = [x.share * x.half_width for x in found]
+    assert reach == sorted(reach, reverse=True)
+    half_widths = {x.operator.split()[0]: x.half_width for x in found}
+    assert half_widths["send"] == ANALYTICAL_HALF_WIDTH
+    assert half_widths["attention_decode"] == MEASURED_HALF_WIDTH
+
+
+def test_a_step_without_decodes_spends_nothing_on_them(path: Path, gpu: Sku, model: Model) -> None:
+    found = TableLoader(path).uncertain_operators(model(), gpu, Step(64, 0, 0))
+    shares = {x.operator.split()[0]: x.share for x in found}
+    assert shares["attention_decode"] == 0
+    assert shares["attention_prefill"] > 0
 
 
 def wide(sharded: ShardedProgram, out_features: int) -> ShardedProgram:
