@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from servecast.compiler.errors import InfeasibleError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.program import Program
@@ -20,9 +23,9 @@ from servecast.simulator.flops import flops_model
 from servecast.simulator.metrics import ReplicaMetrics, summarise
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.search.plan import bounds
 from servecast.simulator.search.rows import metrics_json
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
+from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.worker import step_work
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
@@ -36,18 +39,25 @@ Row = dict[str, Any]  # JSON
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The configuration to simulate. ``kv_blocks`` None: as many as fit beside the weights."""
+    """The configuration to simulate. ``kv_blocks`` None: as many as fit beside the weights.
+
+    ``dp`` counts the engines of one replica, which share its experts: each schedules for itself.
+    """
 
     program: Program
     sku: str
     tp: int = 1
     pp: int = 1
+    ep: int = 1
+    dp: int = 1
     max_num_seqs: int = 256
     max_batched_tokens: int = 2048
     replicas: int = 1
     router: str = "least_outstanding"
     policy: str = "vllm_v1"
     kv_blocks: int | None = None
+    async_scheduling: bool = False
+    prefix_caching: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,9 +70,13 @@ class Simulated:
 
 
 def simulate_setup(
-    setup: Setup, skus: Mapping[str, Sku], workload: Workload, loader: TableLoader
+    setup: Setup,
+    skus: Mapping[str, Sku],
+    workload: Workload,
+    loader: TableLoader,
+    loaded_tokens: NDArray[np.int64] | None = None,
 ) -> Simulated:
-    """Run the workload on the configuration.
+    """Run the workload on the configuration; ``loaded_tokens`` of each prompt are cached already.
 
     Raises:
         InfeasibleError: the model does not fit it.
@@ -71,8 +85,8 @@ def simulate_setup(
     placement = place(setup, skus, workload.mean_sequence_tokens)
     limits = placement.candidates[0].limits
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
-    fleet = Fleet(tables, limits, setup.replicas, setup.router, setup.policy)
-    records = Engine().run(workload, fleet)
+    fleet = Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy)
+    records = Engine().run(workload, fleet, loaded_tokens=loaded_tokens)
     seconds = time_by_source(tables, step_work(records))
     total_s = sum(seconds.values())
     summary = {
@@ -99,20 +113,24 @@ def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = N
         skus=(setup.sku,),
         tp=(setup.tp,),
         pp=(setup.pp,),
+        ep=(setup.ep,),
+        dp=(setup.dp,),
         max_num_seqs=(setup.max_num_seqs,),
         max_batched_tokens=(setup.max_batched_tokens,),
         policies=(setup.policy,),
     )
-    space = enumerate_space(setup.program, axes, skus, setup.tp * setup.pp, sequence_tokens)
+    gpus = setup.tp * setup.pp * setup.dp
+    space = enumerate_space(setup.program, axes, skus, gpus, sequence_tokens)
     if not space.placements:
         miss = space.infeasible[0]
         where = f"{setup.program.model} on {miss.sku} with tp={miss.tp} pp={miss.pp}"
         raise InfeasibleError(f"{where}: {miss.reason}")
     placement = space.placements[0]
-    if setup.kv_blocks is None:
-        return placement
     candidate = placement.candidates[0]
-    limits = replace(candidate.limits, kv_blocks=setup.kv_blocks)
+    ahead, caching = setup.async_scheduling, setup.prefix_caching
+    limits = replace(candidate.limits, async_scheduling=ahead, prefix_caching=caching)
+    if setup.kv_blocks is not None:
+        limits = replace(limits, kv_blocks=setup.kv_blocks)
     return replace(placement, candidates=(replace(candidate, limits=limits),))
 
 
@@ -124,6 +142,8 @@ def _configuration(setup: Setup, placement: Placement) -> Row:
         "sku": setup.sku,
         "tp": setup.tp,
         "pp": setup.pp,
+        "ep": setup.ep,
+        "dp": setup.dp,
         "replicas": setup.replicas,
         "router": setup.router,
         "policy": setup.policy,

@@ -11,7 +11,7 @@ import numpy as np
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.arrivals import stream
-from servecast.simulator.measured import MeasuredRun
+from servecast.simulator.measured_run import MeasuredRun
 from servecast.simulator.metrics import Samples, samples
 from servecast.simulator.records import Records
 from servecast.simulator.workload import Floats, Ints

@@ -10,10 +10,17 @@ from typing import Any
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
-from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
+from servecast.estimator.engine_profile import (
+    DEFAULT_ENGINE,
+    ENGINE_PROFILES,
+    EngineProfile,
+    profile_of,
+)
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.job import default_store
-from servecast.simulator.measured import MeasuredRun, read_run
+from servecast.simulator.measured import read_run
+from servecast.simulator.measured_run import MeasuredRun
+from servecast.simulator.prefix_hits import prefix_hits
 from servecast.simulator.simulate import Setup, Simulated, simulate_setup
 from servecast.simulator.validate import compare, comparison_json
 
@@ -25,8 +32,7 @@ Row = dict[str, Any]  # JSON
 class ValidateOptions:
     """The command line. ``configuration`` holds what of a `Setup` was said; it overrides the recording.
 
-    ``host_step_s`` is the host's time between two steps; None: 0 where the recording tells that the
-    engine scheduled asynchronously, the engine profile's default elsewhere.
+    ``host_step_s`` is the host's time between two steps; None: the engine profile's default.
     """
 
     spec: Path
@@ -46,14 +52,9 @@ def run_validation(asked: ValidateOptions) -> Row:
     Raises:
         UserError: the spec, the recording, the store or an option is wrong, or the model does not fit.
     """
-    spec = load_spec(asked.spec)
     run = read_run(asked.run)
-    program = spec.model(asked.model)
-    setup = Setup(program, **{"sku": asked.sku, **run.settings, **asked.configuration})
-    run.workload.check_context(program.context_tokens)
-    engine = _engine(asked, run)
-    loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, engine)
-    done = simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader)
+    engine = engine_of(asked, run)
+    done = replay(asked, run, engine)
     return {
         "schema_version": SCHEMA_VERSION,
         "recording": _recording(asked, run, engine),
@@ -62,12 +63,37 @@ def run_validation(asked: ValidateOptions) -> Row:
     }
 
 
-def _engine(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:
-    profile = ENGINE_PROFILES[DEFAULT_ENGINE]
+def replay(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> Simulated:
+    """The recorded requests, when and as long as they were, on the engine as it is known.
+
+    Raises:
+        UserError: as `run_validation`.
+    """
+    spec = load_spec(asked.spec)
+    program = spec.model(asked.model)
+    caching = run.workload.prefix is not None
+    ahead = engine.async_scheduling
+    told = {"sku": asked.sku, "async_scheduling": ahead, "prefix_caching": caching, **run.settings}
+    setup = Setup(program, **{**told, **asked.configuration})
+    run.workload.check_context(program.context_tokens)
+    loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, engine)
+    hits = None if run.workload.prefix is None else prefix_hits(run.workload)
+    return simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader, hits)
+
+
+def engine_of(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:
+    """The profile of the recorded engine's version; what the recording or the command line tells goes
+    before its defaults.
+    """
+    profile = (
+        profile_of(run.engine, run.engine_version)
+        if run.engine
+        else ENGINE_PROFILES[DEFAULT_ENGINE]
+    )
+    if run.async_scheduling is not None:
+        profile = profile.given("recorded", async_scheduling=run.async_scheduling)
     if asked.host_step_s is not None:
-        return profile.given("given", host_step_s=asked.host_step_s)
-    if run.async_scheduling:
-        return profile.given("recorded: asynchronous scheduling", host_step_s=0.0)
+        profile = profile.given("given", host_step_s=asked.host_step_s)
     return profile
 
 
@@ -81,6 +107,8 @@ def _recording(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) 
         "clock": run.clock,
         "requests": len(run.workload),
         "settings_from": told | said,
+        "engine": engine.name,
+        "async_scheduling": engine.async_scheduling,
         "host_step_s": engine.host_step_s,
         "host_step_from": engine.sources["host_step_s"],
         "notes": notes,

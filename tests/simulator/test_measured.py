@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.measured import MeasuredRun, read_run
+from servecast.simulator.measured import read_run
+from servecast.simulator.measured_run import MeasuredRun
 
 HEADER = "request_id,arrival_s,input_tokens,output_tokens,scheduled_s,ttft_s,tpot_s,e2e_s\n"
 
@@ -48,6 +49,7 @@ def test_a_llmservingsim_recording_tells_its_engine(tmp_path: Path) -> None:
     run = read_run(folder(tmp_path, "b-0,0.5,10,3,0.6,0.4,0.05,0.9\n", meta))
     assert run.settings == {
         "tp": 2,
+        "dp": 1,
         "max_num_seqs": 128,
         "max_batched_tokens": 2048,
         "kv_blocks": 2588,
@@ -64,9 +66,9 @@ def test_a_llmservingsim_recording_tells_its_engine(tmp_path: Path) -> None:
 def test_what_a_recording_leaves_open_is_noted(tmp_path: Path) -> None:
     meta = {"engine_kwargs": {"data_parallel_size": 2}}
     run = read_run(folder(tmp_path, "b-0,0.5,10,3,0.6,0.4,0.05,0.9\n", meta))
+    assert run.settings == {"dp": 2}
     assert run.notes == (
         "the recording does not tell its KV blocks: the planned number is simulated",
-        "the engine ran 2 data-parallel ranks",
         "the engine's prefix cache was on; its hits are not simulated",
     )
 
@@ -130,7 +132,7 @@ def test_a_bad_recording_is_one_sentence(tmp_path: Path, text: str, message: str
 
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"is no recording known here: llmservingsim, vllm-bench, csv"
+        UserError, match=r"is no recording known here: llmservingsim, aiperf, .*, csv"
     ):
         read_run(tmp_path)
     with pytest.raises(UserError, match="cannot be read: no such file or folder"):
