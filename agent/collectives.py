@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from servecast.agent.messages import Group
@@ -105,21 +105,25 @@ class RankGroup:
     ranks: list[RankProcess] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, on_gpus: bool, threads: int, stopped: Callable[[], bool]) -> Iterator[str]:
+    def start(
+        self, devices: Sequence[int], threads: int, stopped: Callable[[], bool]
+    ) -> Iterator[str]:
         """Yields the address of the rendezvous once rank 0 has opened it here, then starts the others.
+
+        ``devices`` are the GPU of each local rank, or -1 for a processor.
 
         Raises: GroupError. Ends early, with fewer ranks, where ``stopped``.
         """
         host, _, port = self.group.rendezvous.rpartition(":")
         host, number = host or self.group.host or LOOPBACK, int(port or 0)
-        for local in range(self.group.local_ranks):
+        for local, device in enumerate(devices):
             rank = RankProcess.start(
                 RankConfig(
                     rank=self.group.first_rank + local,
                     world_size=self.group.world_size,
                     host=host,
                     port=number,
-                    device=local if on_gpus else -1,
+                    device=device,
                     threads=threads,
                     library=self.library,
                 )

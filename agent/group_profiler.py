@@ -24,6 +24,7 @@ from servecast.agent.messages import (
 from servecast.agent.results import batched, outcome_of
 from servecast.agent.stopping import StopRule
 from servecast.agent.timing import Sampling
+from servecast.agent.topology import choose_devices, slowest_kind
 from servecast.compiler.kernels import KernelCase
 
 CPU_RANKS = 8  # on one processor: enough to try every degree, meaningless as a speed
@@ -104,7 +105,8 @@ class GroupProfiler:
         elif sampling.samples_us:
             after = self.backend.conditions(0)
             outcome = outcome_of(sampling, self._method, 1, before, after)
-            yield replace(outcome, library=self._library)
+            where = self._where(_group(case, placement))
+            yield replace(outcome, library=self._library, message=where)
             self._wait_idle()
         else:
             yield Outcome(Status.JOINED)
@@ -119,7 +121,20 @@ class GroupProfiler:
             return
         self.end()
         self._ranks = RankGroup(group, self.library)
-        yield from self._ranks.start(self.on_gpus, 1, stopped)
+        yield from self._ranks.start(self._devices(group), 1, stopped)
+
+    def _devices(self, group: Group) -> tuple[int, ...]:
+        """Of each rank here: the GPUs that reach each other best, or the processor."""
+        if not self.on_gpus:
+            return (-1,) * group.local_ranks
+        return choose_devices(self.backend.links(), self.max_local_ranks, group.local_ranks)
+
+    def _where(self, group: Group) -> str:
+        devices = self._devices(group)
+        if not self.on_gpus:
+            return ""
+        kind = slowest_kind(self.backend.links(), devices)
+        return f"devices {' '.join(map(str, devices))}" + f" over {kind}" * bool(kind)
 
     def _wait_idle(self) -> None:
         with self._lock:

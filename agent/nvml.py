@@ -23,6 +23,7 @@ THROTTLE_BITS = {
     0x80: "hw_power_brake",
 }
 MAX_NVLINKS = 18  # of one GPU (NVLink 4 and 5)
+SWITCH = "switch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Nvml:
 
     def link(self, a: int, b: int) -> Link:
         """NVLink where active lanes of ``a`` lead to ``b`` or to a switch, else what the topology says."""
-        lanes = self._nvlink_lanes(a)
+        lanes = self._lanes_between(a, b)
         if lanes:
             return Link(a, b, "nvlink", lanes)
         level = self._read(
@@ -87,15 +88,26 @@ class Nvml:
         across = level is not None and level >= pynvml.NVML_TOPOLOGY_NODE
         return Link(a, b, "host" if across else "pcie")
 
-    def _nvlink_lanes(self, index: int) -> int:
-        lanes = 0
-        for lane in range(MAX_NVLINKS):
-            lanes += bool(self._read(index, partial(_nvlink_state, lane=lane)))
-        return lanes
+    def _lanes_between(self, a: int, b: int) -> int:
+        """A switch reaches every GPU; a bridge only the one at its other end."""
+        theirs = self._read(b, lambda h: _bus_id(pynvml.nvmlDeviceGetPciInfo(h)))
+        ends = (self._read(a, partial(_far_end, lane=lane)) for lane in range(MAX_NVLINKS))
+        return sum(end is not None and end in (SWITCH, theirs) for end in ends)
 
 
-def _nvlink_state(handle: Any, lane: int) -> int:
-    return int(pynvml.nvmlDeviceGetNvLinkState(handle, lane))
+def _far_end(handle: Any, lane: int) -> str | None:
+    """The bus id of what an active lane leads to, SWITCH for any switch; None for a lane that is down."""
+    if not pynvml.nvmlDeviceGetNvLinkState(handle, lane):
+        return None
+    kind = pynvml.nvmlDeviceGetNvLinkRemoteDeviceType(handle, lane)
+    if kind == pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH:
+        return SWITCH
+    return _bus_id(pynvml.nvmlDeviceGetNvLinkRemotePciInfo(handle, lane))
+
+
+def _bus_id(info: Any) -> str:
+    found = info.busId
+    return (found.decode() if isinstance(found, bytes) else str(found)).lower()
 
 
 def throttle_reasons(bits: int) -> tuple[str, ...]:

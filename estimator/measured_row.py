@@ -62,7 +62,8 @@ def _conditions(outcome: Outcome) -> dict[str, object]:
     if outcome.status is not Status.MEASURED:
         return {"message": outcome.message}
     names = ("stop_reason", "launches_per_sample", "rotated_buffers", "host_launch_us", "energy_j")
-    return {name: told[name] for name in (*names, "before", "after")}
+    found = {name: told[name] for name in (*names, "before", "after")}
+    return found | ({"message": outcome.message} if outcome.message else {})
 
 
 def _json(value: object) -> str:

@@ -146,7 +146,7 @@ def test_ranks_end_with_their_agent_however_it_dies(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         group = RankGroup(Group(2, 0, 2))
-        list(group.start(on_gpus=False, threads=1, stopped=lambda: False))
+        list(group.start((-1, -1), threads=1, stopped=lambda: False))
         (tmp_path / "pids").write_text(" ".join(str(r.process.pid) for r in group.ranks))
         os.kill(os.getpid(), 9)
     os.waitpid(pid, 0)

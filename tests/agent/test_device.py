@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ import torch
 from servecast.agent import cpu
 from servecast.agent.cpu import CpuBackend
 from servecast.agent.device import SKU_BY_DEVICE_NAME, choose_backend, sku_of
+from servecast.agent.messages import Link
 from servecast.agent.nvml import Nvml, throttle_reasons
+from servecast.agent.topology import choose_devices, slowest_kind
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import AgentError
 
@@ -62,6 +65,62 @@ def test_cache_and_memory_are_read_as_linux_writes_them(
 def test_reasons_of_a_slow_gpu_have_names_and_idleness_is_none() -> None:
     assert throttle_reasons(0x01) == ()  # idle
     assert throttle_reasons(0x04 | 0x40) == ("hw_thermal_slowdown", "sw_power_cap")
+
+
+class BridgedPairs:
+    """NVML of four GPUs, of which 0-1 and 2-3 have a bridge of two lanes; handles are their numbers."""
+
+    NVMLError = KeyError
+    NVML_TOPOLOGY_NODE = 40
+    NVML_NVLINK_DEVICE_TYPE_SWITCH = 2
+
+    def nvmlDeviceGetNvLinkState(self, handle: int, lane: int) -> int:  # noqa: N802  # NVML's names
+        return {0: 1, 1: 1}[lane]
+
+    def nvmlDeviceGetNvLinkRemoteDeviceType(self, handle: int, lane: int) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetNvLinkRemotePciInfo(self, handle: int, lane: int) -> object:  # noqa: N802
+        return self.nvmlDeviceGetPciInfo(handle ^ 1)
+
+    def nvmlDeviceGetPciInfo(self, handle: int) -> object:  # noqa: N802
+        return SimpleNamespace(busId=f"0000:{handle}A:00.0".encode())
+
+    def nvmlDeviceGetTopologyCommonAncestor(self, one: int, other: int) -> int:  # noqa: N802
+        return 40 if one // 2 != other // 2 else 20
+
+
+def test_a_bridge_links_two_gpus_and_not_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servecast.agent.nvml.pynvml", BridgedPairs())
+    nvml = Nvml(handles=(0, 1, 2, 3))
+    assert nvml.link(2, 3) == Link(2, 3, "nvlink", 2)
+    assert nvml.link(1, 2) == Link(1, 2, "host")
+
+
+def test_a_switch_links_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    switched = BridgedPairs()
+    monkeypatch.setattr(switched, "nvmlDeviceGetNvLinkRemoteDeviceType", lambda handle, lane: 2)
+    monkeypatch.setattr("servecast.agent.nvml.pynvml", switched)
+    assert Nvml(handles=(0, 1, 2, 3)).link(0, 3) == Link(0, 3, "nvlink", 2)
+
+
+PAIRS = (Link(0, 1, "pcie"), Link(0, 2, "host"), Link(0, 3, "nvlink", 4), Link(1, 2, "nvlink", 2))
+
+
+@pytest.mark.parametrize(
+    ("degree", "devices", "kind"), [(1, (0,), ""), (2, (0, 3), "nvlink"), (4, (0, 1, 2, 3), "host")]
+)
+def test_a_group_takes_the_gpus_that_reach_each_other_best(
+    degree: int, devices: tuple[int, ...], kind: str
+) -> None:
+    assert choose_devices(PAIRS, 4, degree) == devices
+    assert slowest_kind(PAIRS, devices) == kind
+
+
+def test_a_group_is_as_good_as_its_slowest_link() -> None:
+    triangle = (Link(0, 1, "nvlink", 18), Link(0, 2, "nvlink", 18), Link(1, 2, "host"))
+    line = (Link(1, 3, "pcie"), Link(2, 3, "pcie"), Link(0, 3, "pcie"))
+    assert choose_devices((*triangle, *line), 4, 3) == (0, 1, 3)
 
 
 def test_without_nvml_everything_is_unknown_and_nothing_is_zero() -> None:
