@@ -265,8 +265,8 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
     def sku_axis(self, meta: Meta, children: Children) -> s.SearchAxis:
         return self._axis("skus", meta, children)
 
-    def policy_axis(self, meta: Meta, children: Children) -> s.SearchAxis:
-        return self._axis("policy", meta, children)
+    def word_axis(self, meta: Meta, children: Children) -> s.SearchAxis:
+        return self._axis(str(children[0]), meta, children[1:])
 
     def gpu_limit(self, meta: Meta, children: Children) -> s.SearchAxis:
         return self._axis("gpus", meta, children)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from servecast.compiler import syntax as s
 from servecast.compiler.check import PLAIN_FORMATS
@@ -137,23 +138,31 @@ def lower_service(
                 hint = did_you_mean(sku, known_skus)
                 known = ", ".join(known_skus)
                 raise source.error(item.at, f"unknown GPU {sku!r}{hint}; known: {known}")
+        if item.keyword == "objective" and len(item.words) > 1:
+            raise source.error(item.at, "search objective: one of them")
         service = _with_axis(service, item)
     return service
 
 
+FIELDS = {
+    "skus": "skus",
+    "tp": "tp",
+    "pp": "pp",
+    "ep": "ep",
+    "dp": "dp",
+    "batch": "max_num_seqs",
+    "chunk": "max_batched_tokens",
+    "precision": "precisions",
+    "policy": "policies",
+    "router": "routers",
+}
+"""Of a `Service`, by the word of the axis."""
+
+
 def _with_axis(service: Service, axis: s.SearchAxis) -> Service:
-    match axis.keyword:
-        case "gpus":
-            return replace(service, max_gpus=axis.counts[0])
-        case "skus":
-            return replace(service, skus=axis.words)
-        case "policy":
-            return replace(service, policies=axis.words)
-        case "tp":
-            return replace(service, tp=axis.counts)
-        case "pp":
-            return replace(service, pp=axis.counts)
-        case "batch":
-            return replace(service, max_num_seqs=axis.counts)
-        case _:
-            return replace(service, max_batched_tokens=axis.counts)
+    if axis.keyword == "gpus":
+        return replace(service, max_gpus=axis.counts[0])
+    if axis.keyword == "objective":
+        return replace(service, objective=axis.words[0])
+    values: dict[str, Any] = {FIELDS[axis.keyword]: axis.words or axis.counts}
+    return replace(service, **values)

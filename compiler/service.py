@@ -33,3 +33,4 @@ class Service:
     dp: tuple[int, ...] = ()
     routers: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    objective: str | None = None

@@ -216,7 +216,7 @@ class SloTarget:
 
 @dataclass(frozen=True, slots=True)
 class SearchAxis:
-    keyword: str  # skus, policy, gpus, tp, pp, batch, chunk
+    keyword: str  # skus, gpus, tp, pp, ep, dp, batch, chunk, precision, policy, router, objective
     words: tuple[str, ...]
     counts: tuple[int, ...]
     at: Span = field(compare=False)

@@ -34,7 +34,8 @@ _PATTERN_WORDS = {
     "SIDE": "columns, rows",
     "FLAG": "bias, tied, sinks",
     "SIZE": "window, dims, keep, value",
-    "AXIS": "tp, pp, batch, chunk",
+    "AXIS": "tp, pp, ep, dp, batch, chunk",
+    "WORD_AXIS": "precision, policy, router, objective",
 }
 # Sets that always come together, and what they are together. The first that is there is taken out.
 _TOGETHER = (

@@ -10,7 +10,7 @@ split columns rows by bias tied sinks window dims keep value as at last_token ro
 weights activations kv_cache per group
 """
 _DATASHEET = "memory bandwidth peak node linked between nodes power idle price"
-_SERVICE = "slo search skus gpus tp pp batch chunk policy"
+_SERVICE = "slo search skus gpus tp pp ep dp batch chunk precision policy router objective"
 
 DECLARATION_WORDS = ("model", "sku", "service", "like")
 SETTING_WORDS = tuple(_SETTINGS.split())

@@ -13,6 +13,7 @@ from servecast.simulator.report.headline import binding, headline, shape
 Row = dict[str, Any]
 MAX_ROWS = 12
 MAX_REASONS = 8
+MAX_TIES = 3
 HALF = 0.5
 """Below this share of measured time a configuration is marked as resting on estimates."""
 
@@ -41,6 +42,8 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         if hidden > 0:
             console.print(f"… and {hidden} more; --json or --out has all of them", style="dim")
         console.print(_provenance_line(result["best"]), highlight=False)
+        for tie in result.get("ties", ())[:MAX_TIES]:
+            console.print(f"tie: {tie['text']}", highlight=False)
     if result["infeasible"]:
         console.print()
         console.print(_infeasible_table(result["infeasible"]))
@@ -169,8 +172,7 @@ def _provenance_line(best: Row) -> str:
     shares = sorted(best["time_by_source"].items(), key=lambda item: -item[1])
     parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
     marks = (
-        "= not told apart from the best at 90 % confidence, by the traffic's chance alone. "
-        "~ most of its time is from the datasheet or extrapolated. "
+        "= not told apart from the best. ~ most of its time is from the datasheet or extrapolated. "
     )
     return f"{marks}Latencies are those when full, at QPS. Predicted time of the best: {parts}."
 

@@ -25,6 +25,7 @@ from servecast.compiler.service import Service, Slo
 from servecast.compiler.suggest import did_you_mean
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.report.render import render
+from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 from servecast.simulator.search.dry_run import space_json
 from servecast.simulator.search.market import Market, check_known, priced
 from servecast.simulator.search.objective import objective_named
@@ -59,7 +60,6 @@ class JobOptions:
     model: str | None = None
     service: str | None = None
     traffic: TraceOptions = field(default_factory=TraceOptions)
-    objective: str = DEFAULT_OBJECTIVE.name
     prices: Mapping[str, float] = field(default_factory=dict)
     stock: Mapping[str, int] = field(default_factory=dict)
     whole_nodes: bool = False
@@ -70,6 +70,7 @@ class JobOptions:
     out: Path | None = None
     resume: bool = False
     best_only: bool = False
+    confidence: float = DEFAULT_CONFIDENCE
     cluster: Callable[[Demand], Pool] | None = None
 
 
@@ -147,6 +148,7 @@ def _question(options: JobOptions) -> Question:
     skus = priced({**shipped_skus(), **spec.skus}, options.prices)
     check_known(options.stock, skus, "--stock")
     said = service.slos if service else ()
+    asked_there = service.objective if service else None
     max_gpus = options.asked.max_gpus or (service.max_gpus if service else None)
     axes = axes_of(service, options.asked, DEFAULT_SKUS)
     market = Market(max_gpus or DEFAULT_MAX_GPUS, options.stock, options.whole_nodes)
@@ -157,7 +159,8 @@ def _question(options: JobOptions) -> Question:
         slos=options.asked.slos or said or DEFAULT_SLOS,
         market=market,
         seed=options.traffic.seed,
-        objective=objective_named(options.objective),
+        objective=objective_named(options.asked.objective or asked_there or DEFAULT_OBJECTIVE.name),
+        confidence=options.confidence,
     )
 
 

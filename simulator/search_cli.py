@@ -115,9 +115,7 @@ TRAFFIC = [
 @click.option("--slo", "slo_texts", multiple=True, help="Target, such as 'ttft p90 < 2 s'; repeat.")
 @click.option(
     "--objective",
-    default="qps_per_usd",
-    show_default=True,
-    help="qps_per_usd, cost, gpus, energy or goodput.",
+    help="qps_per_usd (the default), cost, gpus, energy or goodput.",
 )
 @_options(AXES, MARKET, TRAFFIC)
 @click.option("--store", type=PATH, help="Profile store; a per-user one by default.")
@@ -126,6 +124,13 @@ TRAFFIC = [
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; all cores by default.")
 @click.option("--ray", "ray", metavar="HOST:PORT|auto", help="Search on a Ray cluster instead.")
+@click.option(
+    "--confidence",
+    type=click.Choice(["0.8", "0.9", "0.95", "0.99"]),
+    default="0.9",
+    show_default=True,
+    help="Of intervals and ties.",
+)
 @click.option("--best-only", is_flag=True, help="Find the best alone, several times faster.")
 @click.option("--resume", is_flag=True, help="Go on with a search that was stopped.")
 @click.option("--dry-run", is_flag=True, help="Print the space and its size, and stop.")
@@ -191,6 +196,7 @@ def _job(options: dict[str, Any]) -> Any:
     traffic = {
         name: options.pop(name) for name in TraceOptions.__dataclass_fields__ if name in options
     }
+    options["confidence"] = float(options["confidence"])
     prices, stock = dict(options.pop("prices")), dict(options.pop("stock"))
     cluster = _cluster(options.pop("ray"), options["jobs"])
     return JobOptions(

@@ -1,68 +1,118 @@
-"""How sure a ranking is: capacities under resamples of the trace, with the same resamples for all.
+"""How sure a ranking is: capacities under resamples of the trace and draws of the operator times' errors.
 
-Covers the sampling of the workload (block bootstrap, `simulator/arrivals.py`), not the error of the
-operator times.
+Draws are common: one seed gives every configuration the same requests, and one GPU's kernels the same errors.
+The trace is resampled in blocks (`simulator/arrivals.py`); the errors are those of the estimators and of the
+datasheet (`estimator/load.py`, ``drawn_tables``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import ceil, exp, log, sqrt
 from statistics import fmean, stdev
 
-RESAMPLES = 6
-T_90 = 2.015
-"""Student's t for a two-sided 90 % interval at RESAMPLES - 1 degrees of freedom."""
+DRAWS = 6
+STUDENT_T = {0.8: 1.476, 0.9: 2.015, 0.95: 2.571, 0.99: 4.032}
+"""Two-sided quantiles at DRAWS - 1 degrees of freedom."""
+DEFAULT_CONFIDENCE = 0.9
 CONTENDER = 0.85
-"""Configurations below this share of the best one's requests per dollar are behind beyond doubt."""
+"""Configurations below this share of the best one's figure are behind beyond doubt."""
 MAX_CONTENDERS = 12
+MAX_TIMES_THE_TRACE = 100
+"""Beyond so many times the trace more of it is no answer: the two are as good as equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """A configuration's capacities: ``sampled`` by the trace alone, ``both`` by errors, too."""
+
+    found: float
+    sampled: tuple[float, ...]
+    both: tuple[float, ...]
+    usd_per_hour: float
 
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """``interval`` holds the capacity of a like workload in 9 of 10; ``tied``: not told from the best."""
+    """``interval`` holds the capacity under like traffic, as sure as asked; ``tied``: not told from the best.
+
+    ``trace_share`` of the interval's variance is the traffic's, the rest that of operator times. ``apart``:
+    what would tell a tied one from the best.
+    """
 
     interval: tuple[float, float]
     tied: bool
+    trace_share: float | None
+    apart: Apart | None = None
 
 
-def confidences(
-    found: Sequence[float], resampled: Sequence[Sequence[float]], usd_per_hour: Sequence[float]
-) -> list[Confidence]:
-    """From the capacities found, those [configurations, RESAMPLES] and prices, the best first.
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """``by`` more trace (so many ``times`` as long) or profiling; neither: as good as equal."""
 
-    A configuration is tied when the 90 % interval of its mean log ratio of requests per dollar to the
-    best, resample by resample, does not exclude a draw.
+    by: str
+    times: int | None = None
+
+
+def confidences(draws: Sequence[Draws], confidence: float = DEFAULT_CONFIDENCE) -> list[Confidence]:
+    """The best first. A configuration is tied when the interval of its mean log ratio of requests per dollar
+    to the best one's, draw by draw, does not exclude a draw.
     """
-    per_dollar = [
-        [value / price for value in each]
-        for each, price in zip(resampled, usd_per_hour, strict=True)
-    ]
-    best = per_dollar[0]
-    return [
-        Confidence(_interval(point, capacities), index == 0 or not _behind(mine, best))
-        for index, (point, capacities, mine) in enumerate(
-            zip(found, resampled, per_dollar, strict=True)
-        )
-    ]
+    reach = STUDENT_T[confidence]
+    best = draws[0]
+    found = []
+    for index, mine in enumerate(draws):
+        tied = index == 0 or not _behind(mine, best, reach)
+        apart = _apart(mine, best, reach) if tied and index else None
+        found.append(Confidence(_interval(mine, reach), tied, _trace_share(mine), apart))
+    return found
 
 
-def _interval(point: float, resampled: Sequence[float]) -> tuple[float, float]:
-    """Where one more draw falls, given ``point``, a draw itself, and the spread of the resamples.
+def _interval(draws: Draws, reach: float) -> tuple[float, float]:
+    """Where one more draw falls, given ``found``, a draw itself, and the spread of the others.
 
-    On the log scale the difference of two draws has twice the variance of one. From 0 where a
-    resample had no capacity.
+    On the log scale the difference of two draws has twice the variance of one. From 0 where a draw had
+    no capacity.
     """
-    if min(resampled) <= 0:
-        return 0.0, max(point, *resampled)
-    reach = T_90 * stdev([log(value) for value in resampled]) * sqrt(2)
-    return point * exp(-reach), point * exp(reach)
+    if min(draws.both) <= 0:
+        return 0.0, max(draws.found, *draws.both)
+    width = reach * stdev([log(value) for value in draws.both]) * sqrt(2)
+    return draws.found * exp(-width), draws.found * exp(width)
 
 
-def _behind(values: Sequence[float], best: Sequence[float]) -> bool:
-    pairs = [(a, b) for a, b in zip(values, best, strict=True) if a > 0 and b > 0]
-    if len(pairs) < len(best):
-        return min(values) <= 0 < min(best)
-    ratios = [log(a / b) for a, b in pairs]
-    return fmean(ratios) + T_90 * stdev(ratios) / sqrt(len(ratios)) < 0
+def _behind(mine: Draws, best: Draws, reach: float) -> bool:
+    ratios = _log_ratios(mine.both, best.both, mine, best)
+    if len(ratios) < len(best.both):
+        return min(mine.both) <= 0 < min(best.both)
+    return fmean(ratios) + reach * stdev(ratios) / sqrt(len(ratios)) < 0
+
+
+def _log_ratios(
+    values: Sequence[float], others: Sequence[float], mine: Draws, best: Draws
+) -> list[float]:
+    """Of requests per dollar, where both have any."""
+    price = log(best.usd_per_hour / mine.usd_per_hour)
+    return [log(a / b) + price for a, b in zip(values, others, strict=True) if a > 0 and b > 0]
+
+
+def _trace_share(draws: Draws) -> float | None:
+    if min(*draws.both, *draws.sampled) <= 0:
+        return None
+    both = stdev([log(value) for value in draws.both]) ** 2
+    sampled = stdev([log(value) for value in draws.sampled]) ** 2
+    return min(1.0, sampled / both) if both else None
+
+
+def _apart(mine: Draws, best: Draws, reach: float) -> Apart:
+    """Whichever of the two spreads is the larger in the ratio of the two configurations."""
+    both = _log_ratios(mine.both, best.both, mine, best)
+    sampled = _log_ratios(mine.sampled, best.sampled, mine, best)
+    if len(both) < len(best.both) or len(sampled) < len(best.sampled):
+        return Apart("more trace")
+    of_trace, gap = stdev(sampled), abs(fmean(sampled))
+    if stdev(both) ** 2 > 2 * of_trace**2:
+        return Apart("profiling")
+    if gap == 0 or (reach * of_trace / gap) ** 2 / len(sampled) > MAX_TIMES_THE_TRACE:
+        return Apart("neither")
+    return Apart("more trace", max(2, ceil((reach * of_trace / gap) ** 2 / len(sampled))))

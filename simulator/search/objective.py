@@ -40,6 +40,10 @@ class Objective:
             case _:
                 return gpus * sku.usd_per_hour
 
+    def json(self) -> Row:
+        better = "higher" if self.higher_is_better else "lower"
+        return {"name": self.name, "key": self.key, "better": better, "says": self.says}
+
     def value(self, row: Row) -> float:
         return float(row[self.key])
 

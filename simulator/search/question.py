@@ -9,6 +9,7 @@ from typing import Any
 from servecast.compiler.hardware import Sku
 from servecast.compiler.program import Program
 from servecast.compiler.service import Service, Slo
+from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.objective import GOODPUT_SHARE, OBJECTIVES, Objective
 from servecast.simulator.search.rows import Row, slo_texts
@@ -44,6 +45,7 @@ class Question:
     market: Market
     seed: int
     objective: Objective = DEFAULT_OBJECTIVE
+    confidence: float = DEFAULT_CONFIDENCE
 
     @property
     def program(self) -> Program:
@@ -82,7 +84,8 @@ class Question:
             "source": self.program.source,
             "slos": slo_texts(self.slos),
             "axes": asdict(self.axes),
-            "objective": asdict(self.objective),
+            "objective": self.objective.json(),
+            "confidence": self.confidence,
             "max_gpus": self.market.max_gpus,
             "stock": dict(self.market.stock),
             "whole_nodes": self.market.whole_nodes,

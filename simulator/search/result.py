@@ -9,7 +9,7 @@ from typing import Any
 
 from servecast.simulator.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless
-from servecast.simulator.search.confidence import CONTENDER, MAX_CONTENDERS, Confidence
+from servecast.simulator.search.confidence import CONTENDER, MAX_CONTENDERS
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.objective import Objective
 from servecast.simulator.search.rows import (
@@ -42,6 +42,7 @@ class Ranking:
     objective: Objective
     beaten: Mapping[str, int]  # what showed it, and how often, where only the best was searched
     complete: bool = True
+    ties: tuple[Row, ...] = ()
 
     @property
     def contenders(self) -> tuple[Outcome, ...]:
@@ -54,13 +55,9 @@ class Ranking:
         ]
         return tuple(near[:MAX_CONTENDERS])
 
-    def with_confidence(self, found: Sequence[Confidence]) -> Ranking:
-        """The contenders' intervals and ties; the others are behind and have no interval."""
-        rows = [
-            {**row, "qps_interval": list(each.interval), "tied_with_best": each.tied}
-            for row, each in zip(self.ranked, found, strict=False)
-        ]
-        return replace(self, ranked=(*rows, *self.ranked[len(rows) :]))
+    def with_contenders(self, rows: Sequence[Row], ties: Sequence[Row]) -> Ranking:
+        """With what the contenders' draws say of them; the others are behind."""
+        return replace(self, ranked=(*rows, *self.ranked[len(rows) :]), ties=tuple(ties))
 
 
 def rank(
@@ -132,6 +129,7 @@ def assemble(
         "complete": ranking.complete,
         "best": best,
         "ranked": list(ranking.ranked),
+        "ties": list(ranking.ties),
         "infeasible": list(ranking.infeasible),
         "beaten": dict(ranking.beaten),
         "workload": workload,

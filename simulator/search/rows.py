@@ -62,6 +62,7 @@ def carried_row(outcome: Outcome, carried: Carried, demand: Demand, market: Mark
         "usd_per_hour": usd_per_hour,
         "qps": carried.rate_per_s,
         "qps_interval": None,
+        "interval_sources": None,
         "tied_with_best": False,
         "qps_per_replica": carried.replica_rate_per_s,
         "qps_per_usd_hour": carried.rate_per_s / usd_per_hour,

@@ -7,7 +7,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.routing import Fleet
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.space import Candidate, Placement
 from servecast.simulator.search.worker import Found, Shape, Stake, Worker
@@ -107,17 +106,6 @@ class Race:
                 group = group[1:]
             if group:
                 yield group
-
-
-def resampled(
-    fleets: Sequence[Fleet], rates_per_s: Sequence[float], pool: Pool, seeds: Sequence[int]
-) -> list[tuple[float, ...]]:
-    """For each deployment and its capacity, that under one resample of the trace for each seed."""
-    tasks = [
-        pool.submit(Worker.capacities, fleet, rate, seeds)
-        for fleet, rate in zip(fleets, rates_per_s, strict=True)
-    ]
-    return [task.result() for task in tasks]
 
 
 def _outcomes(pending: Pending, most: int) -> Iterator[Outcome]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.search.bounds import max_rate_per_s
-from servecast.simulator.search.confidence import RESAMPLES, confidences
+from servecast.simulator.search.certainty import Certainty
 from servecast.simulator.search.journal import Journal, question_key
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, rank
 from servecast.simulator.search.rows import carried_row
-from servecast.simulator.search.run import Outcome, Race, resampled, search
+from servecast.simulator.search.run import Outcome, Race, search
 from servecast.simulator.search.space import Candidate, Placement, Space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.worker import Carried, Demand, Shape, Stake
@@ -62,7 +62,7 @@ class Searching:
             ranking = self._ranking()
             if ranking.ranked:
                 self.means.progress(len(self.outcomes), len(self.space), "resampling the best")
-                ranking = _with_confidence(self.question, ranking, self.tables_for, pool)
+                ranking = self._certainty(pool).judge(ranking, self.question.confidence)
             complete = True
         except KeyboardInterrupt:
             if not self.outcomes:
@@ -77,6 +77,13 @@ class Searching:
     def tables_for(self, placement: Placement) -> RuntimeTables:
         self.means.progress(len(self.outcomes), len(self.space), f"{placement.label}: tables")
         return self.means.loader.tables(placement.sharded, placement.sku, bounds(placement))
+
+    def _certainty(self, pool: Pool) -> Certainty:
+        def drawn(placement: Placement, draw: int) -> RuntimeTables:
+            limits = bounds(placement)
+            return self.means.loader.drawn_tables(placement.sharded, placement.sku, limits, draw)
+
+        return Certainty(pool, self.tables_for, drawn, self.shape_of, self.question.seed)
 
     def _search(self, journal: Journal, pool: Pool) -> None:
         self.outcomes.extend(journal.earlier(self.space.placements))
@@ -132,27 +139,6 @@ def _without(placements: Sequence[Placement], outcomes: Sequence[Outcome]) -> li
         elif candidates:
             left.append(replace(placement, candidates=candidates))
     return left
-
-
-def _with_confidence(
-    question: Question,
-    ranking: Ranking,
-    tables_for: Callable[[Placement], RuntimeTables],
-    pool: Pool,
-) -> Ranking:
-    seeds = [question.seed + 1 + draw for draw in range(RESAMPLES)]
-    contenders = ranking.contenders
-    fleets = [
-        shape(question, each.placement).fleet(
-            tables_for(each.placement), each.candidate.setting, row["replicas"]
-        )
-        for each, row in zip(contenders, ranking.ranked, strict=False)
-    ]
-    points, prices = (
-        [row[key] for row in ranking.ranked[: len(contenders)]] for key in ("qps", "usd_per_hour")
-    )
-    capacities = resampled(fleets, points, pool, seeds)
-    return ranking.with_confidence(confidences(points, capacities, prices))
 
 
 def shape(question: Question, placement: Placement) -> Shape:

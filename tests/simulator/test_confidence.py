@@ -1,66 +1,91 @@
-"""Intervals and ties of a ranking: what six resamples of a trace can and cannot tell."""
+"""Intervals and ties of a ranking: what six draws of the traffic and of the operator times can tell."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from servecast.simulator.search.confidence import RESAMPLES, Confidence, confidences
+from servecast.simulator.search.confidence import DRAWS, Confidence, Draws, confidences
 
 
-def draws(mean: float, noise: float, seed: int) -> list[float]:
+def noisy(mean: float, noise: float, seed: int) -> tuple[float, ...]:
     rng = np.random.default_rng(seed)
-    return list(mean * np.exp(noise * rng.standard_normal(RESAMPLES)))
+    return tuple(mean * np.exp(noise * rng.standard_normal(DRAWS)))
 
 
-def judged(resampled: list[list[float]], prices: list[float] | None = None) -> list[Confidence]:
-    points = [each[0] for each in resampled]
-    return confidences(points, resampled, prices or [1.0] * len(resampled))
+def drawn(both: tuple[float, ...], price: float = 1.0, sampled: tuple[float, ...] = ()) -> Draws:
+    return Draws(both[0], sampled or both, both, price)
+
+
+def judged(*draws: Draws, confidence: float = 0.9) -> list[Confidence]:
+    return confidences(draws, confidence)
 
 
 def test_the_best_is_tied_with_itself() -> None:
-    assert judged([draws(10, 0.05, 1)])[0].tied
+    assert judged(drawn(noisy(10, 0.05, 1)))[0].tied
 
 
 def test_common_noise_does_not_hide_a_difference() -> None:
-    shared = np.array(draws(1, 0.2, 2))
-    near = [list(10 * shared), list(9.9 * shared * (1 + 1e-4 * np.arange(RESAMPLES)))]
-    assert not judged(near)[1].tied
+    shared = np.array(noisy(1, 0.2, 2))
+    behind = 9.9 * shared * (1 + 1e-4 * np.arange(DRAWS))
+    assert not judged(drawn(tuple(10 * shared)), drawn(tuple(behind)))[1].tied
 
 
 def test_own_noise_hides_a_small_difference_and_not_a_large_one() -> None:
-    best, close, far = draws(10, 0.05, 3), draws(9.8, 0.05, 4), draws(6, 0.05, 5)
-    tied = [each.tied for each in judged([best, close, far])]
+    best, close, far = noisy(10, 0.05, 3), noisy(9.8, 0.05, 4), noisy(6, 0.05, 5)
+    tied = [each.tied for each in judged(drawn(best), drawn(close), drawn(far))]
     assert tied == [True, True, False]
 
 
 def test_ties_are_of_requests_per_dollar() -> None:
-    capacity = draws(10, 0.02, 6)
-    assert judged([capacity, capacity])[1].tied
-    assert not judged([capacity, capacity], [1.0, 2.0])[1].tied
+    capacity = noisy(10, 0.02, 6)
+    assert judged(drawn(capacity), drawn(capacity))[1].tied
+    assert not judged(drawn(capacity), drawn(capacity, price=2.0))[1].tied
 
 
-def test_the_interval_covers_nine_of_ten_new_draws() -> None:
-    covered = 0
-    for seed in range(1000):
-        point, new = draws(10, 0.1, seed)[0], draws(10, 0.1, 10_000 + seed)[0]
-        low, high = confidences([point], [draws(10, 0.1, 20_000 + seed)], [1.0])[0].interval
-        covered += low <= new <= high
-    assert abs(covered / 1000 - 0.9) < 3 * np.sqrt(0.9 * 0.1 / 1000)
-
-
-def test_the_interval_holds_the_capacity_that_was_found() -> None:
-    low, high = confidences([30.0], [draws(10, 0.01, 8)], [1.0])[0].interval
-    assert low < 30.0 < high
-
-
-def test_a_resample_without_any_capacity_opens_the_interval_to_zero() -> None:
-    found = judged([[10.0] * RESAMPLES, [9.0] * (RESAMPLES - 1) + [0.0]])
-    assert found[1] == Confidence((0.0, 9.0), tied=False)
-
-
-@pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_scaling_all_capacities_scales_the_interval(factor: float) -> None:
-    one = judged([draws(10, 0.1, 7)])[0].interval
-    other = judged([[factor * v for v in draws(10, 0.1, 7)]])[0].interval
+@pytest.mark.parametrize("factor", [0.1, 7.0])
+def test_an_interval_scales_with_its_capacities(factor: float) -> None:
+    values = noisy(10, 0.1, 7)
+    one = judged(drawn(values))[0].interval
+    other = judged(drawn(tuple(factor * v for v in values)))[0].interval
     assert other == pytest.approx(tuple(factor * edge for edge in one))
+
+
+def test_more_confidence_is_a_wider_interval_and_ties_more() -> None:
+    best, close = drawn(noisy(10, 0.05, 3)), drawn(noisy(9.3, 0.05, 4))
+    loose, strict = (judged(best, close, confidence=level) for level in (0.8, 0.99))
+    assert strict[0].interval[0] < loose[0].interval[0]
+    assert (loose[1].tied, strict[1].tied) == (False, True)
+
+
+def test_the_errors_of_operator_times_widen_an_interval_and_are_told_apart_from_the_traffic() -> (
+    None
+):
+    sampled, both = noisy(10, 0.02, 8), noisy(10, 0.2, 9)
+    found = judged(drawn(both, sampled=sampled))[0]
+    assert found.trace_share is not None
+    assert found.trace_share < 0.1
+    assert found.interval[1] - found.interval[0] > judged(drawn(sampled))[0].interval[1] - 10
+
+
+def test_a_tie_says_what_would_end_it() -> None:
+    steady = tuple(10 + 0.01 * np.arange(DRAWS))
+    best = drawn(noisy(10, 0.2, 3), sampled=steady)
+    unsure = drawn(noisy(9.9, 0.2, 4), sampled=tuple(9.9 + 0.02 * np.arange(DRAWS)))
+    apart = judged(best, unsure)[1].apart
+    assert apart is not None
+    assert apart.by == "profiling"
+    short = judged(drawn(noisy(10, 0.05, 3)), drawn(noisy(9.8, 0.05, 4)))[1].apart
+    assert short is not None
+    assert short.by == "more trace"
+    assert short.times is not None
+    assert short.times >= 2
+    same = judged(best, best)[1].apart
+    assert same is not None
+    assert same.by == "neither"
+
+
+def test_a_draw_without_capacity_leaves_no_lower_bound() -> None:
+    found = judged(drawn((10.0, 11.0, 0.0, 10.0, 9.0, 10.0)))[0]
+    assert found.interval == (0.0, 11.0)
+    assert found.trace_share is None

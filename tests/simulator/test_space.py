@@ -10,7 +10,10 @@ from servecast.compiler.catalog import compile_text, shipped_skus
 from servecast.compiler.errors import UserError
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service
-from servecast.simulator.search.question import DEFAULT_PP, axes_of
+from servecast.simulator.search.dry_run import space_json
+from servecast.simulator.search.market import Market, priced
+from servecast.simulator.search.precision import at_precision
+from servecast.simulator.search.question import DEFAULT_PP, Question, axes_of
 from servecast.simulator.search.space import Axes, Space, enumerate_space
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "llama.llm"
@@ -88,3 +91,86 @@ def test_a_window_frees_cache_for_requests_longer_than_it() -> None:
         return found.placements[0].candidates[0].limits.kv_blocks
 
     assert blocks(None) == blocks(512) < blocks(4096) < blocks(32768)
+
+
+def test_a_service_block_declares_every_axis_and_the_objective() -> None:
+    text = """
+service "s" {
+    search ep 1, 8  dp 2  precision fp8, declared
+    search policy vllm_v1  router round_robin, "least_outstanding"  objective cost
+}
+"""
+    service = compile_text(text, "s.llm").services["s"]
+    axes = axes_of(service, Service("command line"), ("h100-sxm",))
+    assert (axes.ep, axes.dp, axes.precisions) == ((1, 8), (2,), ("fp8", "declared"))
+    assert axes.routers == ("round_robin", "least_outstanding")
+    assert service.objective == "cost"
+
+
+def test_experts_are_dealt_only_where_there_are_some() -> None:
+    axes = Axes(("h100-sxm",), (2,), (1,), (64,), (512,), ep=(1, 2))
+    dense = space(axes)
+    assert len(dense.placements) == 1
+    assert "ep 2 needs experts" in dense.infeasible[0].reason
+    mixtral = load_spec(SPEC.with_name("mixtral.llm")).model()
+    sparse = enumerate_space(mixtral, axes, shipped_skus(), 16)
+    assert [p.parallelism.ep for p in sparse.placements] == [1, 2]
+
+
+def test_half_the_bits_are_half_the_weights_and_leave_more_cache() -> None:
+    spec = load_spec(SPEC)
+    axes = Axes(("h100-sxm",), (1,), (1,), (64,), (512,))
+    bf16, fp8 = (
+        enumerate_space(at_precision(spec, None, name), axes, shipped_skus(), 1)
+        for name in ("bf16", "fp8-kv")
+    )
+    weights = [s.placements[0].candidates[0].memory.weight_bytes for s in (bf16, fp8)]
+    blocks = [s.placements[0].candidates[0].limits.kv_blocks for s in (bf16, fp8)]
+    assert 0.5 < weights[1] / weights[0] < 0.6  # embedding, head and norms stay
+    assert blocks[1] > 2 * blocks[0]
+    with pytest.raises(UserError, match=r"no precision 'fp7' \(did you mean 'fp8'\?\)"):
+        at_precision(spec, None, "fp7")
+
+
+def test_gpus_are_rented_by_the_node_where_that_is_so() -> None:
+    h100 = shipped_skus()["h100-sxm"]
+    whole = Market(max_gpus=16, whole_nodes=True)
+    assert Market(16).gpus_paid(h100, replicas=3, gpus=2) == 6
+    assert whole.gpus_paid(h100, replicas=3, gpus=2) == 8
+    assert (
+        whole.gpus_paid(h100, replicas=2, gpus=6) == 16
+    )  # two of six do not share a node of eight
+    assert whole.most_replicas(h100, gpus=6) == 2
+    assert Market(16, {"h100-sxm": 3}).most_replicas(h100, gpus=2) == 1
+
+
+def test_a_stock_too_small_for_one_replica_refuses_the_placement() -> None:
+    axes = Axes(("h100-sxm",), (1, 2), (1,), (64,), (512,))
+    asked = Question(
+        {"declared": load_spec(SPEC).model()},
+        shipped_skus(),
+        axes,
+        (),
+        Market(16, {"h100-sxm": 1}),
+        0,
+    )
+    found = asked.space(1000)
+    assert [p.parallelism.tp for p in found.placements] == [1]
+    assert found.infeasible[0].reason == "needs 2 GPUs, of 1 GPUs in stock"
+    assert found.infeasible[0].constraint == "the stock"
+
+
+def test_a_price_replaces_the_list_s() -> None:
+    assert priced(shipped_skus(), {"h100-sxm": 1.5})["h100-sxm"].usd_per_hour == 1.5
+    with pytest.raises(UserError, match="--price: unknown SKU 'h10'"):
+        priced(shipped_skus(), {"h10": 1.0})
+
+
+def test_the_dry_run_counts_all_configurations_searched_or_refused() -> None:
+    axes = Axes(("h100-sxm", "l40s"), (1, 16), (1,), (64, 256), (128, 512), routers=("random",))
+    spec = load_spec(SPEC)
+    asked = Question({"declared": spec.model()}, shipped_skus(), axes, (), Market(16), 0)
+    found = space_json(asked, asked.space(1000))
+    assert found["configurations"] == 16
+    assert found["to_search"] + sum(found["refused"].values()) == 16
+    assert found["refused"] == {"the node's size": 8, "the token budget": 2}

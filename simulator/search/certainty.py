@@ -1,0 +1,103 @@
+"""The contenders of a ranking, drawn again: how sure their capacities are, and what would tell ties apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.routing import Fleet
+from servecast.simulator.search.confidence import DRAWS, Apart, Draws, confidences
+from servecast.simulator.search.pool import Pool
+from servecast.simulator.search.result import Ranking
+from servecast.simulator.search.rows import Row
+from servecast.simulator.search.run import Outcome
+from servecast.simulator.search.space import Placement
+from servecast.simulator.search.worker import Shape, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Certainty:
+    """``drawn_tables`` are those of a placement as one draw of their errors has them."""
+
+    pool: Pool
+    tables_for: Callable[[Placement], RuntimeTables]
+    drawn_tables: Callable[[Placement, int], RuntimeTables]
+    shape_of: Callable[[Placement], Shape]
+    seed: int
+
+    def judge(self, ranking: Ranking, confidence: float) -> Ranking:
+        """The ranking with the intervals and ties of its contenders."""
+        contenders = ranking.contenders
+        rows = ranking.ranked[: len(contenders)]
+        seeds = [self.seed + 1 + draw for draw in range(DRAWS)]
+        sampled = [
+            self.pool.submit(Worker.capacities, self._fleet(each, row, None), row["qps"], seeds)
+            for each, row in zip(contenders, rows, strict=True)
+        ]
+        both = self._with_errors(contenders, rows, seeds)
+        draws = [
+            Draws(row["qps"], one.result(), mine, row["usd_per_hour"])
+            for row, one, mine in zip(rows, sampled, both, strict=True)
+        ]
+        found = confidences(draws, confidence)
+        judged = [
+            {
+                **row,
+                "qps_interval": list(each.interval),
+                "interval_sources": sources(each.trace_share),
+                "tied_with_best": each.tied,
+            }
+            for row, each in zip(rows, found, strict=True)
+        ]
+        ties = [
+            tie(rank, rows[rank - 1], each.apart)
+            for rank, each in enumerate(found, start=1)
+            if each.apart is not None
+        ]
+        return ranking.with_contenders(judged, ties)
+
+    def _with_errors(
+        self, contenders: Sequence[Outcome], rows: Sequence[Row], seeds: Sequence[int]
+    ) -> list[tuple[float, ...]]:
+        """Seed by seed, so that the drawn tables of no more than one draw are held."""
+        found: list[list[float]] = [[] for _ in contenders]
+        for seed in seeds:
+            tables: dict[str, RuntimeTables] = {}
+            tasks = []
+            for each, row in zip(contenders, rows, strict=True):
+                label = each.placement.label
+                if label not in tables:
+                    tables[label] = self.drawn_tables(each.placement, seed)
+                fleet = self._fleet(each, row, tables[label])
+                tasks.append(self.pool.submit(Worker.capacities, fleet, row["qps"], [seed]))
+            for mine, task in zip(found, tasks, strict=True):
+                mine.extend(task.result())
+        return [tuple(each) for each in found]
+
+    def _fleet(self, outcome: Outcome, row: Row, tables: RuntimeTables | None) -> Fleet:
+        placement = outcome.placement
+        tables = tables or self.tables_for(placement)
+        return self.shape_of(placement).fleet(tables, outcome.candidate.setting, row["replicas"])
+
+
+def sources(trace_share: float | None) -> Row | None:
+    """Of the interval's variance."""
+    if trace_share is None:
+        return None
+    return {"trace": trace_share, "operator_times": 1 - trace_share}
+
+
+def tie(rank: int, row: Row, apart: Apart) -> Row:
+    """One tied configuration and what would tell it from the best, in words."""
+    name = f"#{rank} ({row['sku']} TP {row['tp']}, {row['max_num_seqs']} sequences)"
+    match apart.by:
+        case "profiling":
+            text = f"profiling the kernels would tell {name} from the best: their times decide"
+        case "more trace" if apart.times is not None:
+            text = f"about {apart.times} times the trace would tell {name} from the best"
+        case "more trace":
+            text = f"more of the trace would tell {name} from the best"
+        case _:
+            text = f"{name} is as good as the best: no longer trace would tell"
+    return {"rank": rank, "told_apart_by": apart.by, "operators": [], "text": text}
