@@ -1,0 +1,132 @@
+"""A search on a real Ray cluster: two nodes on this machine, of which one is killed in mid-search."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLUSTER = Path(__file__).with_name("ray_cluster.py")
+SEARCH = Path(sys.executable).with_name("compile-and-search")
+QUESTION = (
+    *("spec/llama.llm", "--trace", "spec/traces/chat.csv", "--sku", "h100-sxm", "--tp", "1,2"),
+    *("--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,1024,2048", "--json", "--quiet"),
+)
+START_S = 280
+
+needs_ray = pytest.mark.skipif(
+    find_spec("ray") is None, reason="the ray extra is not installed; pip install 'servecast[ray]'"
+)
+
+
+class Cluster:
+    """The process of ``ray_cluster.py``."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(CLUSTER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        self.address = self.heard("address")
+
+    def heard(self, key: str) -> str:
+        """The value of the next line that says ``key``; Ray writes lines of its own."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{") and key in (said := json.loads(line)):
+                return str(said[key])
+        pytest.fail(f"the cluster ended before it said {key}")
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    started = Cluster()
+    yield started
+    started.close()
+
+
+def start(*options: str, folder: Path) -> subprocess.Popen[str]:
+    """On the datasheet alone: nothing to import and to fit, and a store that no other run waits for."""
+    store = ("--source", "agent", "--store", str(folder / "profiles.duckdb"))
+    return subprocess.Popen(
+        [str(SEARCH), *QUESTION, *store, *options],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer(search: subprocess.Popen[str]) -> dict[str, Any]:
+    """What it found, without what differs between two runs of the same search."""
+    stdout, stderr = search.communicate(timeout=START_S)
+    assert search.returncode == 0, stderr
+    result: dict[str, Any] = json.loads(stdout)
+    del result["elapsed_s"], result["provenance"]["command"]
+    return result
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_a_node_killed_in_mid_search_changes_nothing_of_the_answer(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    alone = answer(start("--jobs", "1", folder=tmp_path))
+    on_two = start("--ray", cluster.address, folder=tmp_path)
+    cluster.tell("kill")
+    found = answer(on_two)
+    assert cluster.heard("killed") == cluster.address
+    assert found == alone
+    assert len(found["ranked"]) > 6
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("address", "message", "exit_code"),
+    [
+        ("head-node", "--ray 'head-node' is not 'auto' or the HOST:PORT", 2),
+        ("ray://head:10001", "is not 'auto' or the HOST:PORT", 2),
+        ("127.0.0.1:99999", "is not 'auto' or the HOST:PORT", 2),
+        ("127.0.0.1:{free}", "no Ray cluster answers there: Connection refused", 5),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_sentence_at_once(
+    address: str, message: str, exit_code: int, tmp_path: Path
+) -> None:
+    with socket.socket() as nobody:  # bound, not listening
+        nobody.bind(("127.0.0.1", 0))
+        search = start("--ray", address.format(free=nobody.getsockname()[1]), folder=tmp_path)
+        _, stderr = search.communicate(timeout=60)
+    assert search.returncode == exit_code
+    assert message in stderr
+    assert stderr.count("\n") == 1
