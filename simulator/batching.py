@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from servecast.simulator.cohort import blocks_for, preempt, start_running
+from servecast.simulator.prefix_cache import adopt, look_up, remember, take_blocks
 from servecast.simulator.state import NONE, Simulation
 from servecast.simulator.step_time import prefill_s
 from servecast.simulator.waiting import front, leave_queue
@@ -32,6 +33,8 @@ def add_chunk(sim: Simulation, r: int, lane: int, i: int, context: int, chunk: i
         chunk_s = prefill_s(sim, stage, context, chunk)
         sim.stages[r * sim.run[0].num_stages + stage].chunks_s += chunk_s
     request.lane = lane
+    if sim.run[0].caching:
+        remember(sim, r, i, context, chunk)
     if context + chunk < request.prompt:
         replica.partial = i
         replica.filled = context + chunk
@@ -52,7 +55,7 @@ def take_decodes(sim: Simulation, r: int, lane: int) -> None:
     crossing = run.phase_at + lane * run.block_tokens + (-batch.step & (run.block_tokens - 1))
     while sim.pool[crossing] > replica.free:
         preempt(sim, r, 0)
-    replica.free -= sim.pool[crossing]
+    take_blocks(sim, r, sim.pool[crossing])
     batch.tokens = batch.sequences = batch.decodes
     for stage in range(r * run.num_stages, (r + 1) * run.num_stages):
         sim.stages[stage].chunks_s = 0.0
@@ -72,21 +75,9 @@ def continue_partial(sim: Simulation, r: int, lane: int) -> bool:
     while need > replica.free:
         if not preempt(sim, r, 1) or replica.partial < 0:
             return False
-    replica.free -= need
+    take_blocks(sim, r, need)
     add_chunk(sim, r, lane, i, replica.filled, chunk)
     return True
-
-
-def found_again(sim: Simulation, r: int, i: int) -> int:
-    """KV tokens of a preempted request that are still cached.
-
-    Blocks are taken where they were given back first, a request's last block first
-    (vllm/v1/core/block_pool.py): what was taken since its preemption, less what lay free before, is lost.
-    """
-    replica, request, shift = sim.replicas[r], sim.requests[i], sim.run[0].block_shift
-    lost = max(0, replica.freed - replica.free - request.mark)
-    whole = min(blocks_for(sim, request.kept) - lost, request.kept >> shift)
-    return max(0, min(whole, (request.prompt - 1) >> shift)) << shift
 
 
 def admissible(sim: Simulation, r: int, left: int) -> int:
@@ -95,25 +86,26 @@ def admissible(sim: Simulation, r: int, left: int) -> int:
     i = front(sim, r)
     if i < 0 or left <= 0 or replica.num_running >= run.max_num_seqs:
         return NONE
-    if run.prefix_caching and sim.requests[i].preemptions > 0:
-        sim.requests[i].loaded = found_again(sim, r, i)
+    shared = look_up(sim, r, i) if run.caching else 0
     tokens = sim.requests[i].prompt
     if run.reserve_prompt == 0:
         tokens = min(tokens, sim.requests[i].loaded + left)
     watermark = run.watermark_blocks if replica.num_running > 0 else 0
-    return i if blocks_for(sim, tokens) <= replica.free - watermark else NONE
+    return i if blocks_for(sim, tokens) - shared <= replica.free - watermark else NONE
 
 
 def admit(sim: Simulation, r: int, lane: int) -> None:
     """Move waiting requests into the lane's batch while budget, sequences and blocks allow."""
-    replica, batch, budget = sim.replicas[r], sim.lanes[lane], sim.run[0].max_batched_tokens
+    replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
+    budget = run.max_batched_tokens
     i = admissible(sim, r, budget - batch.tokens)
     while i >= 0:
         request = sim.requests[i]
         leave_queue(sim, r)
         start_running(sim, r, i)
         chunk = min(request.prompt - request.loaded, budget - batch.tokens)
-        replica.free -= blocks_for(sim, request.loaded + chunk)
+        held = adopt(sim, r, i) if run.caching else 0
+        take_blocks(sim, r, blocks_for(sim, request.loaded + chunk) - held)
         if request.scheduled_s != request.scheduled_s:  # NaN: never was
             request.scheduled_s = replica.seen_s
         add_chunk(sim, r, lane, i, request.loaded, chunk)

@@ -7,6 +7,7 @@ where the lane's calendar (a ring of lists by step) finds it.
 
 from __future__ import annotations
 
+from servecast.simulator.prefix_cache import keep
 from servecast.simulator.state import NONE, Simulation
 from servecast.simulator.waiting import push, send_next
 
@@ -22,13 +23,21 @@ def start_running(sim: Simulation, r: int, i: int) -> None:
     replica.num_running += 1
 
 
-def retire(sim: Simulation, r: int, i: int, kv_tokens: int) -> None:
-    """Request i leaves the running ones and gives its blocks back."""
+def retire(sim: Simulation, r: int, i: int, kv_tokens: int, hashed_tokens: int, again: int) -> None:
+    """Request i leaves the running ones and gives its blocks back.
+
+    A prefix cache finds those of its first ``hashed_tokens``; again = 1: it waits to run again.
+    """
     replica, requests, run = sim.replicas[r], sim.requests, sim.run[0]
     first = run.running_at + r * run.max_num_seqs
     replica.free += blocks_for(sim, kv_tokens)
-    replica.freed += blocks_for(sim, kv_tokens)
     replica.num_running -= 1
+    if run.caching:
+        keep(sim, r, i, hashed_tokens, again)
+        place = run.place_at + r * run.max_num_seqs  # its row goes to the next one admitted
+        row = sim.pool[place + requests[i].position]
+        sim.pool[place + requests[i].position] = sim.pool[place + replica.num_running]
+        sim.pool[place + replica.num_running] = row
     moved = sim.pool[first + replica.num_running]
     sim.pool[first + requests[i].position] = moved
     requests[moved].position = requests[i].position
@@ -39,23 +48,40 @@ def finish(sim: Simulation, r: int, i: int, kv_tokens: int, end_s: float) -> Non
     request.finish_s = end_s
     replica.num_finished += 1
     replica.tokens_finished += request.tokens
-    if sim.run[0].ahead:
+    if sim.run[0].caching:
+        request.leaving = kv_tokens
+        leave_in_order(sim, r, i)
+    elif sim.run[0].ahead:
         request.leaving = kv_tokens
         request.link = replica.leaving
         replica.leaving = i
     else:
-        retire(sim, r, i, kv_tokens)
+        retire(sim, r, i, kv_tokens, kv_tokens, 0)
     if sim.run[0].concurrency > 0:
         send_next(sim, r, end_s + sim.run[0].client_s)
 
 
+def leave_in_order(sim: Simulation, r: int, i: int) -> None:
+    """Request i leaves behind those who finished with it and were admitted before it."""
+    replica, requests, prompts = sim.replicas[r], sim.requests, sim.prompts
+    j = replica.leaving
+    if j < 0 or prompts[j].admitted > prompts[i].admitted:
+        requests[i].link = j
+        replica.leaving = i
+        return
+    while requests[j].link >= 0 and prompts[requests[j].link].admitted < prompts[i].admitted:
+        j = requests[j].link
+    requests[i].link = requests[j].link
+    requests[j].link = i
+
+
 def release_leaving(sim: Simulation, r: int) -> None:
-    """The next batch is formed: those that finished in the last one give their blocks back."""
+    """Those that finished in the last batch give their blocks back."""
     replica = sim.replicas[r]
     while replica.leaving >= 0:
         request = sim.requests[replica.leaving]
         if request.leaving > 0:
-            retire(sim, r, replica.leaving, request.leaving)
+            retire(sim, r, replica.leaving, request.leaving, request.leaving, 0)
             request.leaving = 0
         replica.leaving = request.link
 
@@ -132,6 +158,13 @@ def find_victim(sim: Simulation, r: int) -> int:
     return victim
 
 
+def hashed_tokens(sim: Simulation, r: int, i: int, kv_tokens: int) -> int:
+    """Of a decode's tokens those whose blocks are hashed, if full: a batch in flight adds none that is."""
+    replica = sim.replicas[r]
+    in_flight = sim.run[0].ahead == 1 and replica.seen_s < replica.now_s
+    return max(sim.requests[i].prompt, kv_tokens - 1) if in_flight else kv_tokens
+
+
 def preempt(sim: Simulation, r: int, held: int) -> bool:
     """Send the victim back to waiting; False if there is none.
 
@@ -142,20 +175,21 @@ def preempt(sim: Simulation, r: int, held: int) -> bool:
     if victim < 0:
         return False
     if requests[victim].leaving > 0:  # its last token is out: nothing to recompute
-        retire(sim, r, victim, requests[victim].leaving)
+        hashed = hashed_tokens(sim, r, victim, requests[victim].leaving)
+        retire(sim, r, victim, requests[victim].leaving, hashed, 0)
         requests[victim].leaving = 0
         requests[victim].preemptions += 1
         replica.num_preemptions += 1
         return True
-    requests[victim].mark = replica.freed
     if victim == replica.partial:
-        requests[victim].kept = replica.filled
+        retire(sim, r, victim, replica.filled, replica.filled, 1)
         replica.partial = NONE
     else:
         lane = requests[victim].lane
-        requests[victim].kept = requests[victim].base + sim.lanes[lane].step + held
+        kv_tokens = requests[victim].base + sim.lanes[lane].step
+        hashed = hashed_tokens(sim, r, victim, kv_tokens)
+        retire(sim, r, victim, kv_tokens + held, hashed, 1)
         stop_decoding(sim, lane, victim)
-    retire(sim, r, victim, requests[victim].kept)
     requests[victim].preemptions += 1
     requests[victim].loaded = 0
     replica.num_preemptions += 1

@@ -18,13 +18,14 @@ from servecast.simulator import (
     dispatch,
     engine,
     lateness,
+    prefix_cache,
     state,
     step_time,
     waiting,
 )
 from servecast.simulator.state import Simulation
 
-_MODULES = (waiting, cohort, step_time, lateness, batching, engine, dispatch)
+_MODULES = (waiting, prefix_cache, cohort, step_time, lateness, batching, engine, dispatch)
 
 # Nothing is allocated, so no reference is counted (3 times faster); what only the engine calls is inlined
 # (2.5 times) and has no entry from Python (compiles in 60 % of the time). Not all in numba's own stubs.

@@ -26,7 +26,8 @@ them together are a count, a sum and one counter per block offset. A step costs 
 slot of the pipeline, a lane, is such a cohort with its own step count. Plain Python on lists of objects, or
 compiled by numba on arrays of records (`compiled.py`): ints, floats and indexing only.
 
-Parts: `waiting.py`, `cohort.py`, `batching.py`, `step_time.py`, `lateness.py`, here, `dispatch.py`.
+Parts: `waiting.py`, `prefix_cache.py`, `cohort.py`, `batching.py`, `step_time.py`, `lateness.py`, here,
+`dispatch.py`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from servecast.simulator.batching import (
 )
 from servecast.simulator.cohort import finish, join, release_leaving
 from servecast.simulator.lateness import count_late_queue, count_late_tokens, hopeless
+from servecast.simulator.prefix_cache import take_blocks
 from servecast.simulator.state import INFINITY, NONE, Simulation
 from servecast.simulator.step_time import decode_s, linear_s, send_s, stage_s
 from servecast.simulator.waiting import enqueue_arrivals, front
@@ -131,6 +133,8 @@ def complete(sim: Simulation, r: int) -> None:
         join(sim, r, lane, i)
         i = following
     batch.step += 1
+    if run.caching and run.ahead == 0:
+        release_leaving(sim, r)
 
 
 def end_decodes(sim: Simulation, r: int, lane: int) -> None:
@@ -220,6 +224,7 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
     batch.end_s = batch.previous_end_s = sim.stages[r].free_s = end_s
     batch.step, batch.cached, replica.now_s, replica.free = step, cached, now_s, free
     replica.seen_s = seen_s
+    take_blocks(sim, r, 0)  # what the steps took
     return True
 
 

@@ -196,6 +196,7 @@ def run_objects(
         replicas=fleet.replicas,
         stages=stages,
         kv_blocks=fleet.limits.kv_blocks,
+        prefix_hit_tokens=None,
         broken_metric=None,
         lock_step=False,
     )

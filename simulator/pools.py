@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.prefix_path import PrefixPath, prefix_path
 from servecast.simulator.state import (
     NONE,
+    Block,
+    CachedPrompt,
     Lane,
     Replica,
     Request,
@@ -22,11 +25,19 @@ from servecast.simulator.state import (
     Stage,
     Step,
 )
-from servecast.simulator.workload import Workload
+from servecast.simulator.workload import PrefixBlocks, Workload
 
 Array = NDArray[Any]  # structured, or of ints or floats
 
-_RECORDS = {"run": Run, "replicas": Replica, "lanes": Lane, "stages": Stage, "requests": Request}
+_RECORDS = {
+    "run": Run,
+    "replicas": Replica,
+    "lanes": Lane,
+    "stages": Stage,
+    "requests": Request,
+    "prompts": CachedPrompt,
+    "blocks": Block,
+}
 _LOGS = {"steps": Step, "segments": Segment}
 
 # One run's requests, tokens and steps stay below 2**31; the counters of Run and Replica need not.
@@ -83,6 +94,7 @@ class Pools:
         self._tables: RuntimeTables | None = None  # those that the times were laid out from
         # Prompt and output lengths, which of them fit, and those requests.
         self._kept_requests: tuple[tuple[Array, Array], Array, Array] | None = None
+        self._kept_path: tuple[PrefixBlocks | None, Array, int, PrefixPath] | None = None
 
     def _take(self, name: str, count: int, dtype: Any) -> Array:
         """``count`` elements with whatever the last run left in them."""
@@ -120,14 +132,42 @@ class Pools:
         self._kept_requests = (lengths, fits, fresh)
         return fresh
 
+    def path(self, workload: Workload, block_tokens: int) -> PrefixPath:
+        """The block hashes of the prompts: kept, since a search runs one workload at many rates."""
+        prefix, prompt = workload.prefix, workload.prompt_tokens
+        kept = self._kept_path
+        if kept and kept[0] is prefix and kept[1] is prompt and kept[2] == block_tokens:
+            return kept[3]
+        found = prefix_path(workload, block_tokens)
+        self._kept_path = (prefix, prompt, block_tokens, found)
+        return found
+
+    def prompts(self, path: PrefixPath | None, fits: NDArray[np.bool_]) -> Array:
+        """What the prefix cache knows of the requests that fit, if there is one."""
+        if path is None:
+            return records(CachedPrompt, 0)
+        array = records(CachedPrompt, int(fits.sum()))
+        array["path"], array["num_blocks"] = path.begin[fits], path.num_blocks[fits]
+        return array
+
+    def _blocks(self, run: Run, replicas: int) -> Array:
+        """Entries of the prefix caches, each replica's free list empty."""
+        if not run.caching:
+            return records(Block, 0)
+        array = self._take("blocks", replicas * (run.kv_blocks + 1), record_dtype(Block))
+        ends = np.arange(replicas) * (run.kv_blocks + 1)
+        for way in ("before", "after"):
+            array[way][ends] = ends
+        return array
+
     def simulation(
-        self, run: Run, requests: Array, tables: RuntimeTables, replicas: int
+        self, run: Run, requests: Array, prompts: Array, tables: RuntimeTables, replicas: int
     ) -> Simulation:
         """A fresh state around these requests."""
         lanes = replicas * run.num_stages
         times = self._lay_out_times(run, tables)
         pool = self._lay_out_pool(run, replicas)
-        arrays = {
+        arrays: dict[str, Any] = {
             "run": as_records(Run, [run]),
             "replicas": records(Replica, replicas),
             "lanes": records(Lane, lanes),
@@ -139,19 +179,31 @@ class Pools:
             "segments": self._log("segments", run.max_num_seqs + _FIRST_STEPS),
             "pool": pool,
             "times": times,
+            "prompts": prompts,
+            "blocks": self._blocks(run, replicas),
+            "path": self._kept_path[3].numbers
+            if run.caching and self._kept_path
+            else np.empty(0, "i4"),
         }
         arrays["replicas"]["free"] = run.kv_blocks
         # The engine indexes arrays of records as it does lists of objects.
-        return Simulation(**cast(dict[str, Any], arrays))
+        return Simulation(**arrays)
 
     def _lay_out_pool(self, run: Run, replicas: int) -> Array:
         lanes = replicas * run.num_stages
         run.waiting_at = replicas * run.max_num_seqs
         run.phase_at = run.waiting_at + replicas * run.max_waiting
         run.calendar_at = run.phase_at + lanes * run.block_tokens
-        pool = self._take("pool", run.calendar_at + lanes * run.days, "i4")
+        run.held_at = run.calendar_at + lanes * run.days
+        seats = replicas * run.max_num_seqs * run.caching
+        run.place_at = run.held_at + seats * run.max_path
+        run.bucket_at = run.place_at + seats
+        size = run.bucket_at + replicas * run.num_buckets * run.caching
+        pool = self._take("pool", size, "i4")
         pool[run.phase_at : run.calendar_at] = 0
-        pool[run.calendar_at :] = NONE
+        pool[run.calendar_at : run.held_at] = NONE
+        pool[run.place_at : run.bucket_at] = np.arange(seats)
+        pool[run.bucket_at :] = NONE
         return pool
 
     def _lay_out_times(self, run: Run, tables: RuntimeTables) -> Array:

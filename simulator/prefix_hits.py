@@ -1,8 +1,7 @@
 """How much of each prompt an automatic prefix cache would hold, from the block hashes of a trace.
 
-The result goes into `routing.Engine.run` as ``loaded_tokens``. The cache is one for all requests and sees
-them in arrival order, least recently used block out first; the engine's own blocks, preemptions and
-timing do not touch it, and hits take blocks of their own: hit rates are near, memory is an upper bound.
+A property of the trace: the cache is one for all requests and sees them in arrival order, least recently used
+block out first. What a replica's own cache holds depends on its time and memory: `prefix_cache.py`.
 
 SOURCE: the rules for a hit are vLLM's, vllm/v1/core/kv_cache_manager.py, get_computed_blocks: whole blocks
 from the beginning, never the last token.

@@ -44,6 +44,7 @@ class Records:
     replicas: int
     stages: int
     kv_blocks: int
+    prefix_hit_tokens: Ints | None  # [requests] of the prompt; None: there was no prefix cache
     broken_metric: str | None  # more was late than may be: the rest was not simulated
     lock_step: bool = True  # a step's decodes all had a token in their lane's step before
 

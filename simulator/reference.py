@@ -6,38 +6,22 @@ Slow and obvious on purpose. Every rule is stated in `engine.py`; nothing is sha
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.estimator.tables import Floats, RuntimeTables
-from servecast.simulator.deployment import EngineLimits
+from servecast.estimator.tables import Floats
 from servecast.simulator.object_routing import ObjectRouter
 from servecast.simulator.policy import parse_policy
+from servecast.simulator.reference_blocks import (
+    ReferenceBlocks,
+    ReferenceRequest,
+    prompt_hashes,
+)
 from servecast.simulator.routers import parse_router
 from servecast.simulator.routing import Fleet
 from servecast.simulator.workload import Workload
-
-
-@dataclass(slots=True, eq=False)
-class ReferenceRequest:
-    arrival_s: float
-    known: int  # tokens: prompt and emitted
-    total: int  # tokens when it is finished
-    key: int
-    loaded: int = 0  # of them, those whose KV is there at the first admission
-    computed: int = 0  # tokens whose KV is cached, or will be by the batches in flight
-    in_flight: int = 0  # batches
-    expected: int = 0  # tokens that batches in flight will bring, where scheduling counts on them
-    decoding: bool = False
-    scheduled_s: float = float("nan")
-    preemptions: int = 0
-    kept: int = 0  # tokens that were cached when it was last preempted
-    mark: int = 0  # blocks that the replica had given back before
-    place: int = 0  # among those that are served
-    replica: int = 0
-    token_s: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -67,19 +51,16 @@ def bilinear(table: Floats, x: float, y: float) -> float:
 
 
 class ReferenceReplica:
-    def __init__(self, number: int, tables: RuntimeTables, limits: EngineLimits) -> None:
-        self.number, self.tables, self.limits = number, tables, limits
+    def __init__(self, number: int, fleet: Fleet, caching: bool) -> None:
+        self.number, self.tables, self.limits = number, fleet.tables, fleet.limits
+        self.blocks = ReferenceBlocks(fleet.limits, caching)
         self.waiting: list[ReferenceRequest] = []
         self.running: list[ReferenceRequest] = []  # in the order of admission
         self.flights: deque[ReferenceStep] = deque()
-        self.stage_free_s = [0.0] * tables.num_stages
-        self.free, self.freed = limits.kv_blocks, 0
-        self.ahead = limits.async_scheduling
-        self.depth = 2 if self.ahead else tables.num_stages  # batches in flight
+        self.stage_free_s = [0.0] * self.tables.num_stages
+        self.ahead = self.limits.async_scheduling
+        self.depth = 2 if self.ahead else self.tables.num_stages  # batches in flight
         self.due_s = float("inf")  # when a batch is to be formed
-
-    def blocks(self, tokens: int) -> int:
-        return -(-tokens // self.limits.block_tokens)
 
     def next_end_s(self) -> float:
         if not self.flights:
@@ -97,24 +78,12 @@ class ReferenceReplica:
             request.known += 1
             if request.preemptions == step.preemptions[request]:  # not preempted while in flight
                 request.expected -= 1
+                self.blocks.remember(request, request.computed - request.expected)
             if request.known == request.total:
                 (self.running if request in self.running else self.waiting).remove(request)
-                self.give_back(request)
+                self.blocks.release(request)
                 finished.append(request)
         return finished
-
-    def give_back(self, request: ReferenceRequest) -> None:
-        self.free += self.blocks(request.computed)
-        self.freed += self.blocks(request.computed)
-
-    def found_again(self, request: ReferenceRequest) -> int:
-        """Blocks taken since its preemption were first those free before, then its own from the last on."""
-        if not self.limits.prefix_caching:
-            return 0
-        block_tokens = self.limits.block_tokens
-        lost = max(0, self.freed - self.free - request.mark)
-        whole = min(self.blocks(request.kept) - lost, request.kept // block_tokens)
-        return max(0, min(whole, (request.known - 1) // block_tokens)) * block_tokens
 
     def preempt(self) -> ReferenceRequest | None:
         candidates = [r for r in self.running if self.ahead or not r.in_flight]
@@ -123,8 +92,7 @@ class ReferenceReplica:
         victim = max(candidates, key=lambda r: r.key)
         self.running.remove(victim)
         self.waiting.append(victim)
-        victim.kept, victim.mark = victim.computed, self.freed
-        self.give_back(victim)
+        self.blocks.release(victim)
         victim.computed, victim.expected, victim.decoding = 0, 0, False
         victim.preemptions += 1
         return victim
@@ -137,7 +105,7 @@ class ReferenceReplica:
             tokens = min(self.to_compute(request), self.left(batch))
             if request not in self.running or tokens == 0:
                 continue
-            while not self.fits(request, tokens):
+            while not self.blocks.fits(request, request.computed + tokens):
                 short = True
                 victim = self.preempt()
                 if victim is not None and victim in batch:
@@ -146,6 +114,8 @@ class ReferenceReplica:
                     break
             else:
                 self.take(request, tokens, batch)
+        for request in batch:
+            self.blocks.remember(request, min(request.computed, request.known))
         if not short:
             self.admit(now_s, batch)
         if batch:
@@ -160,33 +130,34 @@ class ReferenceReplica:
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
             request = min(self.waiting, key=lambda r: r.key)
-            loaded = self.found_again(request) if request.preemptions else request.loaded
+            hits = self.blocks.find(request)
+            loaded = len(hits) * self.limits.block_tokens
+            if not self.blocks.caching and not request.preemptions:
+                loaded = request.loaded
             tokens = min(request.known - loaded, self.left(batch))
             reserved = request.known if self.limits.reserve_prompt else loaded + tokens
             watermark = self.limits.watermark_blocks if self.running else 0
-            if self.blocks(reserved) > self.free - watermark:
+            shared = sum(block.references > 0 for block in hits)
+            if self.blocks.count(reserved) - shared > len(self.blocks.free) - watermark:
                 break
             self.waiting.remove(request)
             self.running.append(request)
             if not request.preemptions:
-                request.scheduled_s = now_s
+                request.scheduled_s, request.hit = now_s, loaded
+            self.blocks.adopt(request, hits)
             request.computed = loaded
-            self.free -= self.blocks(loaded)
             self.take(request, tokens, batch)
+            self.blocks.remember(request, request.computed)
 
     def left(self, batch: dict[ReferenceRequest, int]) -> int:
         """Of the token budget."""
         return self.limits.max_batched_tokens - sum(batch.values())
 
-    def fits(self, request: ReferenceRequest, tokens: int) -> bool:
-        held = self.blocks(request.computed)
-        return self.blocks(request.computed + tokens) - held <= self.free
-
     def take(
         self, request: ReferenceRequest, tokens: int, batch: dict[ReferenceRequest, int]
     ) -> None:
-        self.free -= self.blocks(request.computed + tokens) - self.blocks(request.computed)
         request.computed += tokens
+        self.blocks.take(request, request.computed)
         batch[request] = tokens
 
     def launch(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
@@ -198,7 +169,7 @@ class ReferenceReplica:
             sequences=len(batch),
             decodes=len(decodes),
             cached=sum(r.computed - 1 for r in decodes),
-            used_blocks=self.limits.kv_blocks - self.free,
+            used_blocks=self.blocks.total - len(self.blocks.free),
             replica=self.number,
             scheduled=batch,
             emitting=[r for r in batch if r.computed == r.known + r.expected],
@@ -258,13 +229,12 @@ class ReferenceRun:
         workload: Workload,
         fleet: Fleet,
         clients: tuple[int, float],
-        loaded: NDArray[np.int64],
+        loaded: NDArray[np.int64] | None,
     ) -> None:
         self.fleet = fleet
         concurrency, self.client_s = clients
-        self.replicas = [
-            ReferenceReplica(n, fleet.tables, fleet.limits) for n in range(fleet.replicas)
-        ]
+        caching = loaded is None and fleet.limits.caches_prefixes_of(workload.prefix is not None)
+        self.replicas = [ReferenceReplica(n, fleet, caching) for n in range(fleet.replicas)]
         self.requests = _requests(workload, fleet, loaded)  # None: rejected
         self.steps: list[ReferenceStep] = []
         self.served = [r for r in self.requests if r is not None]
@@ -333,20 +303,20 @@ def simulate_reference(
     loaded_tokens: NDArray[np.int64] | None = None,
 ) -> ReferenceRun:
     """What `routing.Engine.run` computes; concurrency 0: requests arrive by themselves."""
-    nothing = np.zeros(len(workload), np.int64)
-    loaded = nothing if loaded_tokens is None else loaded_tokens
-    return ReferenceRun(workload, fleet, (concurrency, client_s), loaded)
+    return ReferenceRun(workload, fleet, (concurrency, client_s), loaded_tokens)
 
 
 def _requests(
-    workload: Workload, fleet: Fleet, loaded: NDArray[np.int64]
+    workload: Workload, fleet: Fleet, loaded: NDArray[np.int64] | None
 ) -> list[ReferenceRequest | None]:
     keys = parse_policy(fleet.policy).keys(workload)
     capacity = fleet.limits.kv_blocks * fleet.limits.block_tokens
-    columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, loaded)
+    there = np.zeros(len(workload), np.int64) if loaded is None else loaded
+    columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, there)
     requests: list[ReferenceRequest | None] = []
     for row in np.column_stack(columns):
         prompt, output, key, have = (int(number) for number in row[1:])
         request = ReferenceRequest(float(row[0]), prompt, prompt + output, key, have)
+        request.hashes = prompt_hashes(workload, len(requests), fleet.limits.block_tokens)
         requests.append(request if prompt + output - 1 <= capacity else None)
     return requests

@@ -24,8 +24,8 @@ from servecast.simulator.policy import Policy, parse_policy
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
 from servecast.simulator.routers import parse_router
-from servecast.simulator.run_record import new_run, set_router, set_targets
-from servecast.simulator.state import Request, Run, Segment, Simulation, Step
+from servecast.simulator.run_record import new_run, set_prefix_cache, set_router, set_targets
+from servecast.simulator.state import CachedPrompt, Request, Run, Segment, Simulation, Step
 from servecast.simulator.workload import Workload
 
 
@@ -112,8 +112,8 @@ class Engine:
 
         With a ``concurrency`` the arrivals of the workload do not count: so many clients send its
         requests in order, each the next one ``client_s`` after its last is finished, all the first at 0.
-        ``loaded_tokens`` [requests] of a prompt, fewer than it has, need no prefill: a prefix that is
-        cached, KV that another replica sends. They take blocks of their own.
+        ``loaded_tokens`` [requests] of a prompt, fewer than it has, need no prefill: KV that another
+        replica sends. They take blocks of their own, and no prefix cache helps then.
 
         Raises LivelockError; UserError where the clients would have to choose between replicas.
         """
@@ -138,25 +138,36 @@ class Engine:
         set_targets(run, targets or LateTargets())
         run.concurrency, run.client_s = concurrency or 0, client_s
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
+        path = None
+        if limits.caches_prefixes_of(workload.prefix is not None) and loaded_tokens is None:
+            path = self._pools.path(workload, limits.block_tokens)
+            set_prefix_cache(run, path)
+        prompts = self._pools.prompts(path, fits)
         routing = parse_router(fleet.router)
         set_router(run, routing, limits.max_num_seqs)
         if fleet.replicas > 1:
             choices = routing.choices(workload, fits, fleet.replicas)
             requests["replica"], requests["second_choice"] = choices
-        sim = self._pools.simulation(run, requests, fleet.tables, fleet.replicas)
+        sim = self._pools.simulation(run, requests, prompts, fleet.tables, fleet.replicas)
         sim = sim if self._compiled else as_lists(sim)
         code = self._run(sim)
         while code == FULL:
             sim = self._pools.with_longer_logs(sim)
             code = self._run(sim)
-        unserved = code == IDLE and sum(int(r.num_finished) for r in sim.replicas) < fits.sum()
-        if code == LIVELOCK or unserved:
-            raise LivelockError(
-                f"{workload.name}: requests evict each other without end, with {limits.kv_blocks} "
-                f"KV blocks and max_batched_tokens {limits.max_batched_tokens}; "
-                "reserve_prompt prevents it"
-            )
+        _check_end(code, sim, workload.name, limits)
         return _records(sim, workload, fleet, fits)
+
+
+def _check_end(code: int, sim: Simulation, name: str, limits: EngineLimits) -> None:
+    """Every request is served, unless targets ended the run, and every block is free."""
+    served = sum(int(r.num_finished) for r in sim.replicas)
+    if code == LIVELOCK or (code == IDLE and served < len(sim.requests)):
+        raise LivelockError(
+            f"{name}: requests evict each other without end, with {limits.kv_blocks} KV blocks and "
+            f"max_batched_tokens {limits.max_batched_tokens}; reserve_prompt prevents it"
+        )
+    if code == IDLE and any(int(r.free) != limits.kv_blocks for r in sim.replicas):
+        raise AssertionError(f"{name}: KV blocks were lost: none is in use, and not all are free")
 
 
 def _refuse_with_objects(
@@ -196,8 +207,16 @@ def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np
         replicas=fleet.replicas,
         stages=fleet.tables.num_stages,
         kv_blocks=fleet.limits.kv_blocks,
+        prefix_hit_tokens=_prefix_hits(sim, fits) if run.caching else None,
         broken_metric=_broken_metric(run),
     )
+
+
+def _prefix_hits(sim: Simulation, fits: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Tokens of each prompt that the prefix cache had when the request was first admitted."""
+    cached = np.zeros(len(fits), np.int64)
+    cached[fits] = as_records(CachedPrompt, sim.prompts)["hit"]
+    return cached
 
 
 def _broken_metric(run: Run) -> str | None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.prefix_path import PrefixPath
 from servecast.simulator.records import LateTargets
 from servecast.simulator.routers import Routing
 from servecast.simulator.state import Run
@@ -32,7 +33,6 @@ def new_run(
         watermark_blocks=limits.watermark_blocks,
         reserve_prompt=int(limits.reserve_prompt),
         ahead=int(limits.async_scheduling),
-        prefix_caching=int(limits.prefix_caching),
         num_stages=tables.num_stages,
         days=1 << int(workload.output_tokens.max()).bit_length(),
         # In key order only the preempted are in the heap.
@@ -58,6 +58,14 @@ def set_router(run: Run, routing: Routing, max_num_seqs: int) -> None:
     run.by_tokens = int(routing.router.tokens)
     run.own, run.stale_s = int(routing.value("own") > 0), float(routing.value("stale_s"))
     run.limit = int(routing.value("limit")) or max_num_seqs
+
+
+def set_prefix_cache(run: Run, path: PrefixPath) -> None:
+    """Find blocks by hash, in buckets of less than one on average."""
+    run.caching = 1
+    run.num_buckets = 2 << run.kv_blocks.bit_length()
+    run.blocks_per_hash = path.blocks_per_number
+    run.max_path = int(path.num_blocks.max())
 
 
 def set_targets(run: Run, targets: LateTargets) -> None:

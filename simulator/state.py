@@ -39,12 +39,35 @@ class Request:
     replica: int = (
         0  # before the request is sent: where a static rule, or the first choice, sends it
     )
-    kept: int = 0  # KV tokens that it held when it was preempted
-    mark: int = 0  # blocks that the replica had freed before those
     second_choice: int = (
         0  # the other replica that a router compares, or the session's request before
     )
     preemptions: int = 0
+
+
+@dataclass(slots=True)
+class CachedPrompt:
+    """What the prefix cache knows of one request; there are as many as requests, or none at all."""
+
+    path: int = 0  # where its block hashes begin in `Simulation.path`
+    num_blocks: int = 0  # full blocks that another prompt has, too; all others are private
+    hit: int = 0  # tokens found in the cache when it was first admitted
+    admitted: int = 0  # a number that rises with every admission
+    private: int = NONE  # the run of its private blocks that it left in the cache when preempted
+
+
+@dataclass(slots=True)
+class Block:
+    """An entry of a replica's prefix cache: one block of a prompt, or a run of ``count`` private blocks of
+    one request in the free list. The replica's first entry is the ends of that list."""
+
+    hash: int = NONE
+    owner: int = NONE  # of a private run that may be read again
+    count: int = 1
+    references: int = 0  # running requests that hold it; 0: in the free list
+    before: int = 0  # in the free list: goes earlier
+    after: int = 0
+    link: int = NONE  # the next entry in the same bucket, or the next unused one
 
 
 @dataclass(slots=True)
@@ -94,7 +117,9 @@ class Replica:
     due: int = 0  # a batch may be launched at now_s
     leaving: int = NONE  # first of the finished whose blocks the next batch cannot have yet
     free: int = 0  # KV blocks
-    freed: int = 0  # KV blocks given back so far
+    evictable: int = 0  # those of them whose contents the prefix cache can still find
+    unused: int = NONE  # first cache entry that was used and is not
+    num_used: int = 1  # cache entries that ever were, with the ends of the free list
     num_running: int = 0
     num_waiting: int = 0  # in the heap
     num_fresh: int = 0  # arrived, never admitted, not in the heap (key order only)
@@ -145,7 +170,6 @@ class Run:
     watermark_blocks: int
     reserve_prompt: int
     ahead: int  # batches are formed while the one before runs
-    prefix_caching: int
     num_stages: int
     days: int  # length of a lane's calendar, a power of two > the longest output
     max_waiting: int
@@ -163,6 +187,11 @@ class Run:
     num_chunks: int
     num_kv: int
     num_mixed: int
+    # The prefix cache; 0: there is none
+    caching: int = 0
+    num_buckets: int = 0  # a power of two
+    blocks_per_hash: int = 1
+    max_path: int = 0  # blocks of the longest prompt
     # Who sends the requests
     router: int = 0  # one of `dispatch`'s rules
     by_tokens: int = 0  # a load is prompt tokens, not requests
@@ -189,6 +218,9 @@ class Run:
     waiting_at: int = 0
     phase_at: int = 0
     calendar_at: int = 0
+    held_at: int = 0
+    place_at: int = 0
+    bucket_at: int = 0
     token_at: int = 0
     sequence_at: int = 0
     prefill_at: int = 0
@@ -203,6 +235,7 @@ class Run:
     late_e2e: int = 0
     late_gaps: int = 0
     num_routed: int = 0
+    num_admitted: int = 0
     num_steps: int = 0
     num_segments: int = 0
 
@@ -212,7 +245,9 @@ class Simulation(NamedTuple):
 
     ``pool`` holds, for each replica, running [max_num_seqs] and waiting [max_waiting] (a heap), and for each
     lane phase [block_tokens] (decodes by block offset) and calendar [days] (first request to finish in that
-    step). ``times`` holds the runtime tables, each flattened in C order.
+    step); with a prefix cache, for each replica held [max_num_seqs, max_path] (the entries of a running
+    request), place [max_num_seqs] (its row there) and bucket [num_buckets] (first entry by hash).
+    ``times`` holds the runtime tables, each flattened in C order.
     """
 
     run: MutableSequence[Run]  # one
@@ -224,3 +259,6 @@ class Simulation(NamedTuple):
     segments: MutableSequence[Segment]
     pool: MutableSequence[int]
     times: MutableSequence[float]
+    prompts: MutableSequence[CachedPrompt]
+    blocks: MutableSequence[Block]  # [replicas * (kv_blocks + 1)], or none
+    path: MutableSequence[int]  # block hashes of all prompts, numbered from 0

@@ -28,12 +28,19 @@ def request_columns(records: Records, workload: Workload) -> Columns:
         "e2e_s": records.finish_s - records.arrival_s,
         "prompt_tokens": records.prompt_tokens,
         "output_tokens": output,
+        "cached_tokens": _cached(records),
         "preemptions": records.preemptions,
         "rejected": records.rejected,
     }
     if workload.origin is not None:
         columns["trace_line"] = workload.origin.line
     return columns
+
+
+def _cached(records: Records) -> NDArray[np.int64]:
+    """Of each prompt, by the prefix cache at the first admission."""
+    hits = records.prefix_hit_tokens
+    return np.zeros(len(records), np.int64) if hits is None else hits
 
 
 def step_columns(records: Records) -> Columns:

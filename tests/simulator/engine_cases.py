@@ -11,7 +11,7 @@ from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.orders import ORDERS
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Fleet
-from servecast.simulator.workload import Workload
+from servecast.simulator.workload import PrefixBlocks, Workload
 
 ROUTERS_TO_TRY = (
     "round_robin",
@@ -105,6 +105,25 @@ def random_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
     labels = {name: rng.integers(0, 3, n) for name in ("priority", "session")}
     workload = Workload(f"seed {seed}", arrival_s, prompt, output, **labels)
     return workload, Fleet(tables, limits, replicas, router, policy)
+
+
+def prefix_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
+    """A random case whose prompts share prefixes: some of one of a few texts, then tokens of their own."""
+    workload, fleet = random_case(seed, stages)
+    rng = np.random.default_rng([seed, 1])
+    ours = fleet.limits.block_tokens
+    theirs = int(ours * rng.choice([1, 1, 2, 3])) if rng.random() < 0.8 else max(1, ours // 2)
+    sizes = -(-workload.prompt_tokens // theirs)
+    texts, most = int(rng.integers(1, 4)), int(rng.integers(1, 9))
+    ids: list[int] = []
+    for i, size in enumerate(sizes.tolist()):
+        common = min(size, int(rng.integers(0, most + 1)))
+        text = 1000 * int(rng.integers(0, texts))
+        ids += range(text, text + common)
+        ids += range(10_000 + 100 * i, 10_000 + 100 * i + size - common)
+    prefix = PrefixBlocks(theirs, np.concatenate(([0], np.cumsum(sizes))), np.array(ids))
+    limits = replace(fleet.limits, prefix_caching=None)
+    return replace(workload, prefix=prefix), replace(fleet, limits=limits)
 
 
 def check_invariants(records: Records) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_cases import random_case, tables_of
+from engine_cases import prefix_case, random_case, tables_of
 
 from servecast.simulator.reference import simulate_reference
 from servecast.simulator.routing import Engine, Fleet
@@ -25,16 +25,29 @@ CASES = 600
 ORACLE = Path(__file__).with_name("vllm_scheduler.py")
 
 
-def one_second_case(seed: int) -> tuple[Workload, Fleet]:
-    """A random case of one replica whose every step takes a second, without what it would reject."""
-    workload, fleet = random_case(seed, stages=1)
+Case = tuple[Workload, Fleet]
+Decided = list[list[dict[str, Any]]]
+
+
+def one_second_case(case: Case) -> Case:
+    """The case of one replica with steps of a second each, without what it would reject."""
+    workload, fleet = case
     limits = fleet.limits
     needs = -(-(workload.prompt_tokens + workload.output_tokens - 1) // limits.block_tokens)
     blocks = max(limits.kv_blocks, int(needs.max()))
     watermark = min(limits.watermark_blocks, blocks - 1)
-    limits = replace(limits, kv_blocks=blocks, watermark_blocks=watermark)
+    caching = limits.caches_prefixes_of(workload.prefix is not None)
+    limits = replace(limits, kv_blocks=blocks, watermark_blocks=watermark, prefix_caching=caching)
     tables = tables_of(per_token_s=0.0)
     return workload, Fleet(replace(tables, token_s=np.ones_like(tables.token_s)), limits)
+
+
+def plain_case(seed: int) -> Case:
+    return one_second_case(random_case(seed, stages=1))
+
+
+def shared_case(seed: int) -> Case:
+    return one_second_case(prefix_case(seed, stages=1))
 
 
 def as_json(workload: Workload, fleet: Fleet) -> dict[str, Any]:
@@ -44,34 +57,55 @@ def as_json(workload: Workload, fleet: Fleet) -> dict[str, Any]:
         workload.output_tokens.tolist(),
         strict=True,
     )
-    return {"limits": asdict(fleet.limits), "requests": [list(row) for row in rows]}
+    case: dict[str, Any] = {
+        "limits": asdict(fleet.limits),
+        "requests": [list(row) for row in rows],
+    }
+    if workload.prefix is not None:
+        case["prompts"] = [prompt_of(workload, i) for i in range(len(workload))]
+    return case
 
 
-@pytest.fixture(scope="module")
-def decided() -> list[list[dict[str, Any]]]:
-    """What vLLM decided in every case."""
+def prompt_of(workload: Workload, i: int) -> list[int]:
+    """Token ids with the block ids that the workload has."""
+    prefix = workload.prefix
+    assert prefix is not None
+    ids = prefix.ids[prefix.offsets[i] : prefix.offsets[i + 1]].tolist()
+    tokens = [block * prefix.block_tokens + k for block in ids for k in range(prefix.block_tokens)]
+    return tokens[: int(workload.prompt_tokens[i])]
+
+
+def ask_vllm(cases: list[Case]) -> Decided:
+    """What vLLM decides in every case."""
     python = os.environ.get("SERVECAST_VLLM_PYTHON")
     if not python:
         pytest.skip(
             "SERVECAST_VLLM_PYTHON names no Python with vLLM: its scheduler was not compared"
         )
-    cases = json.dumps([as_json(*one_second_case(seed)) for seed in range(CASES)])
+    text = json.dumps([as_json(*case) for case in cases])
     done = subprocess.run(
-        [python, str(ORACLE)], input=cases, capture_output=True, text=True, check=False
+        [python, str(ORACLE)], input=text, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    results: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
+    results: Decided = json.loads(done.stdout.splitlines()[-1])
     return results
+
+
+@pytest.fixture(scope="module", params=["without prefixes", "shared prefixes"])
+def decided(request: pytest.FixtureRequest) -> tuple[list[Case], Decided]:
+    """The cases, and what vLLM decided."""
+    case = plain_case if request.param == "without prefixes" else shared_case
+    cases = [case(seed) for seed in range(CASES)]
+    return cases, ask_vllm(cases)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_vllm_schedules_the_same_tokens_of_the_same_requests_in_every_step(
-    decided: list[list[dict[str, Any]]],
+    decided: tuple[list[Case], Decided],
 ) -> None:
-    preempting = 0
-    for seed, theirs in enumerate(decided):
-        workload, fleet = one_second_case(seed)
+    preempting = hitting = 0
+    for (workload, fleet), theirs in zip(*decided, strict=True):
         run = simulate_reference(workload, fleet)
         number = {id(request): i for i, request in enumerate(run.requests)}
         ours = [
@@ -85,15 +119,16 @@ def test_vllm_schedules_the_same_tokens_of_the_same_requests_in_every_step(
             request.preemptions for request in run.requests if request
         ]
         preempting += bool(evictions)
+        hitting += any(n for s in theirs for n in s["cached"].values())
     assert preempting > CASES // 6
+    assert hitting > CASES // (10 if decided[0][0][0].prefix is None else 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_engine_emits_every_token_in_vllms_step(decided: list[list[dict[str, Any]]]) -> None:
+def test_the_engine_emits_every_token_in_vllms_step(decided: tuple[list[Case], Decided]) -> None:
     engine = Engine()
-    for seed, theirs in enumerate(decided):
-        workload, fleet = one_second_case(seed)
+    for (workload, fleet), theirs in zip(*decided, strict=True):
         records = engine.run(workload, fleet)
         busy = [s for s in theirs if s["tokens"]]
         assert records.start_s.tolist() == [s["step"] for s in busy]
@@ -102,3 +137,8 @@ def test_the_engine_emits_every_token_in_vllms_step(decided: list[list[dict[str,
         assert records.preemptions.sum() == sum(len(s["preempted"]) for s in theirs)
         last = {int(i): s["step"] for s in busy for i in s["tokens"]}
         assert records.finish_s.tolist() == [last[i] + 1 for i in range(len(workload))]
+        if records.prefix_hit_tokens is not None:
+            first: dict[int, int] = {}
+            for step in busy:
+                first = {int(i): n for i, n in step["cached"].items()} | first
+            assert records.prefix_hit_tokens.tolist() == [first[i] for i in range(len(workload))]

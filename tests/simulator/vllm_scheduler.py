@@ -1,7 +1,8 @@
 """What vLLM's own scheduler decides, step by step, without a model. Runs under a Python that has vLLM.
 
-Reads a JSON list of cases from standard input, each with ``limits`` and ``requests`` ([arrival step, prompt
-tokens, output tokens]); writes for each case its steps: number, tokens by request, requests preempted.
+Reads a JSON list of cases from standard input, each with ``limits``, ``requests`` ([arrival step, prompt
+tokens, output tokens]) and, if any are alike, ``prompts`` (token ids); writes for each case its steps:
+number, tokens by request, requests preempted, tokens that each request admitted found cached.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ os.environ |= {
 import torch
 from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -37,6 +40,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 MAX_MODEL_LEN = 4096
+OWN_TOKENS = 1_000_000
 TINY_LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -51,13 +55,13 @@ TINY_LLAMA = {
 }
 
 
-def scheduler_of(model: ModelConfig, limits: dict[str, Any]) -> Scheduler:
+def scheduler_of(model: ModelConfig, limits: dict[str, Any], caching: bool) -> Scheduler:
     num_blocks = limits["kv_blocks"] + 1  # one of them is vLLM's null block
     block_tokens = limits["block_tokens"]
     watermark = limits["watermark_blocks"]
     config = VllmConfig(
         model_config=model,
-        cache_config=CacheConfig(block_size=block_tokens, enable_prefix_caching=False),
+        cache_config=CacheConfig(block_size=block_tokens, enable_prefix_caching=caching),
         scheduler_config=SchedulerConfig(
             max_model_len=MAX_MODEL_LEN,
             is_encoder_decoder=False,
@@ -83,15 +87,16 @@ def scheduler_of(model: ModelConfig, limits: dict[str, Any]) -> Scheduler:
     return kind(config, kv, manager, block_size=block_tokens)
 
 
-def request_of(number: int, prompt: int, output: int) -> Request:
+def request_of(number: int, prompt: list[int], output: int, block_tokens: int) -> Request:
     sampling = SamplingParams(ignore_eos=True, max_tokens=output)
     sampling.update_from_generation_config({}, eos_token_id=127)
     return Request(
         request_id=str(number),
-        prompt_token_ids=[1] * prompt,
+        prompt_token_ids=prompt,
         sampling_params=sampling,
         pooling_params=None,
         arrival_time=float(number),
+        block_hasher=get_request_block_hasher(block_tokens, sha256),
     )
 
 
@@ -108,13 +113,17 @@ class Flight:
         return ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: i for i, name in enumerate(names)},
-            sampled_token_ids=[[2] if name in self.emitting else [] for name in names],
+            # Nobody emits what another does.
+            sampled_token_ids=[
+                [OWN_TOKENS + int(name)] if name in self.emitting else [] for name in names
+            ],
         )
 
 
 def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]]) -> Flight:
     """One batch that takes a step from its start, logged."""
     preemptions = {k: r.num_preemptions for k, r in scheduler.requests.items()}
+    computed = {k: r.num_computed_tokens for k, r in scheduler.requests.items()}
     decided = scheduler.schedule()
     evicted = [k for k, n in preemptions.items() if scheduler.requests[k].num_preemptions > n]
     tokens = decided.num_scheduled_tokens
@@ -123,6 +132,11 @@ def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]]) -> Fligh
             "step": start,
             "tokens": {int(k): n for k, n in tokens.items()},
             "preempted": sorted(int(k) for k in evicted),
+            "cached": {
+                int(k): scheduler.requests[k].num_computed_tokens - n
+                for k, n in tokens.items()
+                if computed[k] == 0
+            },
         }
     )
     emitting = {name for name in tokens if not scheduler.requests[name].is_prefill_chunk}
@@ -132,7 +146,8 @@ def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]]) -> Fligh
 def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
     """As vllm/v1/engine/core.py steps: with asynchronous scheduling a second batch is formed at once, and
     another whenever the older of two is over."""
-    scheduler = scheduler_of(model, case["limits"])
+    prompts = case.get("prompts")
+    scheduler = scheduler_of(model, case["limits"], caching=case["limits"]["prefix_caching"])
     depth = 2 if case["limits"]["async_scheduling"] else 1
     waiting = list(enumerate(case["requests"]))
     steps: list[dict[str, Any]] = []
@@ -143,7 +158,9 @@ def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
             now = max(now, waiting[0][1][0])
         while waiting and waiting[0][1][0] <= now:
             number, (_, prompt, output) = waiting.pop(0)
-            scheduler.add_request(request_of(number, prompt, output))
+            ids = [number] * prompt if prompts is None else prompts[number]
+            block_tokens = case["limits"]["block_tokens"]
+            scheduler.add_request(request_of(number, ids, output, block_tokens))
         formed = False
         if len(flights) < depth and scheduler.has_unfinished_requests():
             flight = form(scheduler, flights[-1].end if flights else now, steps)
@@ -161,6 +178,7 @@ def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     cases = json.load(sys.stdin)
+    init_none_hash(sha256)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(TINY_LLAMA))
         model = ModelConfig(
