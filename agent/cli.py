@@ -11,6 +11,7 @@ import click
 
 from servecast.agent.security_options import client_options, server_options
 from servecast.compiler.errors import AgentError, UserError
+from servecast.compiler.output_options import json_option, quiet_option
 
 library_option = click.option(
     "--library",
@@ -141,20 +142,28 @@ def describe(
     help="What to check; auto takes CUDA where a GPU answers.",
 )
 @library_option
-def check(backend: str, libraries: tuple[str, ...]) -> None:
-    """Run every kernel of this machine once and compare it with float64."""
+@json_option
+@quiet_option
+def check(backend: str, libraries: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+    """Run every kernel of this machine once and compare it with float64.
+
+    \b
+    agent check --backend cpu
+    agent check --library vllm --quiet  # only what is wrong
+    """
     _need_torch()
     from servecast.agent.kernels.reference import check_kernels
     from servecast.agent.serve import make_profiler
 
-    failed = 0
     profiler = make_profiler(backend, "", None, libraries)
+    checks = []
     for found in check_kernels(profiler.backend, profiler.offered):
-        verdict = "ok" if found.passed else f"WRONG {found.problem.partition(chr(10))[0]}"
-        formats = " ".join(filter(None, (found.dtype, found.kv_dtype)))
-        name = f"{found.kernel:<26}{found.library:<19}{formats:<12}"
-        click.echo(f"{name}{found.error:>10.2e}  {verdict}")
-        failed += not found.passed
+        checks.append(found)
+        if not as_json and not (quiet and found.passed):
+            click.echo(found.text)
+    if as_json:
+        click.echo(json.dumps([found.row for found in checks]))
+    failed = sum(not found.passed for found in checks)
     if failed:
         raise AgentError(f"{failed} kernels are wrong or refused on this machine")
 

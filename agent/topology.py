@@ -11,7 +11,7 @@ KINDS = ("host", "pcie", "nvlink")  # slower ones first
 
 
 def choose_devices(links: Sequence[Link], count: int, degree: int) -> tuple[int, ...]:
-    """``degree`` of ``count`` devices whose slowest link is best, then with the most lanes; low numbers first.
+    """``degree`` of ``count`` devices whose slowest link is best, then with the most lanes; low ones.
 
     A collective is as fast as its slowest link. Links that nobody told count as the slowest kind.
     """

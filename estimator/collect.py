@@ -21,7 +21,7 @@ from servecast.estimator.case_queue import CaseQueue
 from servecast.estimator.cross_check import Check, Disagreement, disagreements
 from servecast.estimator.measured_row import row_of
 from servecast.estimator.store import Store
-from servecast.estimator.workers import Hello, Job, Result, Shared, start_worker
+from servecast.estimator.workers import Hello, Job, Result, Running, Shared, start_worker
 
 POLL_S = 0.05  # between two looks for results
 GIVE_UP_S = 30.0  # without any agent that answers
@@ -41,6 +41,7 @@ class Progress:
     unsupported: int = 0
     skus: list[str] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    running: dict[str, Running] = field(default_factory=dict)  # by ``address/device``
     elapsed_s: float = 0.0
 
     @property
@@ -80,6 +81,7 @@ def collect(
             worker.join()
         _commit(store, shared, progress, wait_s=0.0)
         _tally(shared, progress)
+        progress.running = {}
         progress.elapsed_s = time.monotonic() - begin
     report(progress)
     return progress
@@ -129,6 +131,7 @@ def _supervise(
     while shared.unfinished():
         if _commit(store, shared, progress, wait_s=POLL_S) or shared.agents:
             seen = time.monotonic()
+        progress.running = dict(shared.running)
         report(progress)
         now = time.monotonic()
         if budget_s is not None and now - begin >= budget_s:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import click
 
 from servecast.agent.security_options import client_options
 from servecast.compiler.errors import AgentError
+from servecast.compiler.output_options import json_option, quiet_option
 
 if TYPE_CHECKING:
     from servecast.estimator.collect import Progress
@@ -84,7 +84,8 @@ def _degrees(
 )
 @client_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and measure nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
+@quiet_option
 def profile_command(  # noqa: PLR0913  # one option each
     spec: Path,
     agents: tuple[str, ...],
@@ -104,6 +105,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     tls_key: Path | None,
     dry_run: bool,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Measure the kernels of SPEC that the store lacks, with agents on GPUs.
 
@@ -133,7 +135,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     if dry_run:
         _show_plan(store_path, job, as_json)
     else:
-        _run(store_path, job, as_json)
+        _run(store_path, job, as_json, quiet)
 
 
 def _show_plan(store_path: Path, job: Job, as_json: bool) -> None:
@@ -159,28 +161,18 @@ def _show_plan(store_path: Path, job: Job, as_json: bool) -> None:
         )
 
 
-def _run(store_path: Path, job: Job, as_json: bool) -> None:
+def _run(store_path: Path, job: Job, as_json: bool, quiet: bool) -> None:
+    from rich.console import Console
+
     from servecast.estimator.collect import collect, first_nodes
+    from servecast.estimator.profile_view import shown
     from servecast.estimator.store import Store
 
     first_nodes(job)  # before the store is made
-    with (
-        Store.open(store_path) as store,
-        click.progressbar(
-            length=len(job.cases),
-            label="profiling",
-            file=sys.stderr,
-            hidden=not sys.stderr.isatty(),
-        ) as bar,
-    ):
-
-        def show(progress: Progress) -> None:
-            bar.length = progress.planned
-            bar.update(progress.done - bar.pos)
-
+    with Store.open(store_path) as store, shown(Console(stderr=True, quiet=quiet)) as show:
         done = collect(store, job, show)
     click.echo(json.dumps(_summary(done)) if as_json else _text(done))
-    for found in done.disagreements:
+    for found in done.disagreements if not quiet else ():
         click.echo(f"Warning: {found}", err=True)
     if done.failed:
         case, message = done.failed[0]
@@ -189,7 +181,7 @@ def _run(store_path: Path, job: Job, as_json: bool) -> None:
 
 def _summary(done: Progress) -> dict[str, object]:
     told = dataclasses.asdict(done)
-    del told["checks"]
+    del told["checks"], told["running"]
     return told | {"disagreements": [dataclasses.asdict(found) for found in done.disagreements]}
 
 

@@ -43,6 +43,15 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """The case that a GPU has, since when by the monotonic clock."""
+
+    sku: str
+    case: KernelCase
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What to collect. ``cases`` in the order wanted; a budget of None is no limit."""
 
@@ -56,13 +65,17 @@ class Job:
 
 @dataclass(slots=True)
 class Shared:
-    """What the workers and the caller's thread share. Workers write ``agents``; the caller ``queues``."""
+    """What the workers and the caller's thread share.
+
+    Workers write ``agents`` and ``running``; the caller ``queues`` and ``members``.
+    """
 
     job: Job
     events: SimpleQueue[Hello | Result | Check] = field(default_factory=SimpleQueue)
     queues: dict[str, CaseQueue] = field(default_factory=dict)
     members: dict[str, Node] = field(default_factory=dict)  # by address, as last described
     agents: dict[threading.Thread, Agent] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)  # by ``address/device``
     stop: threading.Event = field(default_factory=threading.Event)
 
     def runnable(self, sku: str, case: KernelCase) -> bool:
@@ -132,6 +145,8 @@ def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
         if queue is None or case is None:
             shared.stop.wait(POLL_S)
             continue
+        who = f"{agent.address}/{device}"
+        shared.running[who] = Running(node.sku, case, time.monotonic())
         try:
             outcome = _measure(agent, case, shared.job.settings, device)
         except AgentUnavailableError as error:
@@ -140,6 +155,8 @@ def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
             outcome = Outcome(Status.FAILED, message=f"agents were lost on it; the last: {error}")
         except AgentError as error:
             outcome = Outcome(Status.FAILED, message=str(error))
+        finally:
+            shared.running.pop(who, None)
         shared.events.put(Result(case, node, device, outcome, time.time_ns()))
         queue.finish(case, throttled=Flag.THROTTLED in outcome.flags)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -55,6 +56,20 @@ class KernelCheck:
     @property
     def passed(self) -> bool:
         return not self.problem and self.error <= self.tolerance
+
+    @property
+    def text(self) -> str:
+        """A line for people."""
+        verdict = "ok" if self.passed else f"WRONG {self.problem.partition(chr(10))[0]}"
+        formats = " ".join(filter(None, (self.dtype, self.kv_dtype)))
+        name = f"{self.kernel:<26}{self.library:<19}{formats:<12}"
+        return f"{name}{self.error:>10.2e}  {verdict}"
+
+    @property
+    def row(self) -> dict[str, object]:
+        """For JSON, where a number that is not there is null."""
+        told = asdict(self) | {"passed": self.passed}
+        return told | ({"error": None} if math.isnan(self.error) else {})
 
 
 def check_kernels(backend: Backend, offered: Sequence[Offer]) -> Iterator[KernelCheck]:

@@ -62,6 +62,15 @@ def test_describe_prints_an_agents_node(served: tuple[subprocess.Popen[str], str
     assert json.loads(done.stdout)["sku"] == "tiny"
 
 
+def test_check_prints_every_kernel_as_json() -> None:
+    command = [*AGENT, "check", "--backend", "cpu", "--library", "torch_weight_only", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (row,) = json.loads(done.stdout)
+    assert (row["kernel"], row["dtype"], row["library"]) == ("linear", "int8", "torch_weight_only")
+    assert row["passed"]
+    assert row["error"] <= row["tolerance"]
+
+
 def test_an_unreachable_agent_is_exit_code_5_and_no_traceback() -> None:
     done = subprocess.run(
         [*AGENT, "describe", "--agent", "127.0.0.1:1"], capture_output=True, text=True

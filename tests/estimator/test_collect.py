@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from servecast.compiler.kernels import KernelCase
 from servecast.estimator import collect as collect_module
 from servecast.estimator.collect import Progress, collect
 from servecast.estimator.store import Store
-from servecast.estimator.workers import Job
+from servecast.estimator.workers import Job, Running
 
 Serve = Callable[[CaseProfiler], AgentServer]
 LINEAR = KernelSupport("linear", ("rows",), ("bf16",))
@@ -219,6 +220,20 @@ def test_progress_is_told_while_cases_are_measured(serve: Serve, store: Store) -
     collect(store, job([serve(Scripted())], case(1), case(2)), lambda p: told.append(p.done))
     assert told == sorted(told)
     assert told[-1] == 2
+
+
+def test_progress_tells_which_case_every_gpu_has_until_the_end(serve: Serve, store: Store) -> None:
+    told: list[dict[str, Running]] = []
+
+    def slowly(case: KernelCase) -> Outcome:
+        time.sleep(0.3)
+        return measured()
+
+    server = serve(Scripted(slowly))
+    collect(store, job([server], case(1)), lambda p: told.append(p.running))
+    running = next(found for found in told if found)
+    assert running[f"127.0.0.1:{server.port}/0"].case == case(1)
+    assert told[-1] == {}
 
 
 def test_an_interrupt_keeps_what_was_measured(serve: Serve, store: Store) -> None:
