@@ -1,0 +1,200 @@
+"""Learns whole steps from an engine's log of them, and answers with runtime tables as operators do.
+
+Alone, a step is a launch, its tokens at rates that grow with their number (few tokens wait for the weights),
+its sequences, its attention; all non-negative, so no step is shorter for doing more. Mixed with tables
+of operators, the log says by which factor each of their parts is slower on that engine, and what is left
+over is host time. One pipeline stage: a log does not tell stages apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from servecast.compiler.errors import DataMissingError
+from servecast.estimator.measurement import Floats
+from servecast.estimator.step_log import StepLog
+from servecast.estimator.tables import (
+    SOURCE_CODE,
+    SOURCES,
+    RuntimeTables,
+    Source,
+    TableBounds,
+)
+
+TOKEN_KNOTS = (0, 64, 256, 1024)  # where another token may begin to cost more
+LEAST_ERROR = 0.02  # of the logarithm: small errors count alike
+ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """Seconds: a step's launch, each token beyond a knot, each sequence, any prefill, each (query, key)
+    pair of prefill, any decode, each decode, each cached token of the decodes.
+    """
+
+    launch_s: float
+    token_s: tuple[float, ...]  # by TOKEN_KNOTS
+    sequence_s: float
+    prefill_s: float
+    pair_s: float
+    any_decode_s: float
+    decode_s: float
+    cached_s: float
+    max_tokens: int  # of any step it learnt from
+
+    def tables(self, bounds: TableBounds) -> RuntimeTables:
+        """One stage, everything a simulation within ``bounds`` can ask for; no host time beside the steps."""
+        tokens = np.arange(bounds.max_batched_tokens + 1, dtype=np.float64)
+        beyond = np.maximum(tokens[:, None] - np.array(TOKEN_KNOTS), 0)
+        of_tokens = np.where(tokens > 0, self.launch_s + beyond @ np.array(self.token_s), 0.0)
+        sequences = np.arange(bounds.max_num_seqs + 1, dtype=np.float64)
+        context = _axis(bounds.context_step, bounds.max_context_tokens)
+        chunk = _axis(bounds.chunk_step, bounds.max_batched_tokens)
+        cached = _axis(bounds.kv_step, bounds.kv_capacity_tokens)
+        decodes = self.any_decode_s + self.decode_s * sequences[:, None] + self.cached_s * cached
+        decodes[0] = 0.0
+        return RuntimeTables(
+            token_s=of_tokens[None],
+            sequence_s=self.sequence_s * sequences[None],
+            prefill_s=self.pair_s * pairs(context[:, None], chunk)[None],
+            prefill_base_s=np.array([self.prefill_s]),
+            decode_s=decodes[None],
+            send_s=np.zeros((1, len(tokens))),
+            host_step_s=0.0,
+            context_step_tokens=bounds.context_step,
+            chunk_step_tokens=bounds.chunk_step,
+            kv_step_tokens=bounds.kv_step,
+            token_shares=_shares(tokens <= self.max_tokens),
+            sequence_shares=_shares(sequences >= 0),
+            prefill_shares=_shares(context <= self.max_tokens),
+            decode_shares=_shares(context >= 0),
+        )
+
+
+def pairs(context: Floats, tokens: Floats) -> Floats:
+    """(query, key) pairs of chunks of ``tokens`` after ``context``."""
+    return np.asarray(tokens * context + tokens * (tokens + 1) / 2, dtype=np.float64)
+
+
+def learn_steps(log: StepLog) -> StepModel:
+    """Least relative errors, by non-negative least squares reweighted.
+
+    Raises:
+        DataMissingError: the log has no prefill or no decodes to learn from.
+    """
+    chunked = np.array([len(step) > 0 for step in log.chunks])
+    for there, what in ((chunked.any(), "prefill"), ((log.decodes > 0).any(), "decodes")):
+        if not there:
+            raise DataMissingError(f"the step log has no step with {what} among {len(chunked)}")
+    tokens = log.tokens.astype(np.float64)
+    amounts = [
+        np.ones_like(tokens),
+        *(np.maximum(tokens - knot, 0) for knot in TOKEN_KNOTS),
+        log.sequences.astype(np.float64),
+        chunked.astype(np.float64),
+        np.array([sum(m * c + m * (m + 1) / 2 for c, m in step) for step in log.chunks]),
+        (log.decodes > 0).astype(np.float64),
+        log.decodes.astype(np.float64),
+        log.cached_tokens.astype(np.float64),
+    ]
+    launch_s, *rest = (float(x) for x in _rates(np.stack(amounts, axis=1), log.seconds))
+    of_tokens, others = tuple(rest[: len(TOKEN_KNOTS)]), rest[len(TOKEN_KNOTS) :]
+    sequence_s, prefill_s, pair_s, any_decode_s, decode_s, cached_s = others
+    return StepModel(
+        *(launch_s, of_tokens, sequence_s, prefill_s, pair_s, any_decode_s, decode_s, cached_s),
+        max_tokens=int(tokens.max()),
+    )
+
+
+def corrected(tables: RuntimeTables, log: StepLog) -> RuntimeTables:
+    """The operators' tables, each part slower or faster as the log says; parts that it never ran stay.
+
+    Raises:
+        DataMissingError: the tables have more than one stage.
+    """
+    if tables.num_stages > 1:
+        raise DataMissingError(
+            f"a step log corrects tables of one pipeline stage, these have {tables.num_stages}"
+        )
+    amounts = np.stack(
+        [
+            np.ones(len(log.seconds)),
+            tables.token_s[0, log.tokens],
+            tables.sequence_s[0, log.sequences],
+            _prefills(tables, log),
+            _decodes(tables, log),
+        ],
+        axis=1,
+    )
+    ran = amounts.any(axis=0)
+    factors = np.where(ran, 0.0, 1.0)
+    factors[ran] = _rates(amounts[:, ran], log.seconds)
+    host_s, tokens, sequences, prefill, decode = (float(factor) for factor in factors)
+    return replace(
+        tables,
+        token_s=tokens * tables.token_s,
+        sequence_s=sequences * tables.sequence_s,
+        prefill_s=prefill * tables.prefill_s,
+        prefill_base_s=prefill * tables.prefill_base_s,
+        decode_s=decode * tables.decode_s,
+        mixed_s=decode * tables.mixed_s,
+        host_step_s=host_s,
+    )
+
+
+def _prefills(tables: RuntimeTables, log: StepLog) -> Floats:
+    """[steps], without what decodes beside them add."""
+    found = np.zeros(len(log.chunks))
+    for i, step in enumerate(log.chunks):
+        if step:
+            taken = sum(_bilinear(tables, context, tokens) for context, tokens in step)
+            found[i] = float(tables.prefill_base_s[0]) + taken
+    return found
+
+
+def _bilinear(tables: RuntimeTables, context: int, tokens: int) -> float:
+    table = tables.prefill_s[0]
+    at = context / tables.context_step_tokens, tokens / tables.chunk_step_tokens
+    i, j = (min(int(x), size - 2) for x, size in zip(at, table.shape, strict=True))
+    u, v = at[0] - i, at[1] - j
+    low = (1 - v) * table[i, j] + v * table[i, j + 1]
+    high = (1 - v) * table[i + 1, j] + v * table[i + 1, j + 1]
+    return float((1 - u) * low + u * high)
+
+
+def _decodes(tables: RuntimeTables, log: StepLog) -> Floats:
+    table = tables.decode_s[0]
+    at = log.cached_tokens / tables.kv_step_tokens
+    low = np.minimum(at.astype(np.int64), table.shape[1] - 2)
+    left, right = table[log.decodes, low], table[log.decodes, low + 1]
+    return np.asarray(np.where(log.decodes > 0, left + (at - low) * (right - left), 0.0))
+
+
+def _rates(amounts: Floats, seconds: Floats) -> Floats:
+    """Non-negative seconds per unit of each column of ``amounts`` [steps, columns]."""
+    scales = np.maximum(amounts.max(axis=0), np.finfo(np.float64).tiny)
+    scaled = amounts / scales
+    weights = 1 / seconds
+    found = np.zeros(amounts.shape[1])
+    for _ in range(ROUNDS):
+        found = nnls(scaled * weights[:, None], seconds * weights)[0]
+        thought = np.maximum(scaled @ found, LEAST_ERROR * seconds)
+        off = np.maximum(np.abs(np.log(thought / seconds)), LEAST_ERROR)
+        weights = 1 / (seconds * np.sqrt(off))
+    return np.asarray(found / scales, dtype=np.float64)
+
+
+def _axis(step: int, bound: int) -> Floats:
+    return np.arange(max(2, -(-bound // step) + 1), dtype=np.float64) * step
+
+
+def _shares(inside: NDArray[np.bool_]) -> Floats:
+    """[points, sources]: an estimator's, inside the log or outside."""
+    found = np.zeros((len(inside), len(SOURCES)))
+    found[:, SOURCE_CODE[Source.INTERPOLATED]] = inside
+    found[:, SOURCE_CODE[Source.EXTRAPOLATED]] = ~inside
+    return found
