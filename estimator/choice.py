@@ -25,9 +25,11 @@ from servecast.estimator.splits import folds_of, shapes_of, some_shapes
 
 MAX_ROWS = 12000  # of a kernel rank learners as all do; 5,000 favour those that learn less
 FOLDS = 3
-USED = 1  # of them; every other one costs as much as the fit itself
+USED = 2  # of them: one alone is won by luck, and each costs nearly as much as the fit itself
+FEW_ROWS = 2000  # up to so many, trees of few leaves are worth a try
+MONOTONE_EFFORT = 0.3  # constrained trees stop learning sooner
 MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
-BLEND = ("randomised", "boosting")
+BLENDS = {"blend": ("randomised", "boosting"), "few": ("randomised", "shallow")}
 DEFAULT = "blend"
 
 
@@ -36,12 +38,12 @@ def _trees(*members: str) -> Callable[[KernelKind, Dims], KernelLearner]:
 
 
 def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
-    return MonotoneBoosting(positions(kind, dims, INCREASING))
+    return MonotoneBoosting(positions(kind, dims, INCREASING), effort=MONOTONE_EFFORT)
 
 
 LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
     **{member: _trees(member) for member in GROWERS},
-    "blend": _trees(*BLEND),
+    **{blend: _trees(*members) for blend, members in BLENDS.items()},
     "monotone": _monotone,
 }
 
@@ -64,7 +66,8 @@ def choose(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> C
         return Choice()
     features = feature_matrix(kind, part.dims, num_sms)
     fold = folds_of(part, FOLDS, seed)
-    names = [*GROWERS, *(["monotone"] if kind.kernel.startswith("attention") else [])]
+    names = [name for name in GROWERS if name != "shallow" or len(part.seconds) <= FEW_ROWS]
+    names += ["monotone"] if kind.kernel.startswith("attention") else []
     logs: dict[str, list[Floats]] = {name: [] for name in names}
     for out in (fold == number for number in range(USED)):
         for name in names:
@@ -72,7 +75,9 @@ def choose(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> C
             learner.fit(features[~out], part.seconds[~out])
             logs[name].append(np.log(learner.predict(features[out]) / part.seconds[out]))
     errors = {name: np.concatenate(parts) for name, parts in logs.items()}
-    errors["blend"] = np.asarray(np.mean([errors[member] for member in BLEND], axis=0))
+    for blend, members in BLENDS.items():
+        if set(members) <= set(errors):
+            errors[blend] = np.asarray(np.mean([errors[member] for member in members], axis=0))
     return Choice(tuple((name, float(np.mean(np.abs(e)))) for name, e in errors.items()))
 
 

@@ -80,10 +80,26 @@ def boosted_trees(
         return flatten_boosting(boosting.fit(features, residual))
 
 
+def shallow_boosted_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
+    """For few rows: trees of few leaves, which may hold few rows."""
+    boosting = HistGradientBoostingRegressor(
+        max_iter=max(1, round(BOOSTED * growth.effort / 2)),
+        max_leaf_nodes=8,
+        learning_rate=0.08,
+        min_samples_leaf=3,
+        max_features=0.5,
+        early_stopping=False,
+        random_state=growth.seed,
+    )
+    with threadpool_limits(1, "openmp"):
+        return flatten_boosting(boosting.fit(features, residual))
+
+
 GROWERS: dict[str, Grower] = {
     "forest": random_forest,
     "randomised": randomised_trees,
     "boosting": boosted_trees,
+    "shallow": shallow_boosted_trees,
 }
 
 
