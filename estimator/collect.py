@@ -166,9 +166,7 @@ def _commit(store: Store, shared: Shared, progress: Progress, wait_s: float) -> 
 def _keep(store: Store, results: list[Result], progress: Progress) -> None:
     """Commits what is an answer, and counts all."""
     kept = [r for r in results if r.outcome.status in (Status.MEASURED, Status.OUT_OF_MEMORY)]
-    store.add_measurements(
-        row_of(r.case, r.node, r.device, r.outcome, r.measured_at_ns, r.variant) for r in kept
-    )
+    store.add_measurements(row_of(r) for r in kept)
     for result in results:
         _count(result, progress)
 

@@ -7,31 +7,34 @@ from dataclasses import asdict
 
 from servecast.agent.messages import Node, Outcome, Status
 from servecast.agent.stopping import Statistics
-from servecast.compiler.kernels import KernelCase
 from servecast.estimator.measurement import Measurement, Origin, Timing
+from servecast.estimator.workers import Result
 
 US_PER_S = 1e6
 USUAL_LIBRARIES = ("", "torch", "gloo", "nccl")  # rows of others are variants
 
 
-def row_of(
-    case: KernelCase, node: Node, device: int, outcome: Outcome, measured_at_ns: int, variant: str
-) -> Measurement:
+def row_of(result: Result) -> Measurement:
     """A measured or out-of-memory outcome with the whole of what the node told about itself."""
-    statistics = outcome.statistics
+    node, outcome = result.node, result.outcome
+    statistics, library = outcome.statistics, outcome.library
     return Measurement(
-        case=case,
+        case=result.case,
         sku=node.sku,
         origin=Origin("agent", package="servecast", version=node.agent_version),
         timing=_timing(statistics) if statistics is not None else None,
         outcome=outcome.status.value,
         method=outcome.method,
-        variant=variant or ("" if outcome.library in USUAL_LIBRARIES else outcome.library),
+        variant=result.variant or ("" if library in USUAL_LIBRARIES else library),
         flags=tuple(flag.value for flag in outcome.flags),
-        node=_json(_fingerprint(node, device)),
-        conditions=_json(_conditions(outcome)),
-        measured_at_ns=measured_at_ns,
+        node=_json(_fingerprint(node, result.device)),
+        conditions=_json(_conditions(outcome) | _samples(result)),
+        measured_at_ns=result.measured_at_ns,
     )
+
+
+def _samples(result: Result) -> dict[str, object]:
+    return {"samples_us": result.samples_us} if result.samples_us else {}
 
 
 def _timing(statistics: Statistics) -> Timing:

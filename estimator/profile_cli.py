@@ -76,6 +76,9 @@ def _degrees(
     help="How to time: cuda_graph or cuda_eager, cpu_eager or cpu_time; default: each node's first.",
 )
 @click.option(
+    "--keep-samples", is_flag=True, help="Store every sample, not their statistics alone."
+)
+@click.option(
     "--cross-check",
     type=click.IntRange(0),
     default=4,
@@ -98,6 +101,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     max_context: int | None,
     max_case_s: float | None,
     method: str | None,
+    keep_samples: bool,
     cross_check: int,
     token_file: Path | None,
     tls_ca: Path | None,
@@ -131,7 +135,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     checks = cross_check if len(agents) > 1 else 0
     security = client_security(token_file, tls_ca, tls_cert, tls_key)
     settings = Settings(max_case_s=max_case_s, method=method)
-    job = Job(agents, tuple(cases), settings, budget, security, checks)
+    job = Job(agents, tuple(cases), settings, budget, security, checks, keep_samples)
     if dry_run:
         _show_plan(store_path, job, as_json)
     else:

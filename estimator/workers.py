@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from servecast.agent.client import Agent, AgentUnavailableError
-from servecast.agent.messages import Node, Outcome, Settings, Status
+from servecast.agent.messages import Event, Node, Outcome, Samples, Settings, Status
 from servecast.agent.security import ClientSecurity
 from servecast.agent.stopping import Flag
 from servecast.compiler.errors import AgentError
@@ -40,6 +40,7 @@ class Result:
     outcome: Outcome
     measured_at_ns: int
     variant: str = ""  # how many nodes a collective spanned, where more than one
+    samples_us: tuple[float, ...] = ()  # where the job keeps them
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Job:
     budget_s: float | None = None
     security: ClientSecurity = field(default_factory=ClientSecurity)
     cross_checks: int = 0  # cases that every GPU measures, to compare nodes of one SKU
+    keep_samples: bool = False
 
 
 @dataclass(slots=True)
@@ -128,7 +130,7 @@ def _cross_check(shared: Shared, agent: Agent, node: Node, device: int) -> bool:
         if not node.runs(case) or shared.stop.is_set():
             continue
         try:
-            outcome = _measure(agent, case, shared.job.settings, device)
+            outcome, _ = _measure(agent, case, shared.job.settings, device)
         except AgentError:
             return False
         if outcome.statistics is not None:
@@ -147,8 +149,9 @@ def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
             continue
         who = f"{agent.address}/{device}"
         shared.running[who] = Running(node.sku, case, time.monotonic())
+        samples_us: tuple[float, ...] = ()
         try:
-            outcome = _measure(agent, case, shared.job.settings, device)
+            outcome, samples_us = _measure(agent, case, shared.job.settings, device)
         except AgentUnavailableError as error:
             if queue.give_back(case):
                 return
@@ -157,15 +160,22 @@ def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
             outcome = Outcome(Status.FAILED, message=str(error))
         finally:
             shared.running.pop(who, None)
-        shared.events.put(Result(case, node, device, outcome, time.time_ns()))
+        kept_us = samples_us if shared.job.keep_samples else ()
+        found = Result(case, node, device, outcome, time.time_ns(), samples_us=kept_us)
+        shared.events.put(found)
         queue.finish(case, throttled=Flag.THROTTLED in outcome.flags)
 
 
-def _measure(agent: Agent, case: KernelCase, settings: Settings, device: int) -> Outcome:
-    """The case's outcome. Raises: AgentError."""
-    last = None
+def _measure(
+    agent: Agent, case: KernelCase, settings: Settings, device: int
+) -> tuple[Outcome, tuple[float, ...]]:
+    """The case's outcome, and its samples in the order taken. Raises: AgentError."""
+    last: Event | None = None
+    samples_us: list[float] = []
     for _, event in agent.profile([case], settings, device, timeout_s=CASE_TIMEOUT_S):
         last = event
+        if isinstance(event, Samples):
+            samples_us += event.runtime_us
     if not isinstance(last, Outcome):
         raise AgentUnavailableError(f"agent {agent.address} ended a case without an outcome")
-    return last
+    return last, tuple(samples_us)

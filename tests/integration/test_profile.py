@@ -122,6 +122,19 @@ def test_a_row_tells_what_was_measured_and_on_what(filled: Filled) -> None:
     assert json.loads(row.conditions)["stop_reason"] in ("converged", "max_time", "max_samples")
 
 
+def test_samples_are_kept_where_they_are_asked_for(
+    filled: Filled, agents: dict[str, str], tmp_path: Path
+) -> None:
+    options = ["--agent", agents["cpu-a"], "--tp", "1", "--keep-samples"]
+    assert profile(filled.spec, *options, "--store", str(tmp_path / "s.duckdb")).returncode == 0
+    for path, kept in ((filled.store, False), (tmp_path / "s.duckdb", True)):
+        with Store.open(path, read_only=True) as store:
+            row = store.measurements("cpu-a")[0]
+        samples_us = json.loads(row.conditions).get("samples_us", [])
+        assert row.timing is not None
+        assert len(samples_us) == (row.timing.num_samples if kept else 0)
+
+
 def test_a_dry_run_shows_the_plan_and_writes_nothing(
     spec: Path, agents: dict[str, str], tmp_path: Path
 ) -> None:
