@@ -1,0 +1,188 @@
+"""This machine as the live comparison sees it: its agent, its profile, its engine, how quiet it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+REPLAY = HERE / "vllm_replay.py"
+SKU = "this-cpu"
+MAX_NUM_SEQS, MAX_BATCHED_TOKENS, MAX_CONTEXT = 32, 256, 512
+PROBES = 15
+PROBE_POINTS = 1 << 18  # of a Fourier transform and, 16 times, of a copy: about 10 ms of both
+START_S = 180.0  # for vLLM's kernels to load on a machine that does other things
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A Llama of random weights, as vLLM and as we describe it."""
+
+    name: str
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    layers: int = 12
+    context: int = 2048
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """vLLM's config.json."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "vocab_size": self.vocab,
+            "max_position_embeddings": self.context,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+        }
+
+    @property
+    def spec(self) -> str:
+        return f"""\
+model "{self.name}" {{
+    source   "random weights"
+    context  {self.context}
+    weights  bf16
+    kv_cache bf16
+    let hidden = {self.hidden}, ffn = {self.ffn}, vocab = {self.vocab}
+    let heads = {self.heads}, kv_heads = {self.kv_heads}, head = {self.hidden // self.heads}
+    embedding vocab -> hidden
+    repeat {self.layers} {{
+        residual {{
+            rms_norm  hidden
+            linear    hidden -> (heads + 2*kv_heads) * head  split columns by kv_heads
+            rope      (heads + kv_heads) x head
+            attention heads/kv_heads x head
+            linear    heads*head -> hidden  split rows
+        }}
+        residual {{
+            rms_norm hidden
+            linear   hidden -> 2*ffn  split columns
+            swiglu   ffn
+            linear   ffn -> hidden  split rows
+        }}
+    }}
+    rms_norm hidden
+    linear   hidden -> vocab  split columns  at last_token
+}}
+"""
+
+
+LIVE = Model("live", hidden=768, ffn=2048, heads=12, kv_heads=4, vocab=8192)
+# As many layers, so the engine does as much for it; next to nothing to compute: its steps are host time.
+HOST_PROBE = Model("host-probe", hidden=64, ffn=64, heads=2, kv_heads=2, vocab=128)
+# Rates for the bounds only: every kernel is measured.
+SKU_SPEC = f"""\
+sku "{SKU}" {{
+    memory 4 GiB  bandwidth 50 GB/s
+    peak bf16 1 TFLOP/s  peak fp32 1 TFLOP/s
+    node 1 linked pcie 1 GB/s
+    between nodes 1 GB/s
+    power idle 1 W  peak 100 W
+    price 0.1 USD/h source "none: a processor"
+}}
+"""
+
+
+@contextmanager
+def agent(python: str, folder: Path) -> Iterator[str]:
+    """An agent with vLLM's kernels on one thread; its address."""
+    links = folder / "links" / "servecast"
+    links.mkdir(parents=True, exist_ok=True)
+    for name in ("agent", "compiler", "protos"):
+        (links / name).unlink(missing_ok=True)
+        (links / name).symlink_to(HERE.parent / name)
+    command = [python, "-m", "servecast.agent.cli", "serve", "--port", "0", "--backend", "cpu"]
+    command += ["--threads", "1", "--sku", SKU, "--library", "vllm", "--library", "torch"]
+    environment = os.environ | {"PYTHONPATH": str(links.parent), "OMP_NUM_THREADS": "1"}
+    with (
+        (folder / "agent.log").open("w") as log,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            said = next((line for line in process.stdout if line.startswith("serving on")), None)
+            if said is None:
+                raise SystemExit(f"the agent did not start; see {folder / 'agent.log'}")
+            yield said.split()[-1]
+        finally:
+            process.terminate()
+
+
+def profile(address: str, folder: Path, method: str, max_case_s: float) -> Path:
+    """The store with both models' kernels."""
+    store, spec = folder / "profile.duckdb", folder / "live.llm"
+    spec.write_text(LIVE.spec + HOST_PROBE.spec + SKU_SPEC)
+    for model in (LIVE, HOST_PROBE):
+        command = [sys.executable, "-c", "from servecast.simulator.cli import main; main()"]
+        command += ["profile", str(spec), "--model", model.name, "--agent", address, "--tp", "1"]
+        command += ["--store", str(store), "--method", method, "--max-case-s", str(max_case_s)]
+        command += ["--max-num-batched-tokens", str(MAX_BATCHED_TOKENS)]
+        command += ["--max-num-seqs", str(MAX_NUM_SEQS), "--max-context", str(MAX_CONTEXT)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """``requests`` are (arrival in seconds, prompt tokens, output tokens). A concurrency closes the loop."""
+
+    name: str
+    requests: tuple[tuple[float, int, int], ...]
+    concurrency: int | None = None
+
+
+def replay(python: str, model: Model, runs: Sequence[Run], clock: str) -> list[dict[str, Any]]:
+    """What the engine did in each run (see vllm_replay.py), one engine for all."""
+    order = {
+        "model": model.config,
+        "clock": clock,
+        "engine": {
+            "max_model_len": model.context,
+            "max_num_seqs": MAX_NUM_SEQS,
+            "max_num_batched_tokens": MAX_BATCHED_TOKENS,
+        },
+        "runs": [asdict(run) for run in runs],
+    }
+    done = subprocess.run(
+        [python, str(REPLAY)], input=json.dumps(order), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"the engine failed:\n{done.stderr[-2000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def work_s() -> float:
+    """Processor seconds of fixed work, the median of some: longer where neighbours share caches and cores."""
+    rng = np.random.default_rng(0)
+    wave, source = rng.standard_normal(PROBE_POINTS), rng.standard_normal(PROBE_POINTS * 16)
+    target = np.empty_like(source)
+    times = []
+    for _ in range(PROBES):
+        begin_s = time.thread_time()
+        np.fft.fft(wave)
+        np.copyto(target, source)
+        times.append(time.thread_time() - begin_s)
+    return median(times)

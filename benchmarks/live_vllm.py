@@ -1,0 +1,331 @@
+"""A real vLLM on this machine's processor against predictions made before it ran.
+
+    SERVECAST_VLLM_PYTHON=vllm/bin/python python benchmarks/live_vllm.py [--quick] [--clock cpu] [--out F]
+
+1. An agent of that Python (one OpenMP thread) profiles two models of random weights: the one to predict,
+   and one of as many layers that computes next to nothing.
+2. vLLM runs the second: what its steps take beside their kernels gives `host_step_s` and
+   `host_per_sequence_s`.
+3. The simulator predicts Poisson arrivals at three loads and closed loops of two sizes, and writes it down.
+4. vLLM runs them, each twice: the second time is the floor that no prediction can be better than.
+
+Step times are compared batch by batch as vLLM formed them, latencies over the requests of a run. The run is
+rejected (exit code 3) where the machine was not its own: others had the processor for more than STOLEN of a
+run's time, fixed work between the runs took SLOWER more than at best, or a run and its repetition differ by
+more than REPEAT. With ``--clock cpu`` both sides count the thread's own processor time, so that others take
+none of it; their use of caches and memory remains. Exit code 1: an error is above its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from live_machine import (
+    HOST_PROBE,
+    LIVE,
+    MAX_BATCHED_TOKENS,
+    MAX_NUM_SEQS,
+    SKU,
+    Run,
+    agent,
+    profile,
+    replay,
+    work_s,
+)
+
+from servecast.compiler.load import load_spec
+from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
+from servecast.estimator.load import TableLoader
+from servecast.simulator.measured import MeasuredRun
+from servecast.simulator.records import Records
+from servecast.simulator.reference import ReferenceReplica, ReferenceStep
+from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.search.table_bounds import bounds
+from servecast.simulator.simulate import Setup, place
+from servecast.simulator.validate import compare
+from servecast.simulator.workload import Workload
+
+LOADS = (0.3, 0.6, 0.85)  # of the predicted capacity
+CONCURRENCIES = (2, 8)
+PROMPT_TOKENS, OUTPUT_TOKENS = (16, 400), (4, 40)
+STEP_LIMIT = LATENCY_LIMIT = 0.10
+STOLEN, SLOWER, REPEAT = 0.03, 0.10, 0.10
+GATED = [(m, p) for m in ("ttft", "tpot", "e2e") for p in ("p50", "p90")]
+METHODS = {"wall": "cpu_eager", "cpu": "cpu_time"}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    requests: int
+    loads: tuple[float, ...]
+    concurrencies: tuple[int, ...]
+    max_case_s: float
+
+
+FULL = Size(60, LOADS, CONCURRENCIES, 0.3)
+QUICK = Size(15, LOADS[1:2], CONCURRENCIES[1:], 0.05)
+
+
+def lengths(rng: random.Random, count: int) -> list[tuple[int, int]]:
+    return [(rng.randint(*PROMPT_TOKENS), rng.randint(*OUTPUT_TOKENS)) for _ in range(count)]
+
+
+def closed(name: str, concurrency: int, count: int) -> Run:
+    rng = random.Random(name)
+    return Run(name, tuple((0.0, *pair) for pair in lengths(rng, count)), concurrency)
+
+
+def opened(name: str, rate_per_s: float, count: int) -> Run:
+    rng, at_s, requests = random.Random(name), 0.0, []
+    for pair in lengths(rng, count):
+        at_s += rng.expovariate(rate_per_s)
+        requests.append((at_s, *pair))
+    return Run(name, tuple(requests))
+
+
+class Predictor:
+    """Predictions from a store, for one model and the engine's host terms."""
+
+    def __init__(self, spec_path: Path, model: str, store: Path, engine: EngineProfile) -> None:
+        spec = load_spec(spec_path)
+        limits = {"max_num_seqs": MAX_NUM_SEQS, "max_batched_tokens": MAX_BATCHED_TOKENS}
+        placement = place(Setup(spec.model(model), SKU, **limits), spec.skus)
+        self.limits = placement.candidates[0].limits
+        loader = TableLoader(store, ("agent",), engine)
+        self.tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
+
+    def run(self, run: Run) -> Records:
+        fleet = Fleet(self.tables, self.limits)
+        return Engine().run(workload_of(run), fleet, concurrency=run.concurrency).copy()
+
+    def steps_s(self, run: Run, steps: list[dict[str, Any]]) -> list[float]:
+        """Of the batches that the engine formed, in its order."""
+        replica = ReferenceReplica(0, self.tables, self.limits)
+        computed = [0] * len(run.requests)
+        found = []
+        for step in steps:
+            chunks, cached = [], []
+            for name, tokens in step["tokens"].items():
+                number = int(name)
+                if computed[number] < run.requests[number][1]:
+                    chunks.append((computed[number], tokens))
+                else:
+                    cached.append(computed[number])
+                computed[number] += tokens
+            total = sum(step["tokens"].values())
+            counted = ReferenceStep(
+                0.0, 0.0, total, len(step["tokens"]), len(cached), sum(cached), 0, 0, {}, [], {}
+            )
+            found.append(replica.stage_s(0, counted, chunks) + self.tables.host_step_s)
+        return found
+
+
+def workload_of(run: Run) -> Workload:
+    arrival, prompt, output = zip(*run.requests, strict=True)
+    lengths = (np.array(column, dtype=np.int64) for column in (prompt, output))
+    return Workload(run.name, np.array(arrival), *lengths)
+
+
+def host_profile(bare: Predictor, run: Run, measured: dict[str, Any]) -> EngineProfile:
+    """Host terms from what the probe's decode steps take beside their kernels: a line in the sequences."""
+    steps = [
+        step for step in measured["steps"] if len(step["tokens"]) == sum(step["tokens"].values())
+    ]
+    kernels_s = dict(
+        zip(map(id, measured["steps"]), bare.steps_s(run, measured["steps"]), strict=True)
+    )
+    beside_s = [s["end_s"] - s["begin_s"] - kernels_s[id(s)] for s in steps]
+    sizes = np.array([len(s["tokens"]) for s in steps])
+    points = [(n, float(np.median(np.array(beside_s)[sizes == n]))) for n in np.unique(sizes)]
+    slope, at_0 = np.polyfit(
+        *zip(*points, strict=True), 1, w=[np.sqrt((sizes == n).sum()) for n, _ in points]
+    )
+    return ENGINE_PROFILES["none"].given(
+        "measured here, on the host probe",
+        host_step_s=max(0.0, float(at_0)),
+        host_per_sequence_s=max(0.0, float(slope)),
+    )
+
+
+def errors_of(run: Run, predictor: Predictor, measured: dict[str, Any]) -> dict[str, Any]:
+    """Of one run: step times batch by batch, latencies by statistic."""
+    steps = [step for step in measured["steps"] if step["tokens"]]
+    took_s = np.array([step["end_s"] - step["begin_s"] for step in steps])
+    relative = np.array(predictor.steps_s(run, steps)) / took_s - 1
+    rows = compare(measured_run(run, measured), predictor.run(run))
+    return {
+        "steps": len(steps),
+        "step_mape": float(np.abs(relative).mean()),
+        "step_bias": float(relative.mean()),
+        "latencies": {f"{row.metric} {row.statistic}": asdict(row) for row in rows},
+    }
+
+
+def measured_run(run: Run, told: dict[str, Any]) -> MeasuredRun:
+    sent_s, first_s, finish_s = (
+        np.array(told[f"{name}_s"]) for name in ("sent", "first", "finish")
+    )
+    gaps = np.array([output - 1 for _, _, output in run.requests])
+    latencies_s = {
+        "ttft": first_s - sent_s,
+        "tpot": (finish_s - first_s) / gaps,
+        "e2e": finish_s - sent_s,
+    }
+    return MeasuredRun(workload_of(run), "server", latencies_s)
+
+
+def floor_of(run: Run, once: dict[str, Any], again: dict[str, Any]) -> dict[str, float]:
+    """How far a repetition is from the run itself, by statistic."""
+    first, second = (measured_run(run, told).latencies_s for told in (once, again))
+    return {
+        f"{metric} {p}": float(
+            np.percentile(second[metric], int(p[1:])) / np.percentile(first[metric], int(p[1:])) - 1
+        )
+        for metric, p in GATED
+    }
+
+
+def runs_of(size: Size, predictor: Predictor) -> list[Run]:
+    """Loads are shares of what the prediction says that the engine can serve: no run is looked at."""
+    full = closed("capacity", MAX_NUM_SEQS, 4 * MAX_NUM_SEQS)
+    capacity_per_s = len(full.requests) / float(predictor.run(full).finish_s.max())
+    return [
+        *(opened(f"open {load:.0%}", load * capacity_per_s, size.requests) for load in size.loads),
+        *(closed(f"closed {n}", n, size.requests) for n in size.concurrencies),
+    ]
+
+
+def live(python: str, size: Size, clock: str, folder: Path) -> dict[str, Any]:
+    """The whole comparison as JSON."""
+    works_s = [work_s()]
+    with agent(python, folder) as address:
+        store = profile(address, folder, METHODS[clock], size.max_case_s)
+    works_s.append(work_s())
+    probe = closed("host probe", 8, 40)
+    nothing = ENGINE_PROFILES["none"]
+    bare = Predictor(folder / "live.llm", HOST_PROBE.name, store, nothing)
+    _, probed = replay(python, HOST_PROBE, [replace(probe, name="warm"), probe], clock)
+    engine = host_profile(bare, probe, probed)
+    predictor = Predictor(folder / "live.llm", LIVE.name, store, engine)
+    runs = runs_of(size, predictor)
+    predicted_at_s = write_predictions(folder, runs, predictor)
+    asked = [closed("warm", 4, 8), *(again for run in runs for again in (run, run))]
+    measured_at_s = time.time()
+    _, *told = replay(python, LIVE, asked, clock)
+    works_s += [probed["work_s"], *(one["work_s"] for one in told)]
+    slower = max(works_s) / min(works_s) - 1
+    results = [
+        {
+            "name": run.name,
+            "stolen": max(once["stolen"], again["stolen"]) if clock == "wall" else 0.0,
+            "floor": floor_of(run, once, again),
+            **errors_of(run, predictor, once),
+        }
+        for run, once, again in zip(runs, told[::2], told[1::2], strict=True)
+    ]
+    found = {"clock": clock, "predicted_at_s": predicted_at_s, "slower": slower, "runs": results}
+    found |= {"measured_at_s": measured_at_s}
+    found |= {"host_step_s": engine.host_step_s, "host_per_sequence_s": engine.host_per_sequence_s}
+    return found | {"rejected": rejections(found), "too_far": too_far(results)}
+
+
+def write_predictions(folder: Path, runs: list[Run], predictor: Predictor) -> float:
+    """Before the engine runs; gives the moment."""
+    at_s = time.time()
+    rows = {
+        run.name: {"finish_s": predictor.run(run).finish_s.tolist(), **asdict(run)} for run in runs
+    }
+    (folder / "predicted.json").write_text(json.dumps({"at_s": at_s, "runs": rows}))
+    return at_s
+
+
+def rejections(found: dict[str, Any]) -> list[str]:
+    """Why the machine was not quiet enough to judge a prediction; none is well."""
+    why = []
+    if found["slower"] > SLOWER:
+        why.append(f"fixed work took up to {found['slower']:.0%} longer than at best")
+    for run in found["runs"]:
+        if run["stolen"] > STOLEN:
+            why.append(f"{run['name']}: others had {run['stolen']:.0%} of the processor")
+        worst = max(run["floor"].items(), key=lambda pair: abs(pair[1]))
+        if abs(worst[1]) > REPEAT:
+            why.append(f"{run['name']}: its repetition differs by {worst[1]:+.0%} in {worst[0]}")
+    return why
+
+
+def too_far(results: list[dict[str, Any]]) -> list[str]:
+    """What is above its limit; none is well."""
+    why = []
+    for run in results:
+        if run["step_mape"] > STEP_LIMIT:
+            why.append(f"{run['name']}: step times by {run['step_mape']:.1%}")
+        for name in (" ".join(pair) for pair in GATED):
+            error = run["latencies"][name]["error"]
+            if abs(error) > LATENCY_LIMIT:
+                why.append(f"{run['name']}: {name} by {error:+.1%}")
+    return why
+
+
+def table(found: dict[str, Any]) -> str:
+    """Errors of prediction, and in brackets how far the repetition is from the run."""
+    names = [" ".join(pair) for pair in GATED]
+    lines = [
+        "".join(
+            [
+                "run".ljust(12),
+                "steps".rjust(7),
+                "step MAPE".rjust(11),
+                *(n.rjust(18) for n in names),
+            ]
+        )
+    ]
+    for run in found["runs"]:
+        errors = (
+            f"{run['latencies'][name]['error']:+.1%} ({run['floor'][name]:+.1%})".rjust(18)
+            for name in names
+        )
+        lines.append(
+            f"{run['name']:<12}{run['steps']:>7}{run['step_mape']:>11.1%}" + "".join(errors)
+        )
+    step_ms, sequence_us = found["host_step_s"] * 1e3, found["host_per_sequence_s"] * 1e6
+    host = f"host: {step_ms:.2f} ms a step, {sequence_us:.0f} us a sequence"
+    lines += [f"clock: {found['clock']}; {host}"]
+    lines += [f"REJECTED: {why}" for why in found["rejected"]]
+    lines += [f"too far: {why}" for why in found["too_far"]]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one load and one closed loop, few requests"
+    )
+    parser.add_argument("--clock", choices=sorted(METHODS), default="wall")
+    parser.add_argument("--out", type=Path, help="keep the profile, predictions and result here")
+    asked = parser.parse_args()
+    python = os.environ.get("SERVECAST_VLLM_PYTHON")
+    if not python:
+        parser.error("SERVECAST_VLLM_PYTHON names no Python with vLLM")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.out or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = live(python, QUICK if asked.quick else FULL, asked.clock, folder)
+        (folder / "live.json").write_text(json.dumps(found, indent=1))
+    print(table(found))
+    return 3 if found["rejected"] else int(bool(found["too_far"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

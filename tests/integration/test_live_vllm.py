@@ -1,0 +1,120 @@
+"""The comparison with a real vLLM on this processor: its judgement always, the engine where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def live() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return import_module("live_vllm")
+
+
+def judged(slower: float = 0.0, stolen: float = 0.0, floor: float = 0.0) -> dict[str, Any]:
+    """What a comparison found, as far as the machine is concerned."""
+    runs = [{"name": "open 60%", "stolen": stolen, "floor": {"ttft p50": 0.01, "e2e p90": floor}}]
+    return {"slower": slower, "runs": runs}
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (judged(), []),
+        (judged(slower=0.11), ["fixed work took up to 11% longer than at best"]),
+        (judged(stolen=0.04), ["open 60%: others had 4% of the processor"]),
+        (judged(floor=-0.12), ["open 60%: its repetition differs by -12% in e2e p90"]),
+    ],
+)
+def test_a_machine_that_was_not_quiet_is_told_by_what_it_did(
+    live: ModuleType, found: dict[str, Any], why: list[str]
+) -> None:
+    assert live.rejections(found) == why
+
+
+def result(step_mape: float, error: float) -> dict[str, Any]:
+    names = (
+        f"{metric} {p}"
+        for metric, p in [(m, p) for m in ("ttft", "tpot", "e2e") for p in ("p50", "p90")]
+    )
+    return {"name": "r", "step_mape": step_mape, "latencies": {n: {"error": error} for n in names}}
+
+
+def test_errors_within_a_tenth_pass_and_larger_ones_are_named(live: ModuleType) -> None:
+    assert live.too_far([result(0.09, -0.09)]) == []
+    assert live.too_far([result(0.11, 0.0)]) == ["r: step times by 11.0%"]
+    assert live.too_far([result(0.0, -0.2)])[0] == "r: ttft p50 by -20.0%"
+
+
+class Kernels:
+    """Predicts a millisecond for every step."""
+
+    def steps_s(self, run: object, steps: list[dict[str, Any]]) -> list[float]:
+        return [0.001] * len(steps)
+
+
+def test_host_terms_are_what_decode_steps_take_beside_their_kernels(live: ModuleType) -> None:
+    batches = [{str(i): 1 for i in range(n)} for n in (1, 2, 4, 8) for _ in range(3)]
+    steps = [
+        {"begin_s": 5.0, "end_s": 5.001 + 0.004 + 50e-6 * len(batch), "tokens": batch}
+        for batch in batches
+    ]
+    prefill = {"begin_s": 0.0, "end_s": 9.0, "tokens": {"0": 64}}
+    found = live.host_profile(Kernels(), None, {"steps": [prefill, *steps]})
+    assert found.host_step_s == pytest.approx(0.004)
+    assert found.host_per_sequence_s == pytest.approx(50e-6)
+    assert found.sources["host_step_s"] == "measured here, on the host probe"
+
+
+def test_a_run_is_the_same_every_time_and_another_load_is_the_same_requests_closer_together(
+    live: ModuleType,
+) -> None:
+    slow, fast = live.opened("a", 1.0, 20), live.opened("a", 4.0, 20)
+    assert slow == live.opened("a", 1.0, 20)
+    assert [r[1:] for r in slow.requests] == [r[1:] for r in fast.requests]
+    assert slow.requests[-1][0] == pytest.approx(4 * fast.requests[-1][0])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A short comparison with the real engine."""
+    if not os.environ.get("SERVECAST_VLLM_PYTHON"):
+        pytest.skip(
+            "SERVECAST_VLLM_PYTHON names no Python with vLLM: no prediction met a real engine"
+        )
+    folder = tmp_path_factory.mktemp("live")
+    command = [sys.executable, str(BENCHMARKS / "live_vllm.py"), "--quick", "--clock", "cpu"]
+    done = subprocess.run([*command, "--out", str(folder)], capture_output=True, text=True)
+    assert done.returncode in (0, 1, 3), done.stderr[-2000:]
+    found: dict[str, Any] = json.loads((folder / "live.json").read_text())
+    predicted = json.loads((folder / "predicted.json").read_text())
+    return found | {"predicted": predicted, "returncode": done.returncode}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_predictions_were_written_before_the_engine_ran(compared: dict[str, Any]) -> None:
+    assert compared["predicted"]["at_s"] < compared["measured_at_s"]
+    assert [run["name"] for run in compared["runs"]] == list(compared["predicted"]["runs"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_engine_steps_as_predicted(compared: dict[str, Any]) -> None:
+    if compared["rejected"]:
+        pytest.skip(f"this machine was not quiet: {'; '.join(compared['rejected'])}")
+    assert compared["returncode"] == int(bool(compared["too_far"]))
+    for run in compared["runs"]:
+        assert run["step_mape"] < 0.10, run["name"]
