@@ -83,8 +83,10 @@ def continue_partial(sim: Simulation, r: int, lane: int) -> bool:
 def admissible(sim: Simulation, r: int, left: int) -> int:
     """The waiting request that may be admitted with this much budget left, or NONE."""
     replica, run = sim.replicas[r], sim.run[0]
+    if left <= 0 or replica.num_running >= run.max_num_seqs:
+        return NONE
     i = front(sim, r)
-    if i < 0 or left <= 0 or replica.num_running >= run.max_num_seqs:
+    if i < 0:
         return NONE
     shared = look_up(sim, r, i) if run.caching else 0
     tokens = sim.requests[i].prompt

@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numba
 import platformdirs
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.extending import intrinsic
 
 from servecast.simulator import (
     batching,
@@ -48,6 +50,8 @@ def compile_engine() -> Callable[[Simulation], int]:
         for name, function in _functions(module):
             if function is not dispatch.simulate_all:
                 plain = FunctionType(function.__code__, namespaces[module.__name__], name)
+                if function is waiting.call_pick:
+                    plain = cast(FunctionType, _call_pick)
                 _share(namespaces, name, function, numba.njit(**_INNER)(plain))
     main = dispatch.simulate_all
     stamp = _cache_stamp()
@@ -55,6 +59,28 @@ def compile_engine() -> Callable[[Simulation], int]:
     plain = FunctionType(code, namespaces[dispatch.__name__], main.__name__)
     compiled: Callable[[Simulation], int] = numba.njit(cache=stamp is not None, **_OPTIONS)(plain)
     return compiled
+
+
+@intrinsic
+def _call(  # noqa: PLR0913  # as many as the C function takes
+    context: Any, address: Any, waiting: Any, requests: Any, total: Any, count: Any, now_s: Any
+) -> Any:
+    """Calls the C function at the address with the other arguments."""
+    i8, f8 = numba.types.int64, numba.types.float64
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole, real = ir.IntType(64), ir.DoubleType()
+        function = ir.FunctionType(whole, [whole, whole, whole, whole, real])
+        return builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
+
+    return i8(i8, i8, i8, i8, i8, f8), generate
+
+
+def _call_pick(sim: Any, first: int, count: int, now_s: float) -> Any:
+    """`waiting.call_pick` by the hook's address; a request number takes four bytes of the pool."""
+    waiting = sim.hooks[1] + 4 * first
+    total = len(sim.requests)
+    return _call(sim.hooks[0], waiting, sim.hooks[2], total, count, now_s)  # type: ignore[call-arg]
 
 
 def _functions(module: ModuleType) -> list[tuple[str, FunctionType]]:
@@ -76,7 +102,8 @@ def _cache_stamp() -> Path | None:
     Numba keys its cache by the file of the function that it caches, and would not notice changes of the
     functions that this one calls. So that file is one that changes with all of them.
     """
-    sources = [Path(str(m.__file__)).read_bytes() for m in (*_MODULES, state)]
+    files = [Path(str(module.__file__)) for module in (*_MODULES, state)]
+    sources = [file.read_bytes() for file in (*files, Path(__file__))]
     digest = hashlib.sha256(b"".join(sources) + repr(_INNER).encode()).hexdigest()
     stamp = Path(platformdirs.user_cache_dir("servecast")) / f"engine-{digest[:16]}.py"
     try:

@@ -47,7 +47,8 @@ from servecast.simulator.step_time import decode_s, linear_s, send_s, stage_s
 from servecast.simulator.waiting import enqueue_arrivals, front
 
 # Why `advance` returned. FULL: grow the logs, call again; FINISHED: a request did, where asked to stop then.
-IDLE, FULL, GIVEN_UP, LIVELOCK, FINISHED = range(5)
+# STUCK: no request gets a token any more, or the user's function failed.
+IDLE, FULL, GIVEN_UP, STUCK, FINISHED = range(5)
 
 
 def schedule(sim: Simulation, r: int) -> bool:
@@ -164,6 +165,8 @@ def quiet_until(sim: Simulation, r: int) -> float:
     replica, run, batch = sim.replicas[r], sim.run[0], sim.lanes[r]
     if run.num_stages > 1 or batch.decodes == 0 or replica.partial >= 0 or replica.leaving >= 0:
         return -1.0
+    if run.hooked and replica.num_waiting > 1 and replica.num_running < run.max_num_seqs:
+        return -1.0  # another may be picked at any time
     if admissible(sim, r, run.max_batched_tokens - batch.decodes) >= 0:
         return -1.0
     if replica.num_running == run.max_num_seqs or (run.ordered == 1 and front(sim, r) >= 0):
@@ -280,5 +283,5 @@ def advance(sim: Simulation, r: int, until_s: float) -> int:
         if run.watching:
             count_late_queue(sim, r)
         form_and_launch(sim, r)
-        if replica.stalled > run.max_stalled:
-            return LIVELOCK
+        if run.hook_failed or replica.stalled > run.max_stalled:
+            return STUCK

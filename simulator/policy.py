@@ -7,22 +7,26 @@ stands for.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 
 from servecast.compiler.errors import UserError
 from servecast.compiler.suggest import did_you_mean
+from servecast.simulator.hooks import CompiledHook, Pick, PlainHook, compile_hook
 from servecast.simulator.orders import ORDERS, ranks
+from servecast.simulator.picks import PICKS
 from servecast.simulator.schedulers import SCHEDULERS
 from servecast.simulator.vllm_v1_scheduler import BATCHING
 from servecast.simulator.workload import Workload
 
-POLICIES: dict[str, Callable[..., Any]] = {**ORDERS, **SCHEDULERS}
+POLICIES: Mapping[str, Callable[..., Any]] = ChainMap(SCHEDULERS, PICKS, ORDERS)
 """Every policy by name."""
 
 
@@ -42,9 +46,29 @@ class Policy:
         return self.name in ORDERS
 
     @property
+    def is_pick(self) -> bool:
+        return self.name in PICKS
+
+    @property
     def is_compiled(self) -> bool:
         """The fast engine runs it: an order of service under vLLM v1's batching as it is."""
-        return self.is_order and not self.batching
+        return self.is_pick or (self.is_order and not self.batching)
+
+    @property
+    def pick(self) -> Pick | None:
+        """The function that picks, as plain Python."""
+        if not self.is_pick:
+            return None
+        pick: Any = PICKS[self.name]
+        plain: Pick = pick.py_func if isinstance(pick, Dispatcher) else pick
+        return plain
+
+    def hook(self, *, compiled: bool) -> PlainHook | CompiledHook | None:
+        """What picks the next request, for either way to run the engine."""
+        if self.pick is None:
+            return None
+        asked = PICKS[self.name]
+        return compile_hook(asked) if asked is not self.pick and compiled else PlainHook(self.pick)
 
     @property
     def batching(self) -> dict[str, float]:

@@ -129,6 +129,8 @@ class Pools:
         fresh = records(Request, int(fits.sum()))
         fresh["prompt"], fresh["remaining"] = (column[fits] for column in lengths)
         fresh["tokens"] = fresh["prompt"]
+        if workload.client is not None:
+            fresh["client"] = workload.client[fits]
         self._kept_requests = (lengths, fits, fresh)
         return fresh
 
@@ -177,6 +179,7 @@ class Pools:
                 "steps", max(_FIRST_STEPS_PER_REQUEST * len(requests), _FIRST_STEPS)
             ),
             "segments": self._log("segments", run.max_num_seqs + _FIRST_STEPS),
+            "hooks": np.zeros(3, np.int64),
             "pool": pool,
             "times": times,
             "prompts": prompts,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.estimator.tables import Floats
+from servecast.simulator.hooks import Columns, Pick, columns_of
 from servecast.simulator.object_routing import ObjectRouter
 from servecast.simulator.policy import parse_policy
 from servecast.simulator.reference_blocks import (
@@ -61,6 +62,8 @@ class ReferenceReplica:
         self.ahead = self.limits.async_scheduling
         self.depth = 2 if self.ahead else self.tables.num_stages  # batches in flight
         self.due_s = float("inf")  # when a batch is to be formed
+        self.pick: Pick | None = None  # the user's, over these columns of all requests
+        self.columns: Columns | None = None
 
     def next_end_s(self) -> float:
         if not self.flights:
@@ -129,7 +132,7 @@ class ReferenceReplica:
 
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
-            request = min(self.waiting, key=lambda r: r.key)
+            request = self.next_waiting(now_s)
             hits = self.blocks.find(request)
             loaded = len(hits) * self.limits.block_tokens
             if not self.blocks.caching and not request.preemptions:
@@ -148,6 +151,11 @@ class ReferenceReplica:
             request.computed = loaded
             self.take(request, tokens, batch)
             self.blocks.remember(request, request.computed)
+
+    def next_waiting(self, now_s: float) -> ReferenceRequest:
+        if self.pick is None or len(self.waiting) == 1:
+            return min(self.waiting, key=lambda r: r.key)
+        return self.waiting[self.pick([r.place for r in self.waiting], self.columns, now_s)]
 
     def left(self, batch: dict[ReferenceRequest, int]) -> int:
         """Of the token budget."""
@@ -240,6 +248,9 @@ class ReferenceRun:
         self.served = [r for r in self.requests if r is not None]
         for place, request in enumerate(self.served):
             request.place = place
+        pick = parse_policy(fleet.policy).pick
+        for replica in self.replicas:
+            replica.pick, replica.columns = pick, columns_of(self.served)
         self.router = self.make_router(workload, "round_robin" if concurrency else fleet.router)
         served = deque(self.served)
         self.arrivals = deque[ReferenceRequest]() if concurrency else served
@@ -314,9 +325,11 @@ def _requests(
     there = np.zeros(len(workload), np.int64) if loaded is None else loaded
     columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, there)
     requests: list[ReferenceRequest | None] = []
-    for row in np.column_stack(columns):
+    clients = workload.client if workload.client is not None else np.zeros(len(workload))
+    for client, row in zip(clients, np.column_stack(columns), strict=True):
         prompt, output, key, have = (int(number) for number in row[1:])
         request = ReferenceRequest(float(row[0]), prompt, prompt + output, key, have)
+        request.tokens, request.client = prompt, int(client)
         request.hashes = prompt_hashes(workload, len(requests), fleet.limits.block_tokens)
         requests.append(request if prompt + output - 1 <= capacity else None)
     return requests

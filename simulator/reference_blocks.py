@@ -36,8 +36,18 @@ class ReferenceRequest:
     scheduled_s: float = float("nan")
     preemptions: int = 0
     place: int = 0  # among those that are served
+    tokens: int = 0  # of its prompt
+    client: int = 0
     replica: int = 0
     token_s: list[float] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> int:
+        return self.known
+
+    @property
+    def first_token_s(self) -> float:
+        return self.token_s[0] if self.token_s else float("nan")
 
     def hash(self, k: int) -> Hashable:
         """Of its block k; what it writes itself, nobody else has."""

@@ -17,7 +17,7 @@ from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.compiled import compile_engine
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.dispatch import simulate_all
-from servecast.simulator.engine import FULL, IDLE, LIVELOCK
+from servecast.simulator.engine import FULL, IDLE, STUCK
 from servecast.simulator.object_engine import LivelockError
 from servecast.simulator.object_run import ObjectFleet, broken_metric, run_objects
 from servecast.simulator.policy import Policy, parse_policy
@@ -134,7 +134,7 @@ class Engine:
             records = run_objects(workload, objects, fits, parse_router(fleet.router))
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
         key = policy.keys(workload)[fits]
-        run = new_run(limits, fleet.tables, workload, key)
+        run = new_run(limits, fleet.tables, workload, key, policy.is_pick)
         set_targets(run, targets or LateTargets())
         run.concurrency, run.client_s = concurrency or 0, client_s
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
@@ -150,10 +150,16 @@ class Engine:
             requests["replica"], requests["second_choice"] = choices
         sim = self._pools.simulation(run, requests, prompts, fleet.tables, fleet.replicas)
         sim = sim if self._compiled else as_lists(sim)
+        hook = policy.hook(compiled=self._compiled)
+        sim = hook.attach(sim) if hook else sim
         code = self._run(sim)
         while code == FULL:
             sim = self._pools.with_longer_logs(sim)
             code = self._run(sim)
+        if hook and sim.run[0].hook_failed:
+            raise hook.error or UserError(
+                f"policy {fleet.policy!r}: picked a place that nobody waits at"
+            )
         _check_end(code, sim, workload.name, limits)
         return _records(sim, workload, fleet, fits)
 
@@ -161,7 +167,7 @@ class Engine:
 def _check_end(code: int, sim: Simulation, name: str, limits: EngineLimits) -> None:
     """Every request is served, unless targets ended the run, and every block is free."""
     served = sum(int(r.num_finished) for r in sim.replicas)
-    if code == LIVELOCK or (code == IDLE and served < len(sim.requests)):
+    if code == STUCK or (code == IDLE and served < len(sim.requests)):
         raise LivelockError(
             f"{name}: requests evict each other without end, with {limits.kv_blocks} KV blocks and "
             f"max_batched_tokens {limits.max_batched_tokens}; reserve_prompt prevents it"

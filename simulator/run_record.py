@@ -18,9 +18,13 @@ _STALLED_PER_CHUNK = 100
 
 
 def new_run(
-    limits: EngineLimits, tables: RuntimeTables, workload: Workload, key: NDArray[np.int64]
+    limits: EngineLimits,
+    tables: RuntimeTables,
+    workload: Workload,
+    key: NDArray[np.int64],
+    hooked: bool = False,
 ) -> Run:
-    """Without targets and clients; ``key`` are those of the requests that fit."""
+    """Without targets and clients; ``key``: of the requests that fit; ``hooked``: a function picks."""
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     chunks = -(-longest // limits.max_batched_tokens)
     ordered = bool(np.all(key[1:] > key[:-1]))
@@ -36,9 +40,10 @@ def new_run(
         num_stages=tables.num_stages,
         days=1 << int(workload.output_tokens.max()).bit_length(),
         # In key order only the preempted are in the heap.
-        max_waiting=limits.max_num_seqs if ordered else len(key),
+        max_waiting=limits.max_num_seqs if ordered and not hooked else len(key),
         max_stalled=_STALLED_PER_CHUNK * tables.num_stages * (chunks + 1),
-        ordered=int(ordered),
+        ordered=int(ordered and not hooked),
+        hooked=int(hooked),
         num_requests=len(key),
         host_step_s=tables.host_step_s,
         per_context_step=1.0 / tables.context_step_tokens,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import MutableSequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NONE = -1  # no request, no lane
 NAN = float("nan")
@@ -43,6 +43,7 @@ class Request:
         0  # the other replica that a router compares, or the session's request before
     )
     preemptions: int = 0
+    client: int = 0
 
 
 @dataclass(slots=True)
@@ -123,6 +124,7 @@ class Replica:
     num_running: int = 0
     num_waiting: int = 0  # in the heap
     num_fresh: int = 0  # arrived, never admitted, not in the heap (key order only)
+    chosen: int = NONE  # place of the one that the user's function picked among those in the heap
     head: int = NONE  # the first of those, or the next to arrive
     next_arrival: int = NONE
     first: int = NONE
@@ -201,6 +203,8 @@ class Run:
     limit: int = 0  # requests that a replica may have before others wait
     bound_s: float = 0.0  # when the last of the waiting was sent to a replica
     stop_at_finish: int = 0
+    hooked: int = 0  # a function of the user's picks who is admitted
+    hook_failed: int = 0
     concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
     client_s: float = 0.0  # from a client's last token to its next request
     # LateTargets
@@ -257,6 +261,9 @@ class Simulation(NamedTuple):
     requests: MutableSequence[Request]
     steps: MutableSequence[Step]
     segments: MutableSequence[Segment]
+    hooks: MutableSequence[
+        Any
+    ]  # the user's function; compiled: its address, the pool's, the requests'
     pool: MutableSequence[int]
     times: MutableSequence[float]
     prompts: MutableSequence[CachedPrompt]

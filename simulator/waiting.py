@@ -5,11 +5,33 @@ from __future__ import annotations
 from servecast.simulator.state import NONE, Simulation
 
 
+def ask(sim: Simulation, r: int) -> int:
+    """The place among the replica's waiting of the one that the user's function admits next, or NONE: it
+    failed, and the run ends."""
+    replica, run = sim.replicas[r], sim.run[0]
+    first = run.waiting_at + r * run.max_waiting
+    place = call_pick(sim, first, replica.num_waiting, replica.seen_s)
+    if place < 0:
+        run.hook_failed = 1
+    return place
+
+
+def call_pick(sim: Simulation, first: int, count: int, now_s: float) -> int:
+    """Asks as plain Python does; `compiled.py` has its own."""
+    place: int = sim.hooks[0](first, count, now_s)
+    return place
+
+
 def push(sim: Simulation, r: int, i: int) -> None:
-    """Add request i to the heap, smallest key on top."""
+    """Add request i to the heap, smallest key on top. Where a function picks there is no order."""
     replica, heap, requests = sim.replicas[r], sim.pool, sim.requests
     top = sim.run[0].waiting_at + r * sim.run[0].max_waiting
     n = replica.num_waiting
+    if sim.run[0].hooked:
+        heap[top + n] = i
+        replica.num_waiting += 1
+        replica.chosen = NONE
+        return
     while n > 0 and requests[heap[top + ((n - 1) >> 1)]].key > requests[i].key:
         heap[top + n] = heap[top + ((n - 1) >> 1)]
         n = (n - 1) >> 1
@@ -42,6 +64,12 @@ def front(sim: Simulation, r: int) -> int:
     """The waiting request with the smallest key, or NONE. In key order fresh arrivals need no heap: it
     holds only the preempted, whose keys are all smaller."""
     replica = sim.replicas[r]
+    if sim.run[0].hooked and replica.num_waiting > 1:
+        if replica.chosen < 0:
+            replica.chosen = ask(sim, r)
+        if replica.chosen < 0:
+            return NONE
+        return sim.pool[sim.run[0].waiting_at + r * sim.run[0].max_waiting + replica.chosen]
     if replica.num_waiting > 0:
         return sim.pool[sim.run[0].waiting_at + r * sim.run[0].max_waiting]
     return replica.head if replica.num_fresh > 0 else NONE
@@ -50,6 +78,7 @@ def front(sim: Simulation, r: int) -> int:
 def enqueue_arrivals(sim: Simulation, r: int) -> None:
     """Let the requests wait that have arrived when the next batch is formed."""
     replica, requests = sim.replicas[r], sim.requests
+    replica.chosen = NONE  # time has passed
     while replica.next_arrival >= 0:
         i = replica.next_arrival
         if requests[i].arrival_s > replica.seen_s:
@@ -64,7 +93,12 @@ def enqueue_arrivals(sim: Simulation, r: int) -> None:
 def leave_queue(sim: Simulation, r: int) -> None:
     """Remove the front."""
     replica = sim.replicas[r]
-    if replica.num_waiting > 0:
+    if sim.run[0].hooked:
+        first = sim.run[0].waiting_at + r * sim.run[0].max_waiting
+        replica.num_waiting -= 1
+        sim.pool[first + max(replica.chosen, 0)] = sim.pool[first + replica.num_waiting]
+        replica.chosen = NONE
+    elif replica.num_waiting > 0:
         pop(sim, r)
     else:
         replica.num_fresh -= 1

@@ -9,6 +9,7 @@ import numpy as np
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.orders import ORDERS
+from servecast.simulator.picks import PICKS
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Fleet
 from servecast.simulator.workload import PrefixBlocks, Workload
@@ -99,7 +100,7 @@ def random_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
     integral = rng.random() < 0.3
     tables = tables_of(stages, rng=None if integral else rng)
     replicas = int(rng.choice([1, 1, 1, 2, 4]))
-    router, policy = str(rng.choice(ROUTERS_TO_TRY)), str(rng.choice(list(ORDERS)))
+    router, policy = str(rng.choice(ROUTERS_TO_TRY)), str(rng.choice([*ORDERS, *PICKS]))
     if limits.async_scheduling and router.startswith("deferred"):
         router = "least_outstanding"
     labels = {name: rng.integers(0, 3, n) for name in ("priority", "session")}
