@@ -23,6 +23,11 @@ def live() -> ModuleType:
         return import_module("live_vllm")
 
 
+@pytest.fixture(scope="module")
+def prediction(live: ModuleType) -> ModuleType:
+    return import_module("live_prediction")
+
+
 def judged(slower: float = 0.0, stolen: float = 0.0, floor: float = 0.0) -> dict[str, Any]:
     """What a comparison found, as far as the machine is concerned."""
     runs = [{"name": "open 60%", "stolen": stolen, "floor": {"ttft p50": 0.01, "e2e p90": floor}}]
@@ -65,24 +70,24 @@ class Kernels:
         return [0.001] * len(steps)
 
 
-def test_host_terms_are_what_decode_steps_take_beside_their_kernels(live: ModuleType) -> None:
+def test_host_terms_are_what_decode_steps_take_beside_their_kernels(prediction: ModuleType) -> None:
     batches = [{str(i): 1 for i in range(n)} for n in (1, 2, 4, 8) for _ in range(3)]
     steps = [
         {"begin_s": 5.0, "end_s": 5.001 + 0.004 + 50e-6 * len(batch), "tokens": batch}
         for batch in batches
     ]
     prefill = {"begin_s": 0.0, "end_s": 9.0, "tokens": {"0": 64}}
-    found = live.host_profile(Kernels(), None, {"steps": [prefill, *steps]})
+    found = prediction.host_profile(Kernels(), None, {"steps": [prefill, *steps]})
     assert found.host_step_s == pytest.approx(0.004)
     assert found.host_per_sequence_s == pytest.approx(50e-6)
     assert found.sources["host_step_s"] == "measured here, on the host probe"
 
 
 def test_a_run_is_the_same_every_time_and_another_load_is_the_same_requests_closer_together(
-    live: ModuleType,
+    prediction: ModuleType,
 ) -> None:
-    slow, fast = live.opened("a", 1.0, 20), live.opened("a", 4.0, 20)
-    assert slow == live.opened("a", 1.0, 20)
+    slow, fast = prediction.opened("a", 1.0, 20), prediction.opened("a", 4.0, 20)
+    assert slow == prediction.opened("a", 1.0, 20)
     assert [r[1:] for r in slow.requests] == [r[1:] for r in fast.requests]
     assert slow.requests[-1][0] == pytest.approx(4 * fast.requests[-1][0])
 

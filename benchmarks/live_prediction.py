@@ -1,0 +1,117 @@
+"""The predictions of the live comparison: loads, the simulated engine, its step times, its host terms."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from live_machine import MAX_BATCHED_TOKENS, MAX_NUM_SEQS, SKU, Run
+
+from servecast.compiler.load import load_spec
+from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
+from servecast.estimator.load import TableLoader
+from servecast.simulator.measured import MeasuredRun
+from servecast.simulator.records import Records
+from servecast.simulator.reference import ReferenceReplica, ReferenceStep
+from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.search.table_bounds import bounds
+from servecast.simulator.simulate import Setup, place
+from servecast.simulator.workload import Workload
+
+PROMPT_TOKENS, OUTPUT_TOKENS = (16, 400), (4, 40)
+
+
+def lengths(rng: random.Random, count: int) -> list[tuple[int, int]]:
+    return [(rng.randint(*PROMPT_TOKENS), rng.randint(*OUTPUT_TOKENS)) for _ in range(count)]
+
+
+def closed(name: str, concurrency: int, count: int) -> Run:
+    rng = random.Random(name)
+    return Run(name, tuple((0.0, *pair) for pair in lengths(rng, count)), concurrency)
+
+
+def opened(name: str, rate_per_s: float, count: int) -> Run:
+    rng, at_s, requests = random.Random(name), 0.0, []
+    for pair in lengths(rng, count):
+        at_s += rng.expovariate(rate_per_s)
+        requests.append((at_s, *pair))
+    return Run(name, tuple(requests))
+
+
+class Predictor:
+    """Predictions from a store, for one model and the engine's host terms."""
+
+    def __init__(self, spec_path: Path, model: str, store: Path, engine: EngineProfile) -> None:
+        spec = load_spec(spec_path)
+        limits = {"max_num_seqs": MAX_NUM_SEQS, "max_batched_tokens": MAX_BATCHED_TOKENS}
+        placement = place(Setup(spec.model(model), SKU, **limits), spec.skus)
+        self.limits = placement.candidates[0].limits
+        loader = TableLoader(store, ("agent",), engine)
+        self.tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
+
+    def run(self, run: Run) -> Records:
+        fleet = Fleet(self.tables, self.limits)
+        return Engine().run(workload_of(run), fleet, concurrency=run.concurrency).copy()
+
+    def steps_s(self, run: Run, steps: list[dict[str, Any]]) -> list[float]:
+        """Of the batches that the engine formed, in its order."""
+        replica = ReferenceReplica(0, self.tables, self.limits)
+        computed = [0] * len(run.requests)
+        found = []
+        for step in steps:
+            chunks, cached = [], []
+            for name, tokens in step["tokens"].items():
+                number = int(name)
+                if computed[number] < run.requests[number][1]:
+                    chunks.append((computed[number], tokens))
+                else:
+                    cached.append(computed[number])
+                computed[number] += tokens
+            total = sum(step["tokens"].values())
+            counted = ReferenceStep(
+                0.0, 0.0, total, len(step["tokens"]), len(cached), sum(cached), 0, 0, {}, [], {}
+            )
+            found.append(replica.stage_s(0, counted, chunks) + self.tables.host_step_s)
+        return found
+
+
+def workload_of(run: Run) -> Workload:
+    arrival, prompt, output = zip(*run.requests, strict=True)
+    lengths = (np.array(column, dtype=np.int64) for column in (prompt, output))
+    return Workload(run.name, np.array(arrival), *lengths)
+
+
+def host_profile(bare: Predictor, run: Run, measured: dict[str, Any]) -> EngineProfile:
+    """Host terms from what the probe's decode steps take beside their kernels: a line in the sequences."""
+    steps = [
+        step for step in measured["steps"] if len(step["tokens"]) == sum(step["tokens"].values())
+    ]
+    kernels_s = dict(
+        zip(map(id, measured["steps"]), bare.steps_s(run, measured["steps"]), strict=True)
+    )
+    beside_s = [s["end_s"] - s["begin_s"] - kernels_s[id(s)] for s in steps]
+    sizes = np.array([len(s["tokens"]) for s in steps])
+    points = [(n, float(np.median(np.array(beside_s)[sizes == n]))) for n in np.unique(sizes)]
+    slope, at_0 = np.polyfit(
+        *zip(*points, strict=True), 1, w=[np.sqrt((sizes == n).sum()) for n, _ in points]
+    )
+    return ENGINE_PROFILES["none"].given(
+        "measured here, on the host probe",
+        host_step_s=max(0.0, float(at_0)),
+        host_per_sequence_s=max(0.0, float(slope)),
+    )
+
+
+def measured_run(run: Run, told: dict[str, Any]) -> MeasuredRun:
+    sent_s, first_s, finish_s = (
+        np.array(told[f"{name}_s"]) for name in ("sent", "first", "finish")
+    )
+    gaps = np.array([output - 1 for _, _, output in run.requests])
+    latencies_s = {
+        "ttft": first_s - sent_s,
+        "tpot": (finish_s - first_s) / gaps,
+        "e2e": finish_s - sent_s,
+    }
+    return MeasuredRun(workload_of(run), "server", latencies_s)
