@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
+
+from servecast.compiler.output_options import json_option, quiet_option
 
 EMITS = ("plan", "ir", "kernels", "json")
 
@@ -41,6 +44,8 @@ EMITS = ("plan", "ir", "kernels", "json")
     "--sequence-tokens", type=click.IntRange(1), help="Length at which windows are counted."
 )
 @click.option("--kv-blocks", type=click.IntRange(1), help="KV blocks that an engine logged.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --emit json.")
+@quiet_option
 def compile_command(  # noqa: PLR0913  # one option each
     spec: Path,
     model: str | None,
@@ -59,6 +64,8 @@ def compile_command(  # noqa: PLR0913  # one option each
     max_num_seqs: int,
     sequence_tokens: int | None,
     kv_blocks: int | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Compile SPEC, a .llm file, and print what each GPU of one replica runs.
 
@@ -75,6 +82,10 @@ def compile_command(  # noqa: PLR0913  # one option each
         raise click.UsageError("--sequence-tokens and --kv-blocks need --sku")
     if emit != "kernels" and (all_degrees or all_models):
         raise click.UsageError("--all-degrees and --all-models need --emit kernels")
+    if as_json:
+        if emit not in ("plan", "json") or explain is not None:
+            raise click.UsageError("--json is --emit json; it goes with no other and not --explain")
+        emit = "json"
     memory = None
     if sku is not None:
         limits = (utilisation, max_num_batched_tokens, max_num_seqs, sequence_tokens, kv_blocks)
@@ -89,7 +100,9 @@ def compile_command(  # noqa: PLR0913  # one option each
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--check", is_flag=True, help="Write nothing; fail where a file would change.")
-def fmt_command(files: tuple[Path, ...], check: bool) -> None:
+@json_option
+@quiet_option
+def fmt_command(files: tuple[Path, ...], check: bool, as_json: bool, quiet: bool) -> None:
     """Rewrite .llm FILES in their one canonical form, comments kept.
 
     \b
@@ -107,7 +120,10 @@ def fmt_command(files: tuple[Path, ...], check: bool) -> None:
         raise UserError(f"not in canonical form: {', '.join(map(str, changed))}")
     for path in changed:
         write_text(path, formatted[path])
-        click.echo(f"{path}: rewritten", err=True)
+        if not (quiet or as_json):
+            click.echo(f"{path}: rewritten", err=True)
+    if as_json:
+        click.echo(json.dumps({"rewritten": [str(path) for path in changed]}))
 
 
 @click.command("import")
@@ -116,7 +132,11 @@ def fmt_command(files: tuple[Path, ...], check: bool) -> None:
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write."
 )
-def import_command(config: Path, name: str | None, output: Path | None) -> None:
+@json_option
+@quiet_option
+def import_command(
+    config: Path, name: str | None, output: Path | None, as_json: bool, quiet: bool
+) -> None:
     """Write a spec from CONFIG, a Hugging Face config.json.
 
     \b
@@ -130,16 +150,21 @@ def import_command(config: Path, name: str | None, output: Path | None) -> None:
     source = str(values.get("_name_or_path") or "")
     chosen = name or model_name(source, config.resolve().parent.name)
     text = write_spec(chosen, source, read_config(values, str(config)))
-    if output is None:
-        click.echo(text, nl=False)
-    else:
+    if output is not None:
         write_text(output, text)
+    if as_json:
+        written = None if output is None else str(output)
+        click.echo(json.dumps({"model": chosen, "output": written, "spec": text}))
+    elif output is None:
+        click.echo(text, nl=False)
 
 
 @click.command("diff")
 @click.argument("before")
 @click.argument("after")
-def diff_command(before: str, after: str) -> None:
+@json_option
+@quiet_option
+def diff_command(before: str, after: str, as_json: bool, quiet: bool) -> None:
     """What changed in operators and memory from BEFORE to AFTER, each FILE or FILE:MODEL.
 
     \b
@@ -148,4 +173,8 @@ def diff_command(before: str, after: str) -> None:
     from servecast.compiler.diff import diff_programs
     from servecast.compiler.load import load_model
 
-    click.echo(diff_programs(load_model(before), load_model(after)), nl=False)
+    text = diff_programs(load_model(before), load_model(after))
+    if as_json:
+        click.echo(json.dumps({"before": before, "after": after, "lines": text.splitlines()}))
+    else:
+        click.echo(text, nl=False)

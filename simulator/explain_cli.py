@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servecast.compiler.errors import UserError
+from servecast.compiler.output_options import json_option, quiet_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 @click.argument("results", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("rank", type=click.IntRange(min=1), default=1)
 @click.argument("other", type=click.IntRange(min=1), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def explain_command(results: Path, rank: int, other: int | None, as_json: bool) -> None:
+@json_option
+@quiet_option
+def explain_command(
+    results: Path, rank: int, other: int | None, as_json: bool, quiet: bool
+) -> None:
     """Say what binds the configuration at RANK of RESULTS (the results.json of compile-and-search) and
     what one step aside would change; or, with OTHER, how two ranks differ.
 

@@ -13,11 +13,12 @@ from servecast.simulator.report.view import METRIC_NAMES, STATISTICS
 Row = dict[str, Any]
 
 
-def show(summary: Row, console: Console) -> None:
+def show(summary: Row, console: Console, *, notes: bool = True) -> None:
     """Prints the object of ``docs/simulate.md``."""
     console.print(headline(summary), style="bold", highlight=False)
     console.print(_latencies(summary["metrics"]))
-    for line in _lines(summary):
+    told = summary["provenance"]["notes"] if notes else []
+    for line in (*_lines(summary), *told):
         console.print(line, highlight=False)
 
 
@@ -58,4 +59,4 @@ def _lines(summary: Row) -> list[str]:
         lines.append(f"{count} rejected; {row['request']} {row['reason']}: {row['kv_blocks']:,}.")
     sources = sorted(summary["time_by_source"].items(), key=lambda item: -item[1])
     shares = ", ".join(f"{percent(share)} {name}" for name, share in sources if share > 0)
-    return [*lines, f"Predicted time: {shares}.", *summary["provenance"]["notes"]]
+    return [*lines, f"Predicted time: {shares}."]

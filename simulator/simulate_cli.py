@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from servecast.compiler.output_options import quiet_option
+
 PATH = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)
 SETUP = (
@@ -56,6 +58,7 @@ SETUP = (
     help="Folder for summary.json, requests.parquet, steps.parquet, timeline.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary; see docs/simulate.md.")
+@quiet_option
 def simulate_command(
     spec: Path,
     trace: Path,
@@ -83,6 +86,7 @@ def simulate_command(
     )
     from servecast.simulator.traces import TraceOptions
 
+    quiet = options.pop("quiet")
     said = {name: options.pop(name) for name in SETUP}
     configuration = {name: value for name, value in said.items() if value is not None}
     asked = SimulateOptions(spec, trace, configuration, TraceOptions(**options), model, store)
@@ -92,4 +96,4 @@ def simulate_command(
     if as_json:
         click.echo(summary_text(done))
     else:
-        show(done.summary, Console())
+        show(done.summary, Console(), notes=not quiet)

@@ -13,7 +13,7 @@ from servecast.simulator.report.view import METRIC_NAMES
 Row = dict[str, Any]
 
 
-def show(result: Row, console: Console) -> None:
+def show(result: Row, console: Console, *, notes: bool = True) -> None:
     """Prints the object of ``docs/validate.md``."""
     setup, recording = result["simulation"]["configuration"], result["recording"]
     console.print(
@@ -32,7 +32,8 @@ def show(result: Row, console: Console) -> None:
     sources = result["simulation"]["time_by_source"]
     shares = ", ".join(f"{percent(share)} {name}" for name, share in sources.items() if share > 0)
     console.print(f"Predicted time: {shares}.", highlight=False)
-    for note in (*recording["notes"], *result["simulation"]["provenance"]["notes"]):
+    told = (*recording["notes"], *result["simulation"]["provenance"]["notes"])
+    for note in told if notes else ():
         console.print(f"note: {note}", style="dim", highlight=False)
 
 

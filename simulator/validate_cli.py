@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from servecast.compiler.output_options import quiet_option
+
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 SETUP = (
@@ -41,11 +43,13 @@ SETUP = (
     type=click.FloatRange(min=0),
     help="Host seconds between two steps; 0 where the recording tells of asynchronous scheduling.",
 )
+@click.option("--engine", type=PATH, help="An engine profile that servecast calibrate wrote.")
 @click.option("--source", "sources", multiple=True, help="Operator times to use; repeat for more.")
 @click.option("--store", type=PATH, help="Profile store; a per-user one by default.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the intervals.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object; see docs/validate.md.")
-def validate_command(as_json: bool, **options: Any) -> None:
+@quiet_option
+def validate_command(as_json: bool, quiet: bool, **options: Any) -> None:
     """Replay RUN (a recording of a real engine) on SPEC's model, and compare predicted with measured.
 
     \b
@@ -65,4 +69,4 @@ def validate_command(as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
-        show(result, Console())
+        show(result, Console(), notes=not quiet)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from servecast.compiler.errors import UserError
+from servecast.compiler.output_options import json_option, quiet_option
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 
@@ -14,7 +16,9 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 @click.command("report", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("results", type=PATH)
 @click.option("-o", "--out", type=PATH, help="The page to write; beside RESULTS by default.")
-def report_command(results: Path, out: Path | None) -> None:
+@json_option
+@quiet_option
+def report_command(results: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Turn RESULTS (the results.json of compile-and-search) into one HTML page that needs no network.
 
     \b
@@ -22,7 +26,11 @@ def report_command(results: Path, out: Path | None) -> None:
     """
     from servecast.simulator.report.files import write_report
 
-    click.echo(write_report(results, out or results.with_suffix(".html")))
+    page = write_report(results, out or results.with_suffix(".html"))
+    if as_json:
+        click.echo(json.dumps({"page": str(page)}))
+    elif not quiet:
+        click.echo(page)
 
 
 FIGURES = ("pareto-ttft", "pareto-tbt", "pareto-latency", "heat-map", "latency")
@@ -42,7 +50,16 @@ FIGURES = ("pareto-ttft", "pareto-tbt", "pareto-latency", "heat-map", "latency")
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write to; that of RESULTS by default.",
 )
-def plot_command(results: Path, figures: tuple[str, ...], kind: str, out: Path | None) -> None:
+@json_option
+@quiet_option
+def plot_command(
+    results: Path,
+    figures: tuple[str, ...],
+    kind: str,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Draw RESULTS (the results.json of compile-and-search) as figures for a paper.
 
     \b
@@ -56,5 +73,8 @@ def plot_command(results: Path, figures: tuple[str, ...], kind: str, out: Path |
         raise UserError(
             f"figures need {error.name}, which is not installed; run pip install 'servecast[plot]'"
         ) from error
-    for path in write_plots(results, out or results.parent, kind, figures):
-        click.echo(path)
+    written = [str(path) for path in write_plots(results, out or results.parent, kind, figures)]
+    if as_json:
+        click.echo(json.dumps({"figures": written}))
+    elif not quiet:
+        click.echo("\n".join(written))

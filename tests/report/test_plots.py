@@ -152,3 +152,10 @@ def test_the_first_six_colours_are_told_apart_with_any_colour_blindness(
     seen = [lab(colour, BLINDNESS[blindness]) for colour in colours()[:6]]
     assert len(seen) == 6
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > LEAST_DIFFERENCE
+
+
+def test_the_figures_places_are_json_or_silence_where_asked(source: Path) -> None:
+    arguments = [str(source), "--figure", "heat-map", "--format", "svg"]
+    outcome = CliRunner().invoke(plot_command, [*arguments, "--json"], catch_exceptions=False)
+    assert json.loads(outcome.output) == {"figures": [str(source.with_name("heat-map.svg"))]}
+    assert CliRunner().invoke(plot_command, [*arguments, "--quiet"]).output == ""

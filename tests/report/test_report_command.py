@@ -54,3 +54,12 @@ def test_a_missing_result_and_a_place_that_cannot_be_written_are_one_sentence(
     source.write_text(json.dumps(result))
     with pytest.raises(UserError, match=r"page.html: cannot be written: No such file"):
         run(str(source), "-o", str(tmp_path / "none" / "page.html"))
+
+
+def test_the_page_s_place_is_json_or_silence_where_asked(
+    tmp_path: Path, result: dict[str, Any]
+) -> None:
+    source = tmp_path / "results.json"
+    source.write_text(json.dumps(result))
+    assert json.loads(run(str(source), "--json")) == {"page": str(tmp_path / "results.html")}
+    assert run(str(source), "--quiet") == ""
