@@ -19,6 +19,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 COMMANDS = {
     "agent": "servecast.agent.cli:main",
+    "bench": "servecast.simulator.bench_cli:bench_command",
     "compile": "servecast.compiler.cli:compile_command",
     "compile-and-search": "servecast.simulator.search_cli:compile_and_search_command",
     "fit": "servecast.estimator.cli:fit_command",

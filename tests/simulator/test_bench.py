@@ -1,0 +1,107 @@
+"""The standing benchmark: its two results by hand, and a real search that the next run goes on from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from servecast.simulator.bench import Cell, misconfiguration, summary
+from servecast.simulator.bench_job import MODELS, SKUS, WORKLOADS, BenchOptions
+from servecast.simulator.bench_show import show_bench
+from servecast.simulator.cli import cli
+
+
+def row(sku: str, tp: int, qps_per_usd_hour: float) -> dict[str, Any]:
+    figures = {"qps_per_usd_hour": qps_per_usd_hour, "usd_per_million_output_tokens": 1.0}
+    return {"sku": sku, "tp": tp, "pp": 1, "max_num_seqs": 8, "max_batched_tokens": 64, **figures}
+
+
+CHAT = Cell("m", "chat", (row("a", 1, 4.0), row("b", 1, 3.0), row("a", 2, 2.0)))
+LONG = Cell("m", "long", (row("b", 1, 6.0), row("a", 2, 5.0)))
+NEVER = Cell("m", "never", ())
+
+
+def test_the_cost_of_a_misconfiguration_worked_by_hand() -> None:
+    """The best for chat, one GPU of SKU a, cannot serve long; the best for long costs chat 4/3."""
+    assert misconfiguration([CHAT, LONG]) == [[1.0, None], [4 / 3, 1.0]]
+
+
+def test_a_workload_that_nothing_serves_has_no_cost() -> None:
+    assert misconfiguration([CHAT, NEVER]) == [[1.0, None], [None, None]]
+
+
+def test_no_configuration_costs_less_than_the_best() -> None:
+    costs = [cost for line in misconfiguration([CHAT, LONG]) for cost in line if cost is not None]
+    assert min(costs) == 1.0
+
+
+def test_the_summary_says_what_changes_and_what_it_costs() -> None:
+    found = summary([CHAT, LONG, NEVER], ["a", "b"])
+    assert found["findings"]["best_differs"] == {"m": 2}
+    worst = {"model": "m", "chosen_for": "long", "served": "chat", "cost": 4 / 3}
+    assert found["findings"]["costliest"] == worst
+    assert found["cells"][1]["qps_per_usd_hour"] == {"a": 5.0, "b": 6.0}
+    assert found["cells"][2]["best"] is None
+
+
+def test_a_person_sees_the_best_the_matrix_and_the_findings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_bench(summary([CHAT, LONG, NEVER], ["a", "b"]), Console(width=120))
+    shown = capsys.readouterr().out
+    assert "nothing meets the targets" in shown
+    assert "m: 2 configurations are best for its 3 workloads." in shown
+    assert "configured for long and serving chat: 1.33 times the cost." in shown
+
+
+def test_without_a_choice_it_is_the_standing_grid() -> None:
+    standing = BenchOptions(Path("x")).with_standing()
+    assert (standing.models, standing.workloads, standing.skus) == (MODELS, WORKLOADS, SKUS)
+    assert len(BenchOptions(Path("x"), quick=True).with_standing().workloads) == 3
+
+
+def run(folder: Path, *options: str) -> Result:
+    store = ("--source", "agent", "--store", str(folder / "s.duckdb"), "--out", str(folder / "out"))
+    asked = ("bench", "--quick", "--sku", "h100-sxm", "--jobs", "1", "--json", *store, *options)
+    return CliRunner().invoke(cli, asked)
+
+
+def test_the_next_run_goes_on_from_what_is_done(tmp_path: Path) -> None:
+    first = run(tmp_path, "--workload", "translation")
+    assert first.exit_code == 0, first.stderr
+    (saved,) = (tmp_path / "out").glob("*.json")
+    (cell,) = json.loads(first.stdout)["cells"]
+    assert cell["best"]["sku"] == "h100-sxm"
+    assert cell["configurations"] == 4
+    kept = json.loads(saved.read_text())
+    kept["ranked"][0]["qps_per_usd_hour"] = 123.0  # so that a search anew would be seen
+    saved.write_text(json.dumps(kept))
+    again = json.loads(run(tmp_path, "--workload", "translation").stdout)
+    assert again["cells"][0]["qps_per_usd_hour"] == {"h100-sxm": 123.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--model", "lama-3.1-8b"),
+            "no shipped model 'lama-3.1-8b' (did you mean 'llama-3.1-8b'?)",
+        ),
+        (
+            ("--workload", "chta"),
+            "'chta' is no file and no kind of workload (did you mean 'chat'?)",
+        ),
+        (("--sku", "h100"), "--sku: no SKU 'h100' (did you mean 'h100-"),
+    ],
+)
+def test_what_cannot_be_benchmarked_is_one_sentence(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = run(tmp_path, *options)
+    assert done.exit_code == 2
+    assert message in done.stderr
