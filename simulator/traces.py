@@ -14,7 +14,7 @@ from servecast.compiler.errors import UserError
 from servecast.simulator.arrival_processes import Gamma, with_arrivals
 from servecast.simulator.trace_formats import FORMATS, format_of
 from servecast.simulator.trace_rows import Row, csv_rows, gather, json_object, json_rows
-from servecast.simulator.workload import Workload
+from servecast.simulator.workload import PrefixBlocks, Workload
 
 MAX_HEADER_CHARS = 1 << 20
 """A longer first line is neither a header nor a request: a binary file can be one line."""
@@ -87,6 +87,7 @@ def _csv_lines(workload: Workload) -> Iterator[str]:
 
 
 def _mooncake_lines(workload: Workload) -> Iterator[str]:
+    """Checks at once, before a file is opened."""
     prefix, block_tokens = workload.prefix, FORMATS["mooncake"].block_tokens
     if prefix is None or prefix.block_tokens != block_tokens:
         has = "no prefix blocks" if prefix is None else f"blocks of {prefix.block_tokens} tokens"
@@ -94,6 +95,10 @@ def _mooncake_lines(workload: Workload) -> Iterator[str]:
             f"{workload.name}: JSON lines are Mooncake's format, with prefix blocks of {block_tokens} "
             f"tokens, and the workload has {has}; save it as .csv"
         )
+    return _mooncake_rows(workload, prefix)
+
+
+def _mooncake_rows(workload: Workload, prefix: PrefixBlocks) -> Iterator[str]:
     offsets, ids = prefix.offsets.tolist(), prefix.ids.tolist()
     for i, arrival_s in enumerate(workload.arrival_s.tolist()):
         row = {

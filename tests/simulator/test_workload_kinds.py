@@ -141,6 +141,7 @@ def test_json_lines_without_prefixes_are_refused(tmp_path: Path) -> None:
         write_trace(bare, tmp_path / "t.jsonl")
     with pytest.raises(UserError, match="has blocks of 4 tokens"):
         write_trace(requests([(5, 5)]), tmp_path / "t.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(lengths=small)
