@@ -39,8 +39,8 @@ SETUP = (
     help="Token budget a step.  [default: 2048]",
 )
 @click.option("--replicas", type=COUNT, help="Equal replicas behind a router.  [default: 1]")
-@click.option("--router", help="round_robin or least_outstanding (the default).")
-@click.option("--policy", help="Order of service.  [default: vllm_v1]")
+@click.option("--router", help="Which replica; docs/policies.md.  [default: least_outstanding]")
+@click.option("--policy", help="Which batches, as name:parameter=value.  [default: vllm_v1]")
 @click.option(
     "--kv-blocks", type=COUNT, help="KV blocks a replica; by default what fits in memory."
 )

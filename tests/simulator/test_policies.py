@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from servecast.compiler.errors import UserError
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.metrics import samples, summarise
 from servecast.simulator.orders import ORDERS
-from servecast.simulator.policy import POLICIES, parse_policy
+from servecast.simulator.policy import POLICIES, keyword_parameters, parse_policy
 from servecast.simulator.records import LateTargets
+from servecast.simulator.routers import ROUTERS
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.schedulers import SCHEDULERS
 from servecast.simulator.workload import PrefixBlocks, Workload
@@ -97,6 +100,16 @@ def test_a_policy_is_its_name_and_what_was_said() -> None:
 def test_policies_that_do_not_exist_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("kind", [POLICIES, ROUTERS])
+def test_the_documentation_lists_every_policy_and_router_with_its_parameters(kind: Any) -> None:
+    text = (Path(__file__).parents[2] / "docs/policies.md").read_text(encoding="utf-8")
+    for name in kind:
+        rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert len(rows) == 1, name
+        known = ROUTERS[name].parameters if kind is ROUTERS else keyword_parameters(kind[name])
+        assert all(f"`{parameter}`" in rows[0] for parameter in known), name
 
 
 LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=16, kv_blocks=100, block_tokens=1)
