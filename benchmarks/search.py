@@ -1,8 +1,10 @@
 """What a search costs: CPU time per configuration, and the main job as a whole process, cold and warm.
 
-    python benchmarks/search.py            # needs the real traces: SERVECAST_SHARED, default ../shared
+    python benchmarks/search.py                 # needs the real traces: SERVECAST_SHARED, default ../shared
+    python benchmarks/search.py --vidur-grid    # a search of the size of Vidur's alone: vidur_grid.py
 
 Prints JSON. ``cold`` starts with empty caches (no store, no compiled engine), ``warm`` repeats it.
+``best_only`` is a race over the configurations of ``capacity``, and more of them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from vidur_grid import grid_cost
+
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Slo
@@ -23,6 +27,10 @@ from servecast.estimator.load import TableLoader
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
+from servecast.simulator.search.market import Market
+from servecast.simulator.search.pool import Here
+from servecast.simulator.search.question import Question
+from servecast.simulator.search.searching import Means, Searching
 from servecast.simulator.search.space import Axes, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traces import TraceOptions, read_trace
@@ -35,9 +43,7 @@ MAIN = ("spec/llama.llm", "--trace", "spec/traces/chat.csv", "--json", "--quiet"
 
 def capacity_cost() -> dict[str, float]:
     """CPU milliseconds per configuration of a capacity search over the Azure conversation trace."""
-    shared = Path(os.environ.get("SERVECAST_SHARED", REPOSITORY / "../shared"))
-    trace = shared / "data/traces/azure-2023-conv.csv"
-    workload = read_trace(trace, TraceOptions(num_requests=REQUESTS))
+    workload = read_trace(conversation(), TraceOptions(num_requests=REQUESTS))
     program = load_spec(REPOSITORY / "spec/llama.llm").model()
     axes = Axes(("h100-sxm",), (1, 2), (1,), (64, 128, 256), (512, 2048, 8192))
     space = enumerate_space(program, axes, shipped_skus(), 16)
@@ -58,6 +64,11 @@ def capacity_cost() -> dict[str, float]:
         / len(found),
         "cpu_ms_per_configuration": 1e3 * cpu_s / len(found),
     }
+
+
+def conversation() -> Path:
+    shared = Path(os.environ.get("SERVECAST_SHARED", REPOSITORY / "../shared"))
+    return shared / "data/traces/azure-2023-conv.csv"
 
 
 def upper(workload: Workload, fleet: Fleet) -> float:
@@ -83,10 +94,50 @@ def main_job(cache: Path) -> dict[str, float]:
     }
 
 
+def race_cost() -> dict[str, float]:
+    """CPU milliseconds per configuration of the best alone, and that the whole search has the same best."""
+    workload = read_trace(conversation(), TraceOptions(num_requests=REQUESTS))
+    axes = Axes(("h100-sxm", "a100-sxm-80gb"), (1, 2, 4), (1,), (64, 128, 256), (512, 2048, 8192))
+    slos = (Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2))
+    program = load_spec(REPOSITORY / "spec/llama.llm").model()
+    asked = Question({"declared": program}, shipped_skus(), axes, slos, Market(16), 0)
+    space = asked.space(workload.mean_sequence_tokens)
+    loader, pool = TableLoader(None), Here(asked.demand(workload, workload))
+    for placement in space.placements:
+        loader.tables(placement.sharded, placement.sku, bounds(placement))
+
+    def cost_s(best_only: bool) -> tuple[float, object]:
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Path(folder) / "search.jsonl"
+            means = Means(loader, lambda _: pool, lambda *_: None, journal, best_only=best_only)
+            search = Searching(asked, space, asked.demand(workload, workload), means)
+            started = time.process_time()
+            outcomes = list(search.outcomes_from(pool))
+            spent_s = time.process_time() - started
+        search.outcomes = outcomes
+        return spent_s, search.ranking().ranked[0]["qps_per_usd_hour"]
+
+    race_s, winner = cost_s(best_only=True)
+    whole_s, best = cost_s(best_only=False)
+    return {
+        "configurations": len(space),
+        "cpu_ms_per_configuration": 1e3 * race_s / len(space),
+        "cpu_ms_per_configuration_of_all": 1e3 * whole_s / len(space),
+        "same_best": winner == best,
+    }
+
+
 def main() -> None:
+    if "--vidur-grid" in sys.argv:
+        with tempfile.TemporaryDirectory() as folder:
+            store = Path(folder) / "profiles.duckdb"
+            first, again = grid_cost(store), grid_cost(store)
+        print(json.dumps({"tables_built": first, "tables_kept": again}, indent=2))
+        return
     with tempfile.TemporaryDirectory() as folder:
         cold, warm = main_job(Path(folder)), main_job(Path(folder))
-    print(json.dumps({"main_cold": cold, "main_warm": warm, "capacity": capacity_cost()}, indent=2))
+    costs = {"capacity": capacity_cost(), "best_only": race_cost()}
+    print(json.dumps({"main_cold": cold, "main_warm": warm, **costs}, indent=2))
 
 
 if __name__ == "__main__":

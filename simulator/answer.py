@@ -36,6 +36,7 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         console.print()
         console.print(_latency_table(best))
         console.print(_use_line(best), highlight=False)
+        _show_explanation(result.get("explanation"), console)
         console.print()
         console.print(_ranked_table(result["ranked"][:rows], wide=console.width >= 118))
         hidden = len(result["ranked"]) - rows
@@ -110,6 +111,23 @@ def _use_line(best: Row) -> str:
         f"mean batch {best['mean_batch']:.0f}, KV use {kv['mean']:.0%} (peak {kv['peak']:.0%}) of "
         f"{best['memory']['kv_blocks']:,} blocks a replica, {best['preemptions']} preemptions."
     )
+
+
+def _show_explanation(told: Row | None, console: Console) -> None:
+    """Where the time of the best goes, and what a little more of each thing is worth."""
+    if told is None:
+        return
+    parts = ", ".join(
+        f"{share:.0%} {name.replace('_', ' ')}"
+        for name, share in sorted(told["gpu_time"].items(), key=lambda item: -item[1])
+        if share >= 0.005
+    )
+    console.print(f"GPU time: {parts}.", highlight=False)
+    prices = "; ".join(
+        f"{price['input']} {price['change']}: {price['qps']:+.1%}"
+        for price in told["shadow_prices"]
+    )
+    console.print(f"Requests per dollar with {prices}.", highlight=False)
 
 
 def _ms(value: float | None) -> str:

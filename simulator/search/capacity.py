@@ -19,7 +19,7 @@ from servecast.compiler.service import Slo
 from servecast.simulator.metrics import allowed_late, value
 from servecast.simulator.records import LateTargets, Records
 from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.workload import Workload
+from servecast.simulator.workload import Ints, Workload
 
 QUEUE_DELAY = Slo("queue_delay", 99, 5.0)
 """Always asked: beyond it the queue grows and every percentile depends on the trace's length."""
@@ -128,11 +128,16 @@ class Judge:
         slos: Sequence[Slo],
         engine: Engine,
         attainment: float | None = None,
+        loaded_tokens: Ints | None = None,
     ) -> None:
-        """``attainment``: this share of requests keeps every limit, instead of each target's percentile."""
+        """``attainment``: this share of requests keeps every limit, instead of each target's percentile.
+
+        ``loaded_tokens`` [requests] of the prompts need no prefill.
+        """
         self.workload = workload
         self._asked = tuple(slos)
         self._attainment = attainment
+        self._loaded_tokens = loaded_tokens
         self._slos = (*slos, QUEUE_DELAY) if attainment is None else (QUEUE_DELAY,)
         self._late = late_targets(workload, self._slos)
         counted = {s.metric: s for s in reversed(self._slos) if s.percentile is not None}
@@ -165,7 +170,7 @@ class Judge:
 
     def _run(self, fleet: Fleet, rate_per_s: float | None, late: LateTargets | None) -> Records:
         workload = self.workload if rate_per_s is None else self.workload.at_rate(rate_per_s)
-        return self._engine.run(workload, fleet, late)
+        return self._engine.run(workload, fleet, late, loaded_tokens=self._loaded_tokens)
 
 
 def find_capacity(

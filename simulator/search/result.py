@@ -43,6 +43,8 @@ class Ranking:
     beaten: Mapping[str, int]  # what showed it, and how often, where only the best was searched
     complete: bool = True
     ties: tuple[Row, ...] = ()
+    explanation: Row | None = None
+    sensitivity: Row | None = None
 
     @property
     def contenders(self) -> tuple[Outcome, ...]:
@@ -130,6 +132,8 @@ def assemble(
         "best": best,
         "ranked": list(ranking.ranked),
         "ties": list(ranking.ties),
+        "explanation": ranking.explanation,
+        "sensitivity": ranking.sensitivity,
         "infeasible": list(ranking.infeasible),
         "beaten": dict(ranking.beaten),
         "workload": workload,

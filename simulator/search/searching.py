@@ -10,6 +10,7 @@ from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.certainty import Certainty
+from servecast.simulator.search.insight import Insight
 from servecast.simulator.search.journal import Journal, question_key
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.question import Question
@@ -59,16 +60,19 @@ class Searching:
         complete = False
         try:
             self._search(journal, pool)
-            ranking = self._ranking()
+            ranking = self.ranking()
             if ranking.ranked:
                 self.means.progress(len(self.outcomes), len(self.space), "resampling the best")
                 ranking = self._certainty(pool).judge(ranking, self.question.confidence)
+                self.means.progress(len(self.outcomes), len(self.space), "asking what if")
+                insight = Insight(pool, self.demand, self.tables_for, self.shape_of)
+                ranking = insight.explained(ranking)
             complete = True
         except KeyboardInterrupt:
             if not self.outcomes:
                 raise
             pool.close(now=True)
-            ranking = replace(self._ranking(), complete=False)
+            ranking = replace(self.ranking(), complete=False)
         finally:
             pool.close(now=not complete)
             journal.close(done=complete)
@@ -87,13 +91,14 @@ class Searching:
 
     def _search(self, journal: Journal, pool: Pool) -> None:
         self.outcomes.extend(journal.earlier(self.space.placements))
-        left = _without(self.space.placements, self.outcomes)
-        for outcome in self._outcomes(left, pool):
+        for outcome in self.outcomes_from(pool):
             self.outcomes.append(outcome)  # before its line: Ctrl-C may come in between
             journal.add(outcome)
             self.means.progress(len(self.outcomes), len(self.space), "searching")
 
-    def _outcomes(self, placements: Sequence[Placement], pool: Pool) -> Iterator[Outcome]:
+    def outcomes_from(self, pool: Pool) -> Iterator[Outcome]:
+        """Of the configurations that have none yet."""
+        placements = _without(self.space.placements, self.outcomes)
         if not self.means.best_only:
             return search(placements, self.tables_for, pool, self.shape_of)
         race = Race(self.tables_for, pool, self.shape_of, self._promise, self._stake)
@@ -116,7 +121,7 @@ class Searching:
         row = carried_row(outcome, outcome.found, self.demand, self.question.market)
         return self.question.objective.stake(row) if row["grounded"] else None
 
-    def _ranking(self) -> Ranking:
+    def ranking(self) -> Ranking:
         question = self.question
         misses = self.space.infeasible
         return rank(self.outcomes, misses, self.demand, question.market, question.objective)

@@ -119,8 +119,8 @@ class Worker:
     """One process's engine and workloads."""
 
     def __init__(self, demand: Demand) -> None:
-        self._engine = Engine()
-        self._demand = demand
+        self.engine = Engine()
+        self.demand = demand
         self._searched = self._judge(demand.searched)
         self._trace = self._judge(demand.trace)
         self._resampled: dict[int, Judge] = {}
@@ -167,7 +167,7 @@ class Worker:
         if not affordable:
             return "its cost"
         replica = shape.fleet(tables, setting, 1)
-        estimate = ceil(self._demand.trace.rate_per_s / (LIKELY * upper))
+        estimate = ceil(self.demand.trace.rate_per_s / (LIKELY * upper))
         replicas = self._replicas(replica, estimate, shape, affordable)
         if replicas is None:
             return "the replicas it needs" if affordable < shape.most else None
@@ -178,7 +178,7 @@ class Worker:
         return None
 
     def _upper(self, tables: RuntimeTables, setting: Setting, shape: Shape) -> float:
-        return shape.dp * max_rate_per_s(self._demand.searched, tables, setting.limits)
+        return shape.dp * max_rate_per_s(self.demand.searched, tables, setting.limits)
 
     def capacities(
         self, fleet: Fleet, rate_per_s: float, seeds: Sequence[int]
@@ -189,13 +189,24 @@ class Worker:
         )
         return tuple(each.rate_per_s if isinstance(each, Capacity) else 0.0 for each in found)
 
+    def replicas_for(
+        self, trace: Workload, replica: Fleet, estimate: int, shape: Shape
+    ) -> int | None:
+        """The fewest replicas that keep the targets under a trace; None: there are too few GPUs."""
+        judge = self._judge(trace)
+
+        def holds(replicas: int) -> bool:
+            return judge.broken(replace(replica, replicas=replicas * shape.dp)) == ()
+
+        return replicas_needed(holds, estimate, shape.most)
+
     def _judge(self, workload: Workload) -> Judge:
-        return Judge(workload, self._demand.slos, self._engine, self._demand.attainment)
+        return Judge(workload, self.demand.slos, self.engine, self.demand.attainment)
 
     def _sample(self, seed: int) -> Judge:
         """Equal seeds give every configuration the same requests: what differs is the configuration."""
         if seed not in self._resampled:
-            sample = bootstrap(self._demand.trace, len(self._demand.searched), seed)
+            sample = bootstrap(self.demand.trace, len(self.demand.searched), seed)
             self._resampled[seed] = self._judge(sample)
         return self._resampled[seed]
 
@@ -203,7 +214,7 @@ class Worker:
         self, replica: Fleet, capacity: Capacity, upper: float, shape: Shape
     ) -> Carried | TooFewGpus:
         """``upper`` bounds the rate of one replica."""
-        estimate = ceil(self._demand.trace.rate_per_s / capacity.rate_per_s)
+        estimate = ceil(self.demand.trace.rate_per_s / capacity.rate_per_s)
         replicas = self._replicas(replica, estimate, shape, shape.most)
         if replicas is None:
             return TooFewGpus(shape.most, capacity.rate_per_s)
@@ -221,14 +232,14 @@ class Worker:
             whole.breaks,
             goodput_per_s=self._goodput_per_s(whole),
         )
-        if not self._demand.energy:
+        if not self.demand.energy:
             return carried
         return replace(carried, busy_at_trace_rate=summarise(self._trace.records(fleet)).busy)
 
     def _goodput_per_s(self, whole: Capacity) -> float | None:
-        if self._demand.attainment is None:
+        if self.demand.attainment is None:
             return None
-        return whole.rate_per_s * attained_share(whole.records, self._demand.slos)
+        return whole.rate_per_s * attained_share(whole.records, self.demand.slos)
 
     def _replicas(self, replica: Fleet, estimate: int, shape: Shape, most: int) -> int | None:
         def holds(replicas: int) -> bool:
