@@ -7,7 +7,7 @@ markers and line styles repeat the distinction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from servecast.compiler.errors import UserError
 from servecast.simulator.report.charts import Axis, Cloud, wants_log
 from servecast.simulator.report.check import METRICS, checked
+from servecast.simulator.report.error_plot import plot_errors, read_validation
 from servecast.simulator.report.figures import heat_map, pareto_clouds
 from servecast.simulator.report.files import read_result
 from servecast.simulator.report.text import tick_seconds
@@ -47,6 +48,27 @@ def draw(result: Row, name: str, path: Path) -> None:
     Raises:
         UserError: an unknown format, or a figure that this result has nothing for.
     """
+    save(lambda axes: PLOTS[name](result, axes), path)
+
+
+def write_errors(validations: Sequence[Path], folder: Path, kind: str) -> Path:
+    """Draw the errors of recorded workloads, one file of ``servecast validate --json`` each.
+
+    Raises:
+        UserError: a file is no validation, or the folder cannot be written to.
+    """
+    workloads = [read_validation(path) for path in validations]
+    path = _folder(folder) / f"errors.{kind}"
+    save(lambda axes: plot_errors(workloads, axes), path)
+    return path
+
+
+def save(plot: Callable[[Axes], None], path: Path) -> None:
+    """What ``plot`` draws, in the styles of print.
+
+    Raises:
+        UserError: an unknown format, or the file cannot be written.
+    """
     kind = path.suffix.removeprefix(".")
     if kind not in UNDATED:
         raise UserError(
@@ -54,7 +76,7 @@ def draw(result: Row, name: str, path: Path) -> None:
         )
     with matplotlib.style.context(STYLES), matplotlib.rc_context({"svg.hashsalt": "servecast"}):
         figure = Figure()
-        PLOTS[name](result, figure.add_subplot())
+        plot(figure.add_subplot())
         try:
             figure.savefig(path, metadata=UNDATED[kind], dpi=DOTS_PER_INCH, bbox_inches="tight")
         except OSError as error:
@@ -70,14 +92,18 @@ def write_plots(results: Path, folder: Path, kind: str, names: tuple[str, ...] =
     result = checked(read_result(results), str(results))
     if result["best"] is None:
         raise UserError(f"{results}: recommends no configuration; there is nothing to plot")
-    paths = [folder / f"{name}.{kind}" for name in names or PLOTS]
+    paths = [_folder(folder) / f"{name}.{kind}" for name in names or PLOTS]
+    for path in paths:
+        draw(result, path.stem, path)
+    return paths
+
+
+def _folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    for path in paths:
-        draw(result, path.stem, path)
-    return paths
+    return folder
 
 
 def _pareto(key: str) -> Plot:

@@ -159,3 +159,40 @@ def test_the_figures_places_are_json_or_silence_where_asked(source: Path) -> Non
     outcome = CliRunner().invoke(plot_command, [*arguments, "--json"], catch_exceptions=False)
     assert json.loads(outcome.output) == {"figures": [str(source.with_name("heat-map.svg"))]}
     assert CliRunner().invoke(plot_command, [*arguments, "--quiet"]).output == ""
+
+
+def validation(path: Path, errors: dict[tuple[str, str], tuple[float, float, float]]) -> Path:
+    rows = [
+        {"metric": metric, "statistic": at, "error": e, "error_low": low, "error_high": high}
+        for (metric, at), (e, low, high) in errors.items()
+    ]
+    path.write_text(json.dumps({"recording": {"path": path.stem}, "comparison": rows}))
+    return path
+
+
+def test_errors_of_workloads_are_marks_with_their_intervals(tmp_path: Path) -> None:
+    chat = validation(tmp_path / "chat.json", {("ttft", "p50"): (0.1, -0.1, 0.4)})
+    code = validation(tmp_path / "code.json", {("ttft", "p50"): (-0.2, -0.25, -0.1)})
+    axes = matplotlib.figure.Figure().add_subplot()
+    plots.plot_errors([plots.read_validation(path) for path in (chat, code)], axes)
+    (container,) = axes.containers
+    assert list(container.lines[0].get_ydata()) == [0.1, -0.2]
+    ends = [segment[:, 1].tolist() for segment in container.lines[2][0].get_segments()]
+    assert np.allclose(ends, [[-0.1, 0.4], [-0.25, -0.1]])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["chat", "code"]
+
+
+def test_the_figure_of_errors_takes_several_files_and_no_other_figure_does(
+    tmp_path: Path, source: Path
+) -> None:
+    files = [
+        str(validation(tmp_path / f"{name}.json", {("e2e", "p90"): (0.0, -0.1, 0.1)}))
+        for name in ("a", "b")
+    ]
+    assert run(*files, "--figure", "errors") == [tmp_path / "errors.pdf"]
+    assert (tmp_path / "errors.pdf").read_bytes().startswith(b"%PDF")
+    outcome = CliRunner().invoke(plot_command, [str(source), str(source)])
+    assert outcome.exit_code == 2
+    assert "only --figure errors takes several" in outcome.output
+    with pytest.raises(UserError, match="is not what servecast validate --json prints"):
+        run(str(source), "--figure", "errors")
