@@ -52,7 +52,7 @@ def build_tables(
     prefill_shares, decode_shares = _attention_shares(launches, predictor, bounds)
     mixed_points = chunk_points(sum(launches, Counter()), predictor)
     steps = np.add.reduce([s.token.by_source + s.send.by_source for s in stages])
-    return RuntimeTables(
+    tables = RuntimeTables(
         token_s=np.stack([s.token.seconds for s in stages]),
         sequence_s=np.stack([s.sequence.seconds for s in stages]),
         prefill_s=np.stack([s.prefill.seconds for s in stages]),
@@ -70,6 +70,7 @@ def build_tables(
         mixed_s=np.stack([mixed_times(c, predictor, bounds, mixed_points) for c in launches]),
         mixed_chunk_tokens=mixed_points,
     )
+    return tables.scaled(engine.matrix_factor, engine.attention_factor)
 
 
 def _stage_times(

@@ -6,9 +6,11 @@ source; "assumed" is one that nobody measured for us, "fitted" one that `benchma
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from servecast.compiler.errors import UserError
@@ -32,6 +34,7 @@ class EngineProfile:
     ``kernels`` names the engine whose kernels are asked for first. With ``async_scheduling`` a batch is
     formed while the one before it runs. A client's clock sees ``client_s`` more than the engine's: from a
     request's sending to the engine and from a token to the client (HTTP, tokenising, the client itself).
+    ``matrix_factor`` and ``attention_factor`` lengthen kernels: clocks under load, as calibrated.
     New requests are looked for every ``receive_every_steps`` decode steps. ``sources`` are by field.
     ``since`` is the oldest version that the profile stands for, where its name tells a newer one.
     """
@@ -44,6 +47,8 @@ class EngineProfile:
     async_scheduling: bool = False
     client_s: float = 0.0
     receive_every_steps: int = 1
+    matrix_factor: float = 1.0
+    attention_factor: float = 1.0
     since: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -139,6 +144,7 @@ _LISTED = (
 )
 ENGINE_PROFILES = {profile.name: profile for profile in _LISTED}
 DEFAULT_ENGINE = "vllm-0.12"
+SCHEMA_VERSION = 1
 
 
 def profile_of(engine: str, version: str = "") -> EngineProfile:
@@ -162,3 +168,36 @@ def _number(version: str) -> tuple[int, ...]:
     """The first two parts of a version, () where it has none."""
     found = re.search(r"(\d+)\.(\d+)", version)
     return tuple(map(int, found.groups())) if found else ()
+
+
+def profile_json(profile: EngineProfile) -> str:
+    """What `read_profile` reads."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(profile)}, indent=2) + "\n"
+
+
+def read_profile(path: Path) -> EngineProfile:
+    """A profile that ``servecast calibrate`` wrote.
+
+    Raises:
+        UserError: the file is none, or a term of it is not a number that it can be.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("schema_version") != SCHEMA_VERSION:
+            raise UserError(f"{path}: another version's engine profile; calibrate again")
+        profile = EngineProfile(**{**found, "capture_sizes": tuple(found["capture_sizes"])})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: is no engine profile of servecast calibrate: {error}") from error
+    for name in (
+        "host_step_s",
+        "host_per_sequence_s",
+        "client_s",
+        "matrix_factor",
+        "attention_factor",
+    ):
+        value = getattr(profile, name)
+        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise UserError(f"{path}: {name} {value!r} must be a number of 0 or more")
+    return profile

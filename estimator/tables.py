@@ -6,7 +6,7 @@ What reads tables needs numpy alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -79,6 +79,15 @@ class RuntimeTables:
     @property
     def num_stages(self) -> int:
         return int(self.token_s.shape[0])
+
+    def scaled(self, matrix: float, attention: float) -> RuntimeTables:
+        """With attention slower by one factor, every other kernel by another: clocks under load."""
+        if matrix == attention == 1.0:
+            return self
+        times = {name: getattr(self, name) * matrix for name in ("token_s", "sequence_s", "send_s")}
+        attends = ("prefill_s", "prefill_base_s", "decode_s", "mixed_s")
+        times |= {name: getattr(self, name) * attention for name in attends}
+        return replace(self, **times)
 
 
 @dataclass(frozen=True, slots=True)

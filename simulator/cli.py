@@ -19,6 +19,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 COMMANDS = {
     "agent": "servecast.agent.cli:main",
+    "calibrate": "servecast.simulator.calibrate_cli:calibrate_command",
     "bench": "servecast.simulator.bench_cli:bench_command",
     "compile": "servecast.compiler.cli:compile_command",
     "compile-and-search": "servecast.simulator.search_cli:compile_and_search_command",
@@ -27,6 +28,7 @@ COMMANDS = {
     "deploy": "servecast.simulator.deploy_cli:deploy_command",
     "diff": "servecast.compiler.cli:diff_command",
     "doctor": "servecast.simulator.doctor_cli:doctor_command",
+    "drift": "servecast.simulator.calibrate_cli:drift_command",
     "explain": "servecast.simulator.explain_cli:explain_command",
     "fmt": "servecast.compiler.cli:fmt_command",
     "import": "servecast.compiler.cli:import_command",

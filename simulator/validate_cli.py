@@ -43,6 +43,7 @@ SETUP = (
     type=click.FloatRange(min=0),
     help="Host seconds between two steps; 0 where the recording tells of asynchronous scheduling.",
 )
+@click.option("--engine", type=PATH, help="An engine profile that servecast calibrate wrote.")
 @click.option("--source", "sources", multiple=True, help="Operator times to use; repeat for more.")
 @click.option("--store", type=PATH, help="Profile store; a per-user one by default.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the intervals.")

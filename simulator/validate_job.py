@@ -10,11 +10,13 @@ from typing import Any
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
+from servecast.compiler.program import Program
 from servecast.estimator.engine_profile import (
     DEFAULT_ENGINE,
     ENGINE_PROFILES,
     EngineProfile,
     profile_of,
+    read_profile,
 )
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.job import default_store
@@ -32,7 +34,8 @@ Row = dict[str, Any]  # JSON
 class ValidateOptions:
     """The command line. ``configuration`` holds what of a `Setup` was said; it overrides the recording.
 
-    ``host_step_s`` is the host's time between two steps; None: the engine profile's default.
+    ``host_step_s`` is the host's time between two steps; None: the engine profile's default. ``engine`` is
+    a profile that ``servecast calibrate`` wrote.
     """
 
     spec: Path
@@ -44,6 +47,7 @@ class ValidateOptions:
     sources: tuple[str, ...] = ()
     seed: int = 0
     host_step_s: float | None = None
+    engine: Path | None = None
 
 
 def run_validation(asked: ValidateOptions) -> Row:
@@ -71,25 +75,31 @@ def replay(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> S
     """
     spec = load_spec(asked.spec)
     program = spec.model(asked.model)
-    caching = run.workload.prefix is not None
-    ahead = engine.async_scheduling
-    told = {"sku": asked.sku, "async_scheduling": ahead, "prefix_caching": caching, **run.settings}
-    setup = Setup(program, **{**told, **asked.configuration})
+    setup = setup_of(asked, run, program, engine)
     run.workload.check_context(program.context_tokens)
     loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, engine)
     hits = None if run.workload.prefix is None else prefix_hits(run.workload)
     return simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader, hits)
 
 
+def setup_of(
+    asked: ValidateOptions, run: MeasuredRun, program: Program, engine: EngineProfile
+) -> Setup:
+    """What the command line says, else the recording, else the engine's profile."""
+    ahead, caching = engine.async_scheduling, run.workload.prefix is not None
+    told = {"sku": asked.sku, "async_scheduling": ahead, "prefix_caching": caching, **run.settings}
+    return Setup(program, **{**told, **asked.configuration})
+
+
 def engine_of(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:
     """The profile of the recorded engine's version; what the recording or the command line tells goes
     before its defaults.
     """
-    profile = (
-        profile_of(run.engine, run.engine_version)
-        if run.engine
-        else ENGINE_PROFILES[DEFAULT_ENGINE]
-    )
+    profile = ENGINE_PROFILES[DEFAULT_ENGINE]
+    if asked.engine is not None:
+        profile = read_profile(asked.engine)
+    elif run.engine:
+        profile = profile_of(run.engine, run.engine_version)
     if run.async_scheduling is not None:
         profile = profile.given("recorded", async_scheduling=run.async_scheduling)
     if asked.host_step_s is not None:
