@@ -140,7 +140,7 @@ def samples(records: Records, metric: str, window: Window = WHOLE_RUN) -> Sample
 
     queue_delay: first put into a batch - arrival. ttft: first token - arrival. e2e: last token - arrival.
     tpot: (last token - first token) / (output tokens - 1), of requests with two tokens or more.
-    tbt: every gap between two tokens of a request, each gap once.
+    tbt: every gap between two tokens of a request, each gap once. normalised_latency: e2e / output tokens.
     """
     if metric == "tbt":
         return _gaps(records, window)
@@ -158,6 +158,8 @@ def samples(records: Records, metric: str, window: Window = WHOLE_RUN) -> Sample
         case "tpot":
             decoding_s = finish_s[served] - records.first_token_s[served]
             values = decoding_s / (records.output_tokens[served] - 1)
+        case "normalised_latency":
+            values = (finish_s[served] - arrival_s[served]) / records.output_tokens[served]
         case _:
             raise ValueError(f"no metric {metric!r}")
     return Samples(values)

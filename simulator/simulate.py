@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,12 @@ from numpy.typing import NDArray
 from servecast.compiler.errors import InfeasibleError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.program import Program
+from servecast.compiler.service import Slo
 from servecast.estimator.load import TableLoader
-from servecast.estimator.tables import time_by_source
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.flops import flops_model
-from servecast.simulator.metrics import ReplicaMetrics, summarise
+from servecast.estimator.tables import RuntimeTables, time_by_source
+from servecast.simulator.outcome import Deployed, outcome
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.search.rows import metrics_json
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.worker import step_work
@@ -31,9 +28,6 @@ from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
 
 SCHEMA_VERSION = 1
-MAX_NAMED = 20
-"""Rejected requests that the summary names; the requests table has all of them."""
-
 Row = dict[str, Any]  # JSON
 
 
@@ -42,6 +36,7 @@ class Setup:
     """The configuration to simulate. ``kv_blocks`` None: as many as fit beside the weights.
 
     ``dp`` counts the engines of one replica, which share its experts: each schedules for itself.
+    ``slos`` ask for goodput, the grid's intensity for carbon.
     """
 
     program: Program
@@ -57,7 +52,9 @@ class Setup:
     policy: str = "vllm_v1"
     kv_blocks: int | None = None
     async_scheduling: bool = False
-    prefix_caching: bool = False
+    prefix_caching: bool | None = None
+    slos: tuple[Slo, ...] = ()
+    carbon_g_per_kwh: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +90,7 @@ def simulate_setup(
         "schema_version": SCHEMA_VERSION,
         "configuration": _configuration(setup, placement),
         "workload": asdict(describe(workload)),
-        **_outcome(placement, setup, workload, records),
+        **outcome(_deployed(setup, placement, tables), workload, records),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
         "provenance": {
             "operator_times": loader.provenance(placement.sku),
@@ -134,6 +131,18 @@ def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = N
     return replace(placement, candidates=(replace(candidate, limits=limits),))
 
 
+def _deployed(setup: Setup, placement: Placement, tables: RuntimeTables) -> Deployed:
+    return Deployed(
+        placement.sharded,
+        tables,
+        placement.sku,
+        placement.candidates[0].limits,
+        setup.replicas * placement.parallelism.gpus,
+        setup.slos,
+        setup.carbon_g_per_kwh,
+    )
+
+
 def _configuration(setup: Setup, placement: Placement) -> Row:
     limits = placement.candidates[0].limits
     gpus = setup.replicas * placement.parallelism.gpus
@@ -154,65 +163,3 @@ def _configuration(setup: Setup, placement: Placement) -> Row:
         "gpus": gpus,
         "usd_per_hour": gpus * placement.sku.usd_per_hour,
     }
-
-
-def _outcome(placement: Placement, setup: Setup, workload: Workload, records: Records) -> Row:
-    metrics = summarise(records)
-    gpus = setup.replicas * placement.parallelism.gpus
-    usd_per_s = gpus * placement.sku.usd_per_hour / 3600
-    return {
-        "requests": {
-            "arrived": len(workload),
-            "finished": metrics.num_finished,
-            "rejected": metrics.num_rejected,
-            "unfinished": metrics.num_unfinished,
-        },
-        "rejected": _rejected(workload, records, placement.candidates[0].limits),
-        "metrics": metrics_json(metrics),
-        "duration_s": _finite(metrics.duration_s),
-        "requests_per_s": _finite(metrics.requests_per_s),
-        "output_tokens_per_s": _finite(metrics.output_tokens_per_s),
-        "usd_per_million_output_tokens": _finite(
-            usd_per_s / metrics.output_tokens_per_s * 1e6 if metrics.output_tokens_per_s else None
-        ),
-        "steps": len(records.steps),
-        "mean_batch": _finite(metrics.mean_batch),
-        "mean_tokens": _finite(metrics.mean_tokens),
-        "kv_use": {"mean": _finite(metrics.kv_use_mean), "peak": _finite(metrics.kv_use_peak)},
-        "busy": _finite(metrics.busy),
-        "preemptions": metrics.preemptions,
-        "stable": metrics.stable,
-        "mfu": _finite(_mfu(placement, setup, records, metrics)),
-    }
-
-
-def _rejected(workload: Workload, records: Records, limits: EngineLimits) -> list[Row]:
-    """The first requests that no empty cache could hold, by name."""
-    named = records.rejected.nonzero()[0][:MAX_NAMED].tolist()
-    kv_tokens = workload.prompt_tokens + workload.output_tokens - 1
-    return [
-        {
-            "request": workload.where(i),
-            "kv_blocks": int(-(-kv_tokens[i] // limits.block_tokens)),
-            "reason": f"needs more than the {limits.kv_blocks} KV blocks there are",
-        }
-        for i in named
-    ]
-
-
-def _mfu(
-    placement: Placement, setup: Setup, records: Records, metrics: ReplicaMetrics
-) -> float | None:
-    """Model FLOPs of the finished requests over the GPUs' peak (bf16, as the ranking's)."""
-    peak = placement.sku.peak("bf16")
-    if peak is None:
-        return None
-    done = records.finished
-    model = flops_model(placement.sharded)
-    flops = model.served(records.prompt_tokens[done], records.output_tokens[done]).sum()
-    gpus = setup.replicas * placement.parallelism.gpus
-    return float(flops / (metrics.duration_s * peak * gpus))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None

@@ -54,9 +54,18 @@ def _lines(summary: Row) -> list[str]:
         f"{number(summary['mean_batch'])}, KV use {percent(kv_use['mean'])} ({peak}), "
         f"{plural(summary['preemptions'], 'preemption')}.",
     ]
+    lines += _energy(summary)
     for row in summary["rejected"][:1]:
         count = plural(summary["requests"]["rejected"], "request")
         lines.append(f"{count} rejected; {row['request']} {row['reason']}: {row['kv_blocks']:,}.")
     sources = sorted(summary["time_by_source"].items(), key=lambda item: -item[1])
     shares = ", ".join(f"{percent(share)} {name}" for name, share in sources if share > 0)
     return [*lines, f"Predicted time: {shares}."]
+
+
+def _energy(summary: Row) -> list[str]:
+    used = summary["energy"]
+    if used is None:
+        return []
+    token = f"{number(used['joules_per_output_token'])} J per output token"
+    return [f"{number(used['mean_power_w'])} W on average, {token}, MBU {percent(summary['mbu'])}."]

@@ -21,6 +21,8 @@ SETUP = (
     "router",
     "policy",
     "kv_blocks",
+    "prefix_caching",
+    "carbon_g_per_kwh",
 )
 
 
@@ -44,6 +46,13 @@ SETUP = (
 @click.option(
     "--kv-blocks", type=COUNT, help="KV blocks a replica; by default what fits in memory."
 )
+@click.option(
+    "--prefix-caching/--no-prefix-caching",
+    default=None,
+    help="Share equal prefixes; by default where the trace has block hashes.",
+)
+@click.option("--slo", "slos", multiple=True, help="Target for goodput: 'ttft p90 < 2s'; repeat.")
+@click.option("--carbon", "carbon_g_per_kwh", type=float, help="Grid intensity, g CO2e per kWh.")
 @click.option("--trace-format", "format", help="Where the trace's fields do not tell it.")
 @click.option("--rate", "rate_per_s", type=float, help="Requests/s; rescales the trace.")
 @click.option(
@@ -77,6 +86,7 @@ def simulate_command(
     """
     from rich.console import Console
 
+    from servecast.compiler.catalog import parse_slo
     from servecast.simulator.simulate_answer import show
     from servecast.simulator.simulate_job import (
         SimulateOptions,
@@ -89,6 +99,7 @@ def simulate_command(
     quiet = options.pop("quiet")
     said = {name: options.pop(name) for name in SETUP}
     configuration = {name: value for name, value in said.items() if value is not None}
+    configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
     asked = SimulateOptions(spec, trace, configuration, TraceOptions(**options), model, store)
     done = run_simulation(asked)
     if out:
