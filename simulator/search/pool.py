@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from servecast.compiler.errors import UserError
 from servecast.simulator.search.worker import Demand, Worker
 
 T = TypeVar("T")
+
+
+class LostWorkerError(UserError):
+    """A process of the search ended before its tasks did."""
+
+    exit_code = 5
 
 
 class Pool(Protocol):
@@ -51,11 +61,18 @@ class Here:
 
 
 class Processes:
-    """``slots`` processes of this machine."""
+    """``slots`` processes of this machine. They read the demand from a file.
+
+    As an argument it would be written to a process that starts through a pipe, which it fills: this
+    one would wait for ever for a process that died.
+    """
 
     def __init__(self, demand: Demand, slots: int) -> None:
         self.slots = slots
-        self._executor = _DeafProcesses(slots, get_context("spawn"), _start, (demand,))
+        with tempfile.NamedTemporaryFile(prefix="servecast-demand-", delete=False) as file:
+            pickle.dump(demand, file)
+        self._demand = Path(file.name)
+        self._executor = _DeafProcesses(slots, get_context("spawn"), _start, (self._demand,))
 
     def share(self, value: Any) -> Any:
         return value
@@ -68,6 +85,7 @@ class Processes:
         if now:
             self._executor.kill()
         self._executor.shutdown(cancel_futures=True)
+        self._demand.unlink(missing_ok=True)
 
 
 def local_pool(demand: Demand, jobs: int) -> Pool:
@@ -97,8 +115,9 @@ class _DeafProcesses(ProcessPoolExecutor):
 _worker: list[Worker] = []  # one per process
 
 
-def _start(demand: Demand) -> None:
-    _worker[:] = [Worker(demand)]
+def _start(demand: Path) -> None:
+    with demand.open("rb") as file:  # written by the process that starts this one
+        _worker[:] = [Worker(pickle.load(file))]
 
 
 def _run(work: Callable[..., T], *args: Any) -> T:

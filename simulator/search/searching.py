@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.certainty import Certainty
 from servecast.simulator.search.insight import Insight
 from servecast.simulator.search.journal import Journal, question_key
-from servecast.simulator.search.pool import Pool
+from servecast.simulator.search.pool import LostWorkerError, Pool
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, rank
 from servecast.simulator.search.rows import carried_row
@@ -68,6 +69,11 @@ class Searching:
                 insight = Insight(pool, self.demand, self.tables_for, self.shape_of)
                 ranking = insight.explained(ranking)
             complete = True
+        except BrokenExecutor as error:
+            raise LostWorkerError(
+                "a worker process of the search was killed, perhaps for want of memory; "
+                f"fewer --jobs need less, and --resume goes on from {self.means.journal}"
+            ) from error
         except KeyboardInterrupt:
             if not self.outcomes:
                 raise
