@@ -1,8 +1,9 @@
 """Prefill and decode on replicas of their own (DistServe, Splitwise), with KV sent over links.
 
-A request's first token comes from a prefill replica. Its KV then crosses that replica's link, one request
-after another in the order of first tokens, and the request decodes where it arrives; its first step there is
-timed as a prefill chunk of one token. Nothing flows back, so the prefill fleet is simulated to its end and
+A request's first token comes from a prefill replica. Its KV crosses that replica's link, or one that all of
+them share, one request after another in the order of first tokens, and the request decodes where it arrives;
+its first step there is timed as a prefill chunk of one token. Sent layer by layer, the KV of a layer can leave
+when the prefill's last step has passed it, all layers taking equally long. Nothing flows back, so the prefill fleet is simulated to its end and
 its transfers are the arrivals of the decode fleet: exact as long as decode replicas do not hold prefill back.
 A prefill replica's blocks are free with the first token. A request that a decode replica preempts
 recomputes its prompt there.
@@ -26,15 +27,18 @@ from servecast.simulator.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class KvLink:
-    """From one prefill replica to the decode replicas.
+    """From the prefill to the decode replicas: one for each, or ``shared`` by all. ``layers`` is in how many
+    parts KV leaves while the prefill runs; 1: all of it after the first token.
 
     Raises:
-        UserError: no bandwidth, or a negative latency.
+        UserError: no bandwidth, a negative latency, no layer.
     """
 
     kv_bytes_per_token: float
     bytes_per_s: float
     latency_s: float = 0.0
+    layers: int = 1
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not self.bytes_per_s > 0 or not self.latency_s >= 0:
@@ -42,6 +46,8 @@ class KvLink:
                 f"a KV link of {self.bytes_per_s:g} bytes/s and {self.latency_s:g} s latency: "
                 "the bandwidth must be above 0, the latency 0 or more"
             )
+        if self.layers < 1:
+            raise UserError(f"a KV link of {self.layers} layers: there must be 1 or more")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,11 +126,11 @@ def run_disaggregated(
         return DisaggregatedRun(first, None, sent, workload.output_tokens, transfer_s)
     order = np.argsort(received_s, kind="stable")
     sent = sent[order]
-    rest = Workload(
-        workload.name,
-        received_s[order],
-        workload.prompt_tokens[sent] + 1,
-        workload.output_tokens[sent] - 1,
+    rest = replace(
+        workload.take(sent, received_s[order]),
+        prompt_tokens=workload.prompt_tokens[sent] + 1,
+        output_tokens=workload.output_tokens[sent] - 1,
+        prefix=None,
     )
     second = engine.run(rest, decode, loaded_tokens=workload.prompt_tokens[sent]).copy()
     return DisaggregatedRun(first, second, sent, workload.output_tokens, transfer_s)
@@ -133,15 +139,34 @@ def run_disaggregated(
 def _received_s(
     first: Records, workload: Workload, sent: NDArray[np.int64], link: KvLink
 ) -> Floats:
-    """When each request's KV is across: a prefill replica's link sends one at a time."""
+    """When each request's KV is across: a link sends one request's at a time.
+
+    Of n layers, the last can leave with the first token, and the first 1/n into the prefill's last step: the KV is
+    across when all of it is behind the first layer, and the last behind the first token.
+    """
     ready_s = first.first_token_s[sent]
     busy_s = workload.prompt_tokens[sent] * (link.kv_bytes_per_token / link.bytes_per_s)
+    begun_s = ready_s
+    if link.layers > 1:
+        begun_s = ready_s - _last_step_s(first, sent) * (1 - 1 / link.layers)
     received_s = np.empty(len(sent))
-    for replica in range(first.replicas):
-        mine = np.flatnonzero(first.replica[sent] == replica)
+    through = np.zeros(len(sent)) if link.shared else first.replica[sent]
+    for one in np.unique(through):
+        mine = np.flatnonzero(through == one)
         mine = mine[np.argsort(ready_s[mine], kind="stable")]
         free_s = 0.0
         for i in mine:
-            free_s = max(free_s, float(ready_s[i])) + float(busy_s[i])
+            all_s = max(free_s, float(begun_s[i])) + float(busy_s[i])
+            free_s = max(all_s, float(ready_s[i]) + float(busy_s[i]) / link.layers)
             received_s[i] = free_s + link.latency_s
     return received_s
+
+
+def _last_step_s(first: Records, sent: NDArray[np.int64]) -> Floats:
+    """How long the step took that each of these requests had its first token from."""
+    by_end = np.lexsort((first.lane, first.end_s))
+    ends, lanes = first.end_s[by_end], first.lane[by_end] // first.stages
+    took_s = (first.end_s - first.start_s)[by_end]
+    found = {(end, lane): s for end, lane, s in zip(ends, lanes, took_s, strict=True)}
+    mine = zip(first.first_token_s[sent], first.replica[sent], strict=True)
+    return np.array([found[each] for each in mine])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from engine_cases import random_case, tables_of, workload_of
@@ -49,6 +51,31 @@ def test_every_prefill_replica_has_a_link() -> None:
     assert found.transfer_s.tolist() == [1.5, 1.5]
 
 
+def test_a_shared_link_sends_one_request_of_all_replicas_after_the_other() -> None:
+    fleet = Fleet(tables_of(), LIMITS, replicas=2)
+    link = replace(QUARTER_SECOND_A_TOKEN, shared=True)
+    workload = workload_of((0, 4, 2), (0, 4, 2))
+    found = run_disaggregated(Engine(compiled=False), workload, fleet, fleet, link)
+    assert found.transfer_s.tolist() == [1.5, 2.5]
+
+
+def test_layers_leave_while_the_prefill_runs() -> None:
+    """0-4 prompt in four layers: the first three are across at 3.25, the last at 4.25. Over a link of eight
+    seconds the first leaves at 1, and the last is across at 9."""
+    link = replace(QUARTER_SECOND_A_TOKEN, layers=4)
+    assert run(workload_of((0, 4, 2)), link).transfer_s.tolist() == [0.25 + 0.5]
+    slow = replace(link, bytes_per_s=0.5)
+    assert run(workload_of((0, 4, 2)), slow).transfer_s.tolist() == [5 + 0.5]
+
+
+def test_each_role_has_the_tables_of_its_own_gpu() -> None:
+    """Prefill on a fast GPU: 0-2. Decode on a slow one: 2-3 and 3-4."""
+    fast, slow = (Fleet(tables_of(per_token_s=s), LIMITS) for s in (0.5, 1.0))
+    engine = Engine(compiled=False)
+    found = run_disaggregated(engine, workload_of((0, 4, 3)), fast, slow, NO_LINK)
+    assert found.finish_s.tolist() == [4]
+
+
 def test_decodes_are_not_delayed_by_prefills() -> None:
     """B's long prompt arrives while A decodes; A's gaps stay one second."""
     found = run(workload_of((0, 2, 9), (3, 16, 1)), NO_LINK)
@@ -84,3 +111,5 @@ def test_every_request_is_served_or_rejected_and_no_time_goes_back() -> None:
 def test_a_link_without_bandwidth_is_refused() -> None:
     with pytest.raises(UserError, match=r"^a KV link of 0 bytes/s and 0 s latency: the bandwidth"):
         KvLink(kv_bytes_per_token=1.0, bytes_per_s=0.0)
+    with pytest.raises(UserError, match=r"^a KV link of 0 layers: there must be 1 or more$"):
+        KvLink(kv_bytes_per_token=1.0, bytes_per_s=1.0, layers=0)
