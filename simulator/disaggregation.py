@@ -2,11 +2,12 @@
 
 A request's first token comes from a prefill replica. Its KV crosses that replica's link, or one that all of
 them share, one request after another in the order of first tokens, and the request decodes where it arrives;
-its first step there is timed as a prefill chunk of one token. Sent layer by layer, the KV of a layer can leave
-when the prefill's last step has passed it, all layers taking equally long. Nothing flows back, so the prefill fleet is simulated to its end and
-its transfers are the arrivals of the decode fleet: exact as long as decode replicas do not hold prefill back.
-A prefill replica's blocks are free with the first token. A request that a decode replica preempts
-recomputes its prompt there.
+its first step there is timed as a prefill chunk of one token. Sent layer by layer, the KV of a layer can
+leave when the prefill's last step has passed it, all layers taking equally long.
+
+Nothing flows back, so the prefill fleet is simulated to its end and its transfers are the arrivals of the
+decode fleet: exact as long as decode replicas do not hold prefill back. A prefill replica's blocks are free
+with the first token. A request that a decode replica preempts recomputes its prompt there.
 
 SOURCE: Zhong et al. 2024 (DistServe), section 3; Patel et al. 2024 (Splitwise), section 4.
 """
@@ -141,8 +142,8 @@ def _received_s(
 ) -> Floats:
     """When each request's KV is across: a link sends one request's at a time.
 
-    Of n layers, the last can leave with the first token, and the first 1/n into the prefill's last step: the KV is
-    across when all of it is behind the first layer, and the last behind the first token.
+    Of n layers, the last can leave with the first token, and the first 1/n into the prefill's last step: the
+    KV is across when all of it is, behind the first layer, and the last one, behind the first token.
     """
     ready_s = first.first_token_s[sent]
     busy_s = workload.prompt_tokens[sent] * (link.kv_bytes_per_token / link.bytes_per_s)
