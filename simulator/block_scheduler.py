@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from servecast.simulator.object_engine import Job
+from servecast.simulator.scheduling import Job
 
 
 @dataclass(frozen=True, slots=True)

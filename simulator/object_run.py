@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +15,16 @@ from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.block_scheduler import SchedulerLimits
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.metrics import samples
-from servecast.simulator.object_engine import Batch, Job, ObjectRun, Scheduler
+from servecast.simulator.object_engine import ObjectRun
 from servecast.simulator.object_routing import ObjectRouter
 from servecast.simulator.policy import Policy
 from servecast.simulator.pools import record_dtype, records
 from servecast.simulator.records import LateTargets, Records
 from servecast.simulator.routers import Routing
 from servecast.simulator.schedulers import SCHEDULERS
+from servecast.simulator.scheduling import Job, Scheduler
 from servecast.simulator.state import Request, Segment, Step
+from servecast.simulator.table_timer import TableTimer
 from servecast.simulator.vllm_v1_scheduler import VllmV1
 from servecast.simulator.workload import Workload
 
@@ -31,80 +32,6 @@ PIPELINED = ("static", "vllm_v0", "sarathi", "orca")
 """Their batches may share the pipeline's stages, as Vidur's do."""
 CACHING = ("sglang",)
 """They keep prefixes, and in a way of their own."""
-
-
-def interpolate(row: Sequence[float], at: float) -> float:
-    """Linear between the points; beyond the last, the last two are extended."""
-    i = min(int(at), len(row) - 2)
-    return row[i] + (row[i + 1] - row[i]) * (at - i)
-
-
-def at_tokens(row: Sequence[float], tokens: int) -> float:
-    """The point; beyond the last, where policies without a token budget get, the upper half's slope."""
-    last = len(row) - 1
-    if tokens <= last:
-        return row[tokens]
-    return row[last] + (row[last] - row[last // 2]) / (last - last // 2) * (tokens - last)
-
-
-class TableTimer:
-    """`RuntimeTables`' formula on lists, added up in the order in which it is written there."""
-
-    def __init__(self, tables: RuntimeTables) -> None:
-        self.host_step_s = tables.host_step_s
-        self._token_s, self._sequence_s = tables.token_s.tolist(), tables.sequence_s.tolist()
-        self._prefill_s, self._base_s = tables.prefill_s.tolist(), tables.prefill_base_s.tolist()
-        self._mixed_s, self._mixed_tokens = (
-            tables.mixed_s.tolist(),
-            tables.mixed_chunk_tokens.tolist(),
-        )
-        self._decode_s, self._send_s = tables.decode_s.tolist(), tables.send_s.tolist()
-        self._per_context, self._per_chunk, self._per_kv = (
-            1.0 / tables.context_step_tokens,
-            1.0 / tables.chunk_step_tokens,
-            1.0 / tables.kv_step_tokens,
-        )
-
-    def stage_s(self, batch: Batch, stage: int) -> float:
-        tokens = sum(n for _, n in batch.jobs)
-        time_s: float = at_tokens(self._token_s[stage], tokens)
-        time_s += self._sequence_s[stage][len(batch.jobs)]
-        cached = [processed - 1 for processed, prefilled in batch.before if prefilled]
-        if len(cached) < len(batch.jobs):
-            time_s += self._base_s[stage] + self.chunks_s(batch, stage)
-        if cached:
-            time_s += interpolate(self._decode_s[stage][len(cached)], sum(cached) * self._per_kv)
-            if len(cached) < len(batch.jobs) and self._mixed_tokens:
-                time_s += self.mixed_s(stage, tokens - len(cached), cached)
-        return time_s
-
-    def mixed_s(self, stage: int, chunk_tokens: int, cached: Sequence[int]) -> float:
-        """What chunks and decodes in one launch take besides; the nearest point outside of the measured."""
-        points: list[float] = self._mixed_tokens
-        above = min(bisect_left(points, chunk_tokens), len(points) - 1)
-        below = max(above - 1, 0)
-        x = sum(cached) * self._per_kv
-        left = interpolate(self._mixed_s[stage][below][len(cached)], x)
-        right = interpolate(self._mixed_s[stage][above][len(cached)], x)
-        if below == above:
-            return right
-        share = (chunk_tokens - points[below]) / (points[above] - points[below])
-        return left + (right - left) * min(share, 1.0)
-
-    def chunks_s(self, batch: Batch, stage: int) -> float:
-        """Attention of the prefill chunks."""
-        table = self._prefill_s[stage]
-        time_s = 0.0
-        for (_, tokens), (processed, prefilled) in zip(batch.jobs, batch.before, strict=True):
-            if not prefilled:
-                x, y = processed * self._per_context, tokens * self._per_chunk
-                i = min(int(x), len(table) - 2)
-                below, above = interpolate(table[i], y), interpolate(table[i + 1], y)
-                time_s += below + (above - below) * (x - i)
-        return time_s
-
-    def send_s(self, batch: Batch, stage: int) -> float:
-        return at_tokens(self._send_s[stage], sum(n for _, n in batch.jobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +42,8 @@ class ObjectFleet:
     tables: RuntimeTables
     limits: EngineLimits
     replicas: int
+    clients: int = 0  # closed-loop; 0: requests arrive by themselves
+    client_s: float = 0.0
 
 
 def make_scheduler(fleet: ObjectFleet, workload: Workload) -> Callable[[], Scheduler]:
@@ -182,7 +111,7 @@ def run_objects(
     tokens = [job.prefill_tokens for job in jobs]
     router = ObjectRouter(routing, choices, tokens, fleet.replicas, fleet.limits.max_num_seqs)
     run = ObjectRun(jobs, [make() for _ in range(fleet.replicas)], timer, stages)
-    run.simulate(router)
+    run.simulate(router, fleet.clients, fleet.client_s)
     for replica in run.replicas:
         rejected[[job.number for job in replica.scheduler.rejected]] = True
     requests, segments = _request_rows(workload, jobs, stages)
@@ -250,6 +179,7 @@ def _request_rows(
     segments: list[tuple[int, int, int, int]] = []
     for job in jobs:
         row, lane = requests[job.number], job.replica * stages
+        row["arrival_s"] = job.arrived_s
         row["scheduled_s"], row["first_token_s"] = job.scheduled_s, job.first_token_s
         row["finish_s"], row["preemptions"] = job.finished_s, job.preemptions
         row["replica"], row["lane"] = job.replica, lane

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,10 @@ def as_records(record: type, rows: Sequence[Any]) -> Array:
     """Objects as records; records as they are."""
     if isinstance(rows, np.ndarray):
         return rows
-    return np.array([_values(row) for row in rows], record_dtype(record))
-
-
-def _values(row: Any) -> tuple[float, ...]:
-    """The fields of one object (``dataclasses.astuple`` copies deeply and is 20 times slower)."""
-    return tuple(getattr(row, name) for name in row.__slots__)
+    array = np.empty(len(rows), record_dtype(record))
+    for field in fields(record):  # column by column: twice as fast as rows of tuples
+        array[field.name] = list(map(attrgetter(field.name), rows))
+    return array
 
 
 def as_lists(sim: Simulation) -> Simulation:

@@ -18,13 +18,13 @@ from servecast.simulator.compiled import compile_engine
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.dispatch import simulate_all
 from servecast.simulator.engine import FULL, IDLE, STUCK
-from servecast.simulator.object_engine import LivelockError
 from servecast.simulator.object_run import ObjectFleet, broken_metric, run_objects
-from servecast.simulator.policy import Policy, parse_policy
+from servecast.simulator.policy import parse_policy
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
 from servecast.simulator.routers import parse_router
 from servecast.simulator.run_record import new_run, set_prefix_cache, set_router, set_targets
+from servecast.simulator.scheduling import LivelockError
 from servecast.simulator.state import CachedPrompt, Request, Run, Segment, Simulation, Step
 from servecast.simulator.workload import Workload
 
@@ -129,8 +129,10 @@ class Engine:
         fits = -(-kv_tokens // limits.block_tokens) <= limits.kv_blocks
         policy = parse_policy(fleet.policy)
         if not policy.is_compiled:
-            _refuse_with_objects(policy, concurrency, loaded_tokens)
-            objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas)
+            if loaded_tokens is not None:
+                raise UserError(f"policy {fleet.policy!r} with loaded_tokens: it keeps no prefixes")
+            clients = (concurrency or 0, client_s)
+            objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas, *clients)
             records = run_objects(workload, objects, fits, parse_router(fleet.router))
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
         key = policy.keys(workload)[fits]
@@ -176,14 +178,6 @@ def _check_end(code: int, sim: Simulation, name: str, limits: EngineLimits) -> N
         raise AssertionError(f"{name}: KV blocks were lost: none is in use, and not all are free")
 
 
-def _refuse_with_objects(
-    policy: Policy, concurrency: int | None, loaded_tokens: NDArray[np.int64] | None
-) -> None:
-    for name, value in (("concurrency", concurrency), ("loaded_tokens", loaded_tokens)):
-        if value is not None:
-            raise UserError(f"policy {str(policy)!r} with {name}: it is for orders of service")
-
-
 def simulate(
     workload: Workload, fleet: Fleet, targets: LateTargets | None = None, *, compiled: bool = True
 ) -> Records:
@@ -197,7 +191,7 @@ def simulate(
 def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np.bool_]) -> Records:
     run = sim.run[0]
     requests = as_records(Request, sim.requests)
-    segments = as_records(Segment, sim.segments)[: run.num_segments]
+    segments = as_records(Segment, sim.segments[: run.num_segments])
     if not fits.all():
         served, requests = requests, records(Request, len(workload))
         requests["arrival_s"] = workload.arrival_s
@@ -205,7 +199,7 @@ def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np
         segments["request"] = np.flatnonzero(fits)[segments["request"]]
     return Records(
         requests=requests,
-        steps=as_records(Step, sim.steps)[: run.num_steps],
+        steps=as_records(Step, sim.steps[: run.num_steps]),
         segments=segments,
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,

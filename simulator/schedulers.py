@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from servecast.simulator.block_scheduler import BlockScheduler, SchedulerLimits
-from servecast.simulator.object_engine import Job, Scheduler
+from servecast.simulator.scheduling import Job, Scheduler
 from servecast.simulator.sglang_scheduler import SGLang
 from servecast.simulator.token_budget import LightLLM
 from servecast.simulator.trtllm_scheduler import GuaranteedNoEvict, MaxUtilization

@@ -6,7 +6,7 @@ from itertools import accumulate
 from math import ceil
 
 from servecast.simulator.block_scheduler import BlockScheduler, SchedulerLimits
-from servecast.simulator.object_engine import Job
+from servecast.simulator.scheduling import Job
 
 
 class LightLLM(BlockScheduler):

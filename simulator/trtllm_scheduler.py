@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from servecast.simulator.block_scheduler import SchedulerLimits
-from servecast.simulator.object_engine import Job
+from servecast.simulator.scheduling import Job
 from servecast.simulator.vllm_v1_scheduler import VllmV1
 
 

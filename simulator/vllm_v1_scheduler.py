@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from servecast.simulator.block_scheduler import BlockScheduler, SchedulerLimits
-from servecast.simulator.object_engine import Job
+from servecast.simulator.scheduling import Job
 
 
 class VllmV1(BlockScheduler):

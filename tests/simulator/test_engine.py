@@ -12,10 +12,10 @@ from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator import run_record
 from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.object_engine import LivelockError
 from servecast.simulator.records import Records
 from servecast.simulator.reference import ReferenceRun, simulate_reference
 from servecast.simulator.routing import Engine, Fleet, simulate
+from servecast.simulator.scheduling import LivelockError
 from servecast.simulator.workload import Workload
 
 

@@ -46,6 +46,17 @@ def case(seed: int) -> tuple[Workload, Fleet]:
     return workload, replace(fleet, limits=replace(fleet.limits, prefix_caching=False))
 
 
+def test_closed_loop_clients_give_the_same_run_on_both_engines(engine: Engine) -> None:
+    for seed in range(0, 80, 2):
+        workload, fleet = case(seed)
+        clients = {"concurrency": 1 + seed % 7, "client_s": 0.5 * (seed % 3)}
+        fleet = replace(fleet, replicas=1, router="round_robin", policy="vllm_v1")
+        fast = engine.run(workload, fleet, **clients).copy()
+        slow = engine.run(workload, replace(fleet, policy=f"vllm_v1:{NO_LIMIT}"), **clients)
+        assert same_outcome(fast, slow)
+        assert np.array_equal(fast.arrival_s, slow.arrival_s)
+
+
 def with_labels(workload: Workload, seed: int) -> Workload:
     """Three clients, and prompts of which some begin alike."""
     rng = np.random.default_rng(seed)
@@ -124,10 +135,11 @@ def test_a_class_policy_says_what_it_cannot_do() -> None:
         UserError, match=r"^policy 'orca' with prefix_caching: it keeps no prefixes$"
     ):
         Engine(compiled=False).run(workload, caching)
-    with pytest.raises(UserError, match=r"^policy 'orca' with concurrency: it is for orders"):
-        Engine(compiled=False).run(
-            workload, Fleet(tables_of(), LIMITS, policy="orca"), concurrency=1
-        )
+    fleet, loaded = Fleet(tables_of(), LIMITS, policy="orca"), np.array([1])
+    with pytest.raises(
+        UserError, match=r"^policy 'orca' with loaded_tokens: it keeps no prefixes$"
+    ):
+        Engine(compiled=False).run(workload_of((0, 2, 1)), fleet, loaded_tokens=loaded)
 
 
 def test_priority_classes_need_a_priority() -> None:

@@ -9,8 +9,9 @@ from types import MappingProxyType
 import pytest
 
 from servecast.simulator.block_scheduler import SchedulerLimits
-from servecast.simulator.object_engine import Batch, Job, run_jobs
+from servecast.simulator.object_engine import run_jobs
 from servecast.simulator.schedulers import SCHEDULERS
+from servecast.simulator.scheduling import Batch, Job
 from servecast.simulator.vllm_v1_scheduler import VllmV1
 
 LIMITS = SchedulerLimits(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from servecast.simulator.block_scheduler import SchedulerLimits
-from servecast.simulator.object_engine import Batch, Job, run_jobs
+from servecast.simulator.object_engine import run_jobs
 from servecast.simulator.schedulers import SCHEDULERS
+from servecast.simulator.scheduling import Batch, Job
 
 KV_GRAIN = 64  # tokens that Vidur rounds cached lengths up to
 TOKEN_GRAIN = 8
