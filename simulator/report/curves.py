@@ -120,18 +120,21 @@ def _reading(point: Row) -> Reading:
     return Reading(point["limit_s"], point[USD], bounds, title)
 
 
+UNITS = {USD: "$ per million output tokens", "qps_per_usd_hour": "requests per second per $/hour"}
+
+
 def tornado_panel(result: Row) -> Panel | None:
-    """How far each input moves the recommendation's price, widest first; None where not computed."""
+    """How far each input moves the recommendation, widest first; None where not computed."""
     found = _sensitivity(result)
     inputs = found.get("tornado") or []
     if not inputs:
         return None
-    base, unit = found["tornado_base"], found["tornado_unit"].replace("_", " ")
+    base, unit = found["tornado_base"], str(found["tornado_unit"])
     widest = sorted(inputs, key=lambda each: -abs(each["at_high"] - each["at_low"]))
     keys = ("input", "low", "high", "at_low", "at_high")
     numbers = Numbers("sensitivity", keys, tuple(tuple(e[key] for key in keys) for e in widest))
     rows = [(each["input"], _tornado_bars(each, base)) for each in widest]
-    return bars("What moves the price", Axis(unit, tick_number, base), rows, numbers)
+    return bars("What moves it", Axis(UNITS.get(unit, unit), tick_number, base), rows, numbers)
 
 
 def _tornado_bars(each: Row, base: float) -> list[Bar]:

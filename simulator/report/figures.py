@@ -18,7 +18,7 @@ from servecast.simulator.report.text import (
     tick_seconds,
     usd,
 )
-from servecast.simulator.report.view import MAX_ROWS, STATISTICS, Row, statistic
+from servecast.simulator.report.view import MAX_ROWS, STATISTICS, Row, statistic, varied
 
 NOT_USED = "not used"
 VALUE_AXIS = Axis("requests per second per $/hour (more is better)", tick_number)
@@ -105,6 +105,7 @@ def _latency(metric: str, slos: list[Slo]) -> Quantity:
 
 def _cloud(key: str, title: str, x: Quantity, y: Quantity, ranked: list[Row]) -> Cloud:
     placed = ((index, row, x.of(row), y.of(row)) for index, row in enumerate(ranked))
+    axes = varied(ranked)
     per_dollar = x.axis is VALUE_AXIS  # where it is no axis, larger marks are better value
     best = max((row["qps_per_usd_hour"] for row in ranked), default=1.0)
     points = (
@@ -113,7 +114,7 @@ def _cloud(key: str, title: str, x: Quantity, y: Quantity, ranked: list[Row]) ->
             up,
             index,
             row["sku"],
-            _label(index, row),
+            _label(index, row, axes),
             _value_interval(row) if per_dollar else None,
             1.0 if per_dollar else 0.5 + row["qps_per_usd_hour"] / best,
         )
@@ -132,10 +133,11 @@ def _value_interval(row: Row) -> tuple[float, float] | None:
     return bounds[0] * per_qps, bounds[1] * per_qps
 
 
-def _label(index: int, row: Row) -> str:
+def _label(index: int, row: Row, axes: list[str]) -> str:
+    more = "".join(f", {axis} {row[axis]}" for axis in axes)
     return (
         f"#{index + 1} {row['sku']} TP {row['tp']} PP {row['pp']}, {row['max_num_seqs']} seqs, "
-        f"{row['max_batched_tokens']} tokens: {number(row['qps_per_usd_hour'])} per $/h, "
+        f"{row['max_batched_tokens']} tokens{more}: {number(row['qps_per_usd_hour'])} per $/h, "
         f"TTFT p90 {seconds(row['metrics']['ttft_s']['p90'])}, "
         f"TBT p99 {seconds(row['metrics']['tbt_s']['p99'])}"
     )

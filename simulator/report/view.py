@@ -24,6 +24,8 @@ METRIC_NAMES = {
     "e2e": "Request latency (E2E)",
     "queue_delay": "Queue delay",
 }
+MORE_AXES = ("precision", "ep", "dp", "policy", "router", "mode")
+"""What a configuration may differ in beside GPU, tp, pp and batch limits."""
 STATISTICS = ("p50", "p90", "p95", "p99", "max", "mean")
 
 
@@ -118,6 +120,11 @@ def targets(result: Row) -> list[TargetRow]:
             )
         )
     return rows
+
+
+def varied(rows: list[Row]) -> list[str]:
+    """Axes beside the usual ones by which the configurations differ."""
+    return [axis for axis in MORE_AXES if len({row.get(axis) for row in rows}) > 1]
 
 
 def refusals(infeasible: list[Row]) -> list[Refusal]:

@@ -272,3 +272,15 @@ def test_the_price_is_split_into_what_the_trace_needs_and_headroom(result: Resul
     result["best"].update(qps=26.0, usd_per_hour=6.0)
     text = Page(render(result)).text
     assert "carries the trace $3.00 an hour headroom $3.00 an hour" in text
+
+
+def test_an_axis_by_which_configurations_differ_is_a_column_and_in_the_marks(
+    result: Result,
+) -> None:
+    before = Page(render(result)).count("th")
+    for place, row in enumerate(result["ranked"]):
+        row["precision"] = "fp8" if place % 2 else "bf16"
+        row["router"] = "least_outstanding"
+    page = Page(render(result))
+    assert page.count("th") == before + 1
+    assert any(", precision fp8:" in str(attrs.get("data-tip")) for _, attrs in page.elements)
