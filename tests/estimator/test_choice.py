@@ -1,0 +1,80 @@
+"""The learner is chosen on whole shapes that it had not seen; what is held out is whole shapes, too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from servecast.estimator.choice import DEFAULT, choose, fit_best
+from servecast.estimator.features import feature_matrix
+from servecast.estimator.physics import KernelKind
+from servecast.estimator.predictor import Samples, samples_of
+from servecast.estimator.splits import folds_of, shapes_of, some_shapes, unseen_shapes
+
+LINEAR = KernelKind("linear", "bf16")
+ALL_REDUCE = KernelKind("all_reduce", "bf16")
+SIZES = np.array([128, 256, 512, 1024])
+
+
+def gemms(noise: float = 0.0) -> Samples:
+    """Sixteen shapes at thirteen row counts: 3 us and the larger of 100 TFLOP/s and 1 TB/s."""
+    rows, k, n = (g.ravel() for g in np.meshgrid(2 ** np.arange(13), SIZES, SIZES))
+    bound = np.maximum(2.0 * rows * k * n / 100e12, 2.0 * (k * n + rows * (k + n)) / 1e12)
+    wobble = np.exp(np.random.default_rng(0).normal(0, noise, len(rows)))
+    dims = {"rows": rows, "in_features": k, "out_features": n}
+    return samples_of(dims, (3e-6 + bound) * wobble, np.zeros(len(rows), dtype=np.bool_))
+
+
+def test_the_least_error_on_shapes_left_out_chooses() -> None:
+    choice = choose(LINEAR, gemms(noise=0.05), num_sms=132)
+    errors = dict(choice.errors)
+    assert {"forest", "randomised", "boosting", "blend", "shallow", "few"} == set(errors)
+    assert errors[choice.best] == min(errors.values())
+    assert errors["blend"] <= max(errors["randomised"], errors["boosting"])
+
+
+def test_with_too_few_shapes_nothing_is_tried() -> None:
+    samples = gemms()
+    few = samples.rows(samples.dims["in_features"] == SIZES[0])
+    assert choose(LINEAR, few, num_sms=132).errors == ()
+    assert choose(LINEAR, few, num_sms=132).best == DEFAULT
+
+
+def test_a_fitted_model_tells_its_learner() -> None:
+    samples = gemms()
+    model = fit_best(LINEAR, samples, 132, "few")
+    assert model.learner == "few"
+    found = model.predict(feature_matrix(LINEAR, samples.dims, 132))
+    assert found == pytest.approx(samples.seconds, rel=0.01)
+
+
+def test_whole_shapes_are_held_out() -> None:
+    samples = gemms()
+    test, shape = unseen_shapes(LINEAR, samples, seed=0), shapes_of(samples)
+    assert len(np.unique(shape[test])) == 3  # a fifth of sixteen
+    assert not set(shape[test]) & set(shape[~test])
+
+
+def test_of_collectives_message_sizes_are_held_out() -> None:
+    size = np.tile(2 ** np.arange(10), 2)
+    dims = {"degree": np.repeat([2, 4], 10), "payload_bytes": size}
+    samples = samples_of(dims, np.ones(20), np.zeros(20, dtype=np.bool_))
+    test = unseen_shapes(ALL_REDUCE, samples, seed=0)
+    held_out = set(samples.dims["payload_bytes"][test])
+    assert len(held_out) == 2
+    assert not held_out & set(samples.dims["payload_bytes"][~test])
+
+
+def test_folds_part_shapes_and_rows_where_shapes_are_too_few() -> None:
+    samples = gemms()
+    fold, shape = folds_of(samples, 4, seed=0), shapes_of(samples)
+    assert all(len(set(fold[shape == number])) == 1 for number in range(16))
+    alone = samples.rows(shape == 0)
+    assert set(folds_of(alone, 4, seed=0)) == {0, 1, 2, 3}
+
+
+def test_some_shapes_are_whole_ones_within_the_limit() -> None:
+    samples = gemms()
+    chosen, shape = some_shapes(samples, max_rows=40, seed=0), shapes_of(samples)
+    assert np.count_nonzero(chosen) == 39  # three of thirteen rows
+    assert len(np.unique(shape[chosen])) == 3
