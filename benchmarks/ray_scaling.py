@@ -35,6 +35,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CLUSTER = REPOSITORY / "tests/integration/ray_cluster.py"
 REQUESTS = 10_000
 MAX_GPUS = 16
+SEQS, TOKENS = (32, 64, 128, 256), (256, 512, 1024, 2048, 3072, 4096, 6144, 8192)
+REPEATS = 3
+"""The least of them is kept: what else runs on the machine only adds."""
 
 
 class Job:
@@ -45,7 +48,7 @@ class Job:
         self.question = Question(
             programs={"": load_spec(REPOSITORY / "spec/llama.llm").model()},
             skus=shipped_skus(),
-            axes=Axes(("h100-sxm",), (1, 2, 4), (1,), (32, 64, 128, 256), (512, 1024, 2048, 8192)),
+            axes=Axes(("h100-sxm",), (1, 2, 4), (1,), SEQS, TOKENS),
             slos=(Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2)),
             market=Market(MAX_GPUS),
             seed=0,
@@ -68,7 +71,7 @@ class Job:
 
 
 def timed(job: Job, num_nodes: int) -> float:
-    """Wall seconds on that many nodes, after a first search that starts and compiles everything."""
+    """Least wall seconds on that many nodes, after a first search that starts and compiles everything."""
     cluster = subprocess.Popen(
         [sys.executable, str(CLUSTER), str(num_nodes)],
         stdin=subprocess.PIPE,
@@ -84,7 +87,7 @@ def timed(job: Job, num_nodes: int) -> float:
         )
         pool = ray_pool(job.demand, address)
         job.seconds(pool)
-        seconds = job.seconds(pool)
+        seconds = min(job.seconds(pool) for _ in range(REPEATS))
         pool.close(now=False)
     finally:
         cluster.stdin.close()
