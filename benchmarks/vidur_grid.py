@@ -17,11 +17,12 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
 from servecast.compiler.program import Program
 from servecast.estimator.load import TableLoader
+from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
-from servecast.simulator.search.space import Axes, Space, enumerate_space
+from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traces import TraceOptions, read_trace
 from servecast.simulator.workload import Workload
@@ -103,23 +104,33 @@ class Counts:
         judges = [
             Judge(w.drop_longer_than(program.context_tokens), (), self._engine) for w in workloads
         ]
-        for fleet in self._fleets(space, loader, per_model):
+        for placement, tables in self._placements(space, loader, per_model):
+            replicas = GPUS // placement.parallelism.gpus
             started = time.process_time()
             for judge in judges:
-                upper = max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
-                capacity = find_capacity(judge, fleet, upper * fleet.replicas)
-                self.searched += 1
-                if isinstance(capacity, Capacity):
-                    self.with_capacity += 1
-                    self.probes += capacity.probes
+                guess_per_s: float | None = None
+                for candidate in placement.candidates:
+                    fleet = Fleet(tables, candidate.limits, replicas, "round_robin")
+                    guess_per_s = self._capacity(judge, fleet, guess_per_s)
             self.search_s += time.process_time() - started
         self.peaks_mb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
-    def _fleets(self, space: Space, loader: TableLoader, per_model: int | None) -> Iterator[Fleet]:
+    def _capacity(self, judge: Judge, fleet: Fleet, guess_per_s: float | None) -> float | None:
+        """The next configuration's guess."""
+        upper = max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
+        capacity = find_capacity(judge, fleet, upper * fleet.replicas, guess_per_s)
+        self.searched += 1
+        if not isinstance(capacity, Capacity):
+            return guess_per_s
+        self.with_capacity += 1
+        self.probes += capacity.probes
+        return capacity.rate_per_s
+
+    def _placements(
+        self, space: Space, loader: TableLoader, per_model: int | None
+    ) -> Iterator[tuple[Placement, RuntimeTables]]:
         for placement in space.placements[:per_model]:
             started = time.process_time()
             tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
             self.tables_s += time.process_time() - started
-            for candidate in placement.candidates:
-                replicas = GPUS // placement.parallelism.gpus
-                yield Fleet(tables, candidate.limits, replicas, "round_robin")
+            yield placement, tables

@@ -86,15 +86,13 @@ def _latency_table(best: Row) -> Table:
     """The best configuration's latencies under the trace as it is, and when full."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("\nms")
-    for load in ("trace", "full"):
+    loads = {"trace": best.get("at_trace_rate"), "full": best}
+    shown = {load: row["metrics"] for load, row in loads.items() if row}
+    for load in shown:
         for name in AT:
             table.add_column(f"{load}\n{name}", justify="right", no_wrap=True)
     for name, key in LATENCIES.items():
-        cells = [
-            _ms(metrics[key][at])
-            for metrics in (best["at_trace_rate"]["metrics"], best["metrics"])
-            for at in AT
-        ]
+        cells = [_ms(metrics[key][at]) for metrics in shown.values() for at in AT]
         table.add_row(name, *cells)
     return table
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from servecast.simulator.search.question import (
     Question,
     axes_of,
 )
+from servecast.simulator.search.robust import Weighted, check_weights, combined
 from servecast.simulator.search.searching import Means, Progress
 from servecast.simulator.search.worker import Demand
 from servecast.simulator.traces import TraceOptions, read_trace
@@ -71,6 +72,9 @@ class JobOptions:
     resume: bool = False
     best_only: bool = False
     confidence: float = DEFAULT_CONFIDENCE
+    more_traces: tuple[Path, ...] = ()
+    weights: tuple[float, ...] = ()
+    robust: str = "worst"
     cluster: Callable[[Demand], Pool] | None = None
 
 
@@ -81,15 +85,41 @@ def run_job(options: JobOptions) -> dict[str, Any]:
         UserError: the spec, the trace, the store or an option is wrong, or the model fits nowhere.
     """
     question = _question(options)
-    workload = _workload(options, question)
-    store = options.store or default_store()
-    loader = TableLoader(store, _sources(options.sources))
+    options = replace(options, store=options.store or default_store())
+    if not options.more_traces:
+        return _answer(options, question, _workload(options, question), JOURNAL)
+    return _robust_answer(options, question)
+
+
+def _robust_answer(options: JobOptions, question: Question) -> dict[str, Any]:
+    """One search for each trace, and the answer for all of them."""
+    if options.best_only:
+        raise UserError(
+            "--best-only: the best of several traces may be the best of none; leave it out"
+        )
+    traces = (options.trace, *options.more_traces)
+    weights = check_weights(len(traces), options.weights)
+    found = []
+    for index, (trace, weight) in enumerate(zip(traces, weights, strict=True)):
+        workload = _workload(replace(options, trace=trace), question)
+        journal = f"{index + 1}-{JOURNAL}"
+        result = _answer(options, question, workload, journal)
+        found.append(Weighted(workload.name, weight, result))
+        if not result["complete"]:
+            break
+    return combined(found, question.objective, options.robust)
+
+
+def _answer(
+    options: JobOptions, question: Question, workload: Workload, journal: str
+) -> dict[str, Any]:
+    assert options.store is not None
     with _progress(options.quiet) as progress:
         means = Means(
-            loader,
+            TableLoader(options.store, _sources(options.sources)),
             _pool_for(options),
             progress,
-            journal=(options.out or store.parent) / JOURNAL,
+            journal=(options.out or options.store.parent) / journal,
             resume=options.resume,
             best_only=options.best_only,
         )

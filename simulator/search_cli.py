@@ -109,7 +109,22 @@ TRAFFIC = [
 
 @click.command("compile-and-search", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("spec", type=PATH)
-@click.option("--trace", "trace", type=PATH, required=True, help="The traffic; see docs/traces.md.")
+@click.option(
+    "--trace",
+    "traces",
+    type=PATH,
+    required=True,
+    multiple=True,
+    help="The traffic; see docs/traces.md. Repeat for one answer to several.",
+)
+@click.option("--weight", "weights", type=POSITIVE, multiple=True, help="Of each --trace.")
+@click.option(
+    "--robust",
+    type=click.Choice(["worst", "mean"]),
+    default="worst",
+    show_default=True,
+    help="Of several traces: what counts.",
+)
 @click.option("--model", help="A model of SPEC; its first one by default.")
 @click.option("--service", "service", help="A service block of SPEC; its first one by default.")
 @click.option("--slo", "slo_texts", multiple=True, help="Target, such as 'ttft p90 < 2 s'; repeat.")
@@ -196,6 +211,8 @@ def _job(options: dict[str, Any]) -> Any:
     traffic = {
         name: options.pop(name) for name in TraceOptions.__dataclass_fields__ if name in options
     }
+    options["trace"], *more = options.pop("traces")
+    options["more_traces"] = tuple(more)
     options["confidence"] = float(options["confidence"])
     prices, stock = dict(options.pop("prices")), dict(options.pop("stock"))
     cluster = _cluster(options.pop("ray"), options["jobs"])

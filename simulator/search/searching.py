@@ -50,6 +50,7 @@ class Searching:
     demand: Demand
     means: Means
     outcomes: list[Outcome] = field(default_factory=list)
+    _kept: dict[str, RuntimeTables] = field(default_factory=dict)
 
     def run(self) -> Ranking:
         """Everything found, or what was when Ctrl-C came."""
@@ -66,7 +67,7 @@ class Searching:
                 self.means.progress(len(self.outcomes), len(self.space), "resampling the best")
                 ranking = self._certainty(pool).judge(ranking, self.question.confidence)
                 self.means.progress(len(self.outcomes), len(self.space), "asking what if")
-                insight = Insight(pool, self.demand, self.tables_for, self.shape_of)
+                insight = Insight(pool, self.demand, self.kept_tables_for, self.shape_of)
                 ranking = insight.explained(ranking)
             complete = True
         except BrokenExecutor as error:
@@ -84,6 +85,13 @@ class Searching:
             journal.close(done=complete)
         return ranking
 
+    def kept_tables_for(self, placement: Placement) -> RuntimeTables:
+        """As ``tables_for``, kept: for the few contenders, which are asked for again and again."""
+        key = repr(placement.sharded) + placement.label
+        if key not in self._kept:
+            self._kept[key] = self.tables_for(placement)
+        return self._kept[key]
+
     def tables_for(self, placement: Placement) -> RuntimeTables:
         self.means.progress(len(self.outcomes), len(self.space), f"{placement.label}: tables")
         return self.means.loader.tables(placement.sharded, placement.sku, bounds(placement))
@@ -93,7 +101,7 @@ class Searching:
             limits = bounds(placement)
             return self.means.loader.drawn_tables(placement.sharded, placement.sku, limits, draw)
 
-        return Certainty(pool, self.tables_for, drawn, self.shape_of, self.question.seed)
+        return Certainty(pool, self.kept_tables_for, drawn, self.shape_of, self.question.seed)
 
     def _search(self, journal: Journal, pool: Pool) -> None:
         self.outcomes.extend(journal.earlier(self.space.placements))

@@ -1,0 +1,120 @@
+"""One answer for several weighted traces: each configuration by its worst case, or by its mean. Pure.
+
+Each trace has had a search of its own. The mean is that of the cost of a request: of requests per dollar it
+is the harmonic one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.search.objective import Objective, Row
+
+IDENTITY = (
+    "sku", "precision", "tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens", "policy", "router",
+)  # fmt: skip
+OF_A_TRACE = ("qps", "qps_per_usd_hour", "replicas", "gpus", "usd_per_hour", "metrics", "binds")
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A trace's search result and its share of what is served."""
+
+    name: str
+    weight: float
+    result: Row
+
+
+def _worst(values: Sequence[float], weights: Sequence[float], objective: Objective) -> float:
+    return min(values) if objective.higher_is_better else max(values)
+
+
+def _mean(values: Sequence[float], weights: Sequence[float], objective: Objective) -> float:
+    total = sum(weights)
+    if objective.higher_is_better:
+        return total / sum(weight / value for weight, value in zip(weights, values, strict=True))
+    return sum(weight * value for weight, value in zip(weights, values, strict=True)) / total
+
+
+CHOICES: dict[str, Callable[[Sequence[float], Sequence[float], Objective], float]] = {
+    "worst": _worst,
+    "mean": _mean,
+}
+
+
+def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> Row:
+    """The answer of ``docs/results.md`` for all traces: rows are those of the trace that is worst for each.
+
+    A configuration must carry every trace; deployments are those that carry the most demanding.
+    """
+    tables = [_by_identity(each.result["ranked"]) for each in traces]
+    everywhere = [key for key in tables[0] if all(key in table for table in tables)]
+    rows = [_row([table[key] for table in tables], traces, objective, choice) for key in everywhere]
+    sign = -1 if objective.higher_is_better else 1
+    rows.sort(key=lambda row: (not row["grounded"], sign * row["robust"], row["gpus"], *_key(row)))
+    first = traces[0].result
+    return {
+        **first,
+        "complete": all(each.result["complete"] for each in traces),
+        "best": rows[0] if rows else None,
+        "ranked": rows,
+        "ties": [],
+        "explanation": None,
+        "sensitivity": None,
+        "infeasible": _infeasible(traces),
+        "workloads": [
+            {"name": each.name, "weight": each.weight, **each.result["workload"]} for each in traces
+        ],
+        "question": {**first["question"], "robust": choice},
+        "elapsed_s": sum(each.result["elapsed_s"] for each in traces),
+    }
+
+
+def check_weights(num_traces: int, weights: Sequence[float]) -> tuple[float, ...]:
+    """One for each trace; equal ones where none is given.
+
+    Raises:
+        UserError: as many weights as traces are needed.
+    """
+    if weights and len(weights) != num_traces:
+        raise UserError(
+            f"--weight: {len(weights)} of them for {num_traces} traces; give one for each"
+        )
+    return tuple(weights) or (1.0,) * num_traces
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in IDENTITY)
+
+
+def _by_identity(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
+    return {_key(row): row for row in rows}
+
+
+def _row(rows: Sequence[Row], traces: Sequence[Weighted], objective: Objective, choice: str) -> Row:
+    values = [objective.value(row) for row in rows]
+    worst = values.index(_worst(values, (), objective))
+    most = max(rows, key=lambda row: row["replicas"])
+    return {
+        **rows[worst],
+        **{name: most[name] for name in ("replicas", "gpus", "usd_per_hour")},
+        "robust": CHOICES[choice](values, [each.weight for each in traces], objective),
+        "tied_with_best": False,
+        "traces": [
+            {"name": each.name, **{name: row[name] for name in OF_A_TRACE}}
+            for each, row in zip(traces, rows, strict=True)
+        ],
+    }
+
+
+def _infeasible(traces: Sequence[Weighted]) -> list[Row]:
+    """What some trace refuses, each refusal once, with the trace that it is of."""
+    found: dict[str, Row] = {}
+    for each in traces:
+        for miss in each.result["infeasible"]:
+            configuration = repr([miss.get(name) for name in IDENTITY])
+            found.setdefault(configuration, {**miss, "reason": f"{each.name}: {miss['reason']}"})
+    return list(found.values())
