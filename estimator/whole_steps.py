@@ -120,20 +120,7 @@ def corrected(tables: RuntimeTables, log: StepLog) -> RuntimeTables:
         raise DataMissingError(
             f"a step log corrects tables of one pipeline stage, these have {tables.num_stages}"
         )
-    amounts = np.stack(
-        [
-            np.ones(len(log.seconds)),
-            tables.token_s[0, log.tokens],
-            tables.sequence_s[0, log.sequences],
-            _prefills(tables, log),
-            _decodes(tables, log),
-        ],
-        axis=1,
-    )
-    ran = amounts.any(axis=0)
-    factors = np.where(ran, 0.0, 1.0)
-    factors[ran] = _rates(amounts[:, ran], log.seconds)
-    host_s, tokens, sequences, prefill, decode = (float(factor) for factor in factors)
+    host_s, tokens, sequences, prefill, decode = _factors(tables, log)
     return replace(
         tables,
         token_s=tokens * tables.token_s,
@@ -144,6 +131,22 @@ def corrected(tables: RuntimeTables, log: StepLog) -> RuntimeTables:
         mixed_s=decode * tables.mixed_s,
         host_step_s=host_s,
     )
+
+
+def _factors(tables: RuntimeTables, log: StepLog) -> list[float]:
+    """Seconds of each step, and factors of its tokens, sequences, prefill and decodes."""
+    amounts = [
+        np.ones(len(log.seconds)),
+        tables.token_s[0, log.tokens],
+        tables.sequence_s[0, log.sequences],
+        _prefills(tables, log),
+        _decodes(tables, log),
+    ]
+    columns = np.stack(amounts, axis=1)
+    ran = columns.any(axis=0)
+    factors = np.ones(len(amounts))
+    factors[ran] = _rates(columns[:, ran], log.seconds)
+    return [float(factor) for factor in factors]
 
 
 def _prefills(tables: RuntimeTables, log: StepLog) -> Floats:
