@@ -11,7 +11,7 @@ import click
 
 from servecast.agent.security_options import client_options, server_options
 from servecast.compiler.errors import AgentError, UserError
-from servecast.compiler.output_options import json_option, quiet_option
+from servecast.compiler.output_options import json_option, quiet_option, result_alone_option
 
 library_option = click.option(
     "--library",
@@ -68,6 +68,8 @@ def main() -> None:
     default="info",
     show_default=True,
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object.")
+@click.option("--quiet", is_flag=True, help="Log errors alone.")
 def serve(  # noqa: PLR0913  # one option each
     host: str,
     port: int,
@@ -82,6 +84,8 @@ def serve(  # noqa: PLR0913  # one option each
     insecure: bool,
     reflection: bool,
     log_level: str,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Serve measurements over gRPC until stopped."""
     from servecast.agent.logs import log_to_stderr
@@ -93,11 +97,11 @@ def serve(  # noqa: PLR0913  # one option each
     from servecast.agent.serve import make_profiler, serve_until_stopped
     from servecast.agent.server import add_reflection, create_server
 
-    log_to_stderr(log_level)
+    log_to_stderr("error" if quiet else log_level)
     server = create_server(make_profiler(backend, sku, threads, libraries), host, port, security)
     if reflection:
         add_reflection(server)
-    serve_until_stopped(server)
+    serve_until_stopped(server, as_json)
 
 
 @main.command()
@@ -105,6 +109,7 @@ def serve(  # noqa: PLR0913  # one option each
     "--agent", "address", metavar="HOST:PORT", help="An agent; this machine if not given."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@result_alone_option
 @client_options
 def describe(
     address: str | None,

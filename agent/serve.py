@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -46,7 +47,7 @@ def _loadable(backend: Backend) -> tuple[str, ...]:
     return tuple(names)
 
 
-def serve_until_stopped(server: AgentServer) -> None:
+def serve_until_stopped(server: AgentServer, as_json: bool = False) -> None:
     """Serves until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Raises: AgentError where a device was lost.
@@ -62,7 +63,8 @@ def serve_until_stopped(server: AgentServer) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     server.start()
-    click.echo(f"serving on {server.host}:{server.port}")
+    address = f"{server.host}:{server.port}"
+    click.echo(json.dumps({"address": address}) if as_json else f"serving on {address}")
     while not stopping.wait(LOOK_S) and not server.service.lost.is_set():
         pass
     log.info("stopping")

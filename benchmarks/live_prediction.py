@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,34 +48,37 @@ class Predictor:
         spec = load_spec(spec_path)
         limits = {"max_num_seqs": MAX_NUM_SEQS, "max_batched_tokens": MAX_BATCHED_TOKENS}
         placement = place(Setup(spec.model(model), SKU, **limits), spec.skus)
-        self.limits = placement.candidates[0].limits
         loader = TableLoader(store, ("agent",), engine)
-        self.tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
+        tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
+        self.fleet = Fleet(tables, placement.candidates[0].limits)
 
     def run(self, run: Run) -> Records:
-        fleet = Fleet(self.tables, self.limits)
-        return Engine().run(workload_of(run), fleet, concurrency=run.concurrency).copy()
+        workload = workload_of(run)
+        return Engine().run(workload, self.fleet, concurrency=run.concurrency).copy()
 
     def steps_s(self, run: Run, steps: list[dict[str, Any]]) -> list[float]:
-        """Of the batches that the engine formed, in its order."""
-        replica = ReferenceReplica(0, self.tables, self.limits)
-        computed = [0] * len(run.requests)
-        found = []
-        for step in steps:
-            chunks, cached = [], []
-            for name, tokens in step["tokens"].items():
-                number = int(name)
-                if computed[number] < run.requests[number][1]:
-                    chunks.append((computed[number], tokens))
-                else:
-                    cached.append(computed[number])
-                computed[number] += tokens
-            total = sum(step["tokens"].values())
-            counted = ReferenceStep(
-                0.0, 0.0, total, len(step["tokens"]), len(cached), sum(cached), 0, 0, {}, [], {}
-            )
-            found.append(replica.stage_s(0, counted, chunks) + self.tables.host_step_s)
-        return found
+        host_s = self.fleet.tables.host_step_s
+        return [host_s + kernels_s for kernels_s in batches_s(self.fleet, run, steps)]
+
+
+def batches_s(fleet: Fleet, run: Run, steps: list[dict[str, Any]]) -> Iterator[float]:
+    """Of the batches that an engine formed, in its order, without the host between them."""
+    replica = ReferenceReplica(0, fleet, False)
+    computed = [0] * len(run.requests)
+    for step in steps:
+        chunks, cached = [], []
+        for name, tokens in step["tokens"].items():
+            number = int(name)
+            if computed[number] < run.requests[number][1]:
+                chunks.append((computed[number], tokens))
+            else:
+                cached.append(computed[number])
+            computed[number] += tokens
+        total, sequences = sum(step["tokens"].values()), len(step["tokens"])
+        batch = ReferenceStep(
+            0.0, 0.0, total, sequences, len(cached), sum(cached), 0, 0, {}, [], {}
+        )
+        yield replica.stage_s(0, batch, chunks)
 
 
 def workload_of(run: Run) -> Workload:

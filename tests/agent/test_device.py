@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from servecast.agent import cpu
-from servecast.agent.cpu import CpuBackend
+from servecast.agent.cpu import ColdTimer, CpuBackend
 from servecast.agent.device import SKU_BY_DEVICE_NAME, choose_backend, sku_of
 from servecast.agent.messages import Link
 from servecast.agent.nvml import Nvml, throttle_reasons
+from servecast.agent.timing import Rotation
 from servecast.agent.topology import choose_devices, slowest_kind
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import AgentError
@@ -41,6 +43,25 @@ def test_one_threads_processor_time_leaves_out_what_others_take() -> None:
     )
     assert own_us < 5_000 < 20_000 <= wall_us
     assert CpuBackend(2).methods == ("cpu_eager",)  # nobody counts the time of several
+
+
+def test_a_launch_finds_the_cores_own_cache_full_of_something_else_and_is_timed_alone() -> None:
+    read: list[str] = []
+    ticks = count(0, 1_000)
+
+    class Others(torch.Tensor):
+        def sum(self) -> torch.Tensor:  # type: ignore[override]  # a spy
+            read.append("others")
+            return torch.zeros(())
+
+    def launch() -> torch.Tensor:
+        read.append("launch")
+        next(ticks)  # a microsecond passes
+        return torch.zeros(())
+
+    timer = ColdTimer(Rotation((launch,)), lambda: next(ticks), torch.ones(1).as_subclass(Others))
+    assert timer(2) == pytest.approx(2 * 1.0)
+    assert read == ["others", "launch"] * 2
 
 
 def test_cuda_without_a_gpu_is_one_sentence_with_the_way_out(

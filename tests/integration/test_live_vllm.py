@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from importlib import import_module
@@ -11,7 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from engine_cases import tables_of
+
+from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.reference import simulate_reference
+from servecast.simulator.routing import Fleet
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -81,6 +88,25 @@ def test_host_terms_are_what_decode_steps_take_beside_their_kernels(prediction: 
     assert found.host_step_s == pytest.approx(0.004)
     assert found.host_per_sequence_s == pytest.approx(50e-6)
     assert found.sources["host_step_s"] == "measured here, on the host probe"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_simulators_own_batches_take_what_it_says_that_they_take(
+    prediction: ModuleType, seed: int
+) -> None:
+    limits = EngineLimits(max_num_seqs=4, max_batched_tokens=16, kv_blocks=100)
+    fleet = Fleet(tables_of(rng=np.random.default_rng(seed)), limits)
+    rng = random.Random(seed)
+    requests = tuple((0.0, rng.randint(1, 40), rng.randint(1, 9)) for _ in range(7))
+    run = prediction.Run("r", requests)
+    simulated = simulate_reference(prediction.workload_of(run), fleet)
+    number = {id(request): i for i, request in enumerate(simulated.requests)}
+    steps = [
+        {"tokens": {str(number[id(r)]): n for r, n in step.scheduled.items()}}
+        for step in simulated.steps
+    ]
+    took_s = [step.end_s - step.start_s for step in simulated.steps]
+    assert list(prediction.batches_s(fleet, run, steps)) == pytest.approx(took_s)
 
 
 def test_a_run_is_the_same_every_time_and_another_load_is_the_same_requests_closer_together(
