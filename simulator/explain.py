@@ -8,7 +8,10 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-AXES = ("sku", "tp", "pp", "max_num_seqs", "max_batched_tokens")
+NUMBERS = ("tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens")
+NAMES = ("sku", "precision", "policy", "router")
+AXES = (*NAMES[:1], *NUMBERS, *NAMES[1:])
+"""Those that a result does not have are alike in all of its configurations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ def change(old: Row, new: Row) -> Change:
         return float(new["metrics"][metric][at] - old["metrics"][metric][at])
 
     return Change(
-        axes=tuple((axis, old[axis], new[axis]) for axis in AXES if old[axis] != new[axis]),
+        axes=tuple((axis, old[axis], new[axis]) for axis in AXES if old.get(axis) != new.get(axis)),
         qps_per_usd=ratio("qps_per_usd_hour"),
         qps=ratio("qps"),
         usd_per_hour=ratio("usd_per_hour"),
@@ -57,9 +60,10 @@ def steps_aside(result: Row, row: Row) -> list[Change]:
         along = [
             other
             for other in result["ranked"]
-            if all(other[a] == row[a] for a in AXES if a != axis) and other[axis] != row[axis]
+            if all(other.get(a) == row.get(a) for a in AXES if a != axis)
+            and other.get(axis) != row.get(axis)
         ]
-        if axis == "sku":
+        if axis in NAMES:
             nearest = along
         else:
             below = [other for other in along if other[axis] < row[axis]]
@@ -76,7 +80,8 @@ def refused_aside(result: Row, row: Row) -> list[tuple[str, str]]:
     """(what differs, why not) for infeasible configurations one axis away, each reason once an axis."""
     found: dict[tuple[str, str], None] = {}
     for miss in result["infeasible"]:
-        differs = [axis for axis in AXES if miss[axis] is not None and miss[axis] != row[axis]]
+        said = {axis: miss[axis] for axis in AXES if miss.get(axis) is not None}
+        differs = [axis for axis in said if axis in row and said[axis] != row[axis]]
         if len(differs) == 1:
             axis = differs[0]
             found[f"{axis} {row[axis]}→{miss[axis]}", miss["reason"]] = None

@@ -15,7 +15,13 @@ from typing import Any
 
 import platformdirs
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as ProgressBar
 
 from servecast.compiler.catalog import Spec, parse_slo, shipped_skus
@@ -219,7 +225,12 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = quiet or not console.is_terminal
     with ProgressBar(
-        *columns, TimeElapsedColumn(), console=console, disable=hidden, transient=True
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=hidden,
+        transient=True,
     ) as bar:
         task = bar.add_task("compiling")
 

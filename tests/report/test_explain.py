@@ -37,6 +37,15 @@ def test_steps_go_to_the_next_value_of_one_axis(result: dict[str, Any]) -> None:
     assert all(label.count("→") == 1 for label in labels)
 
 
+def test_names_of_an_axis_have_no_order_and_all_are_told(result: dict[str, Any]) -> None:
+    row = result["ranked"][0]
+    row["policy"] = "vllm_v1"
+    for policy in ("shortest_prompt_first", "priority"):
+        result["ranked"].append({**row, "policy": policy})
+    labels = {each.label for each in steps_aside(result, row)}
+    assert {"policy vllm_v1→shortest_prompt_first", "policy vllm_v1→priority"} <= labels
+
+
 def test_there_and_back_is_no_change(result: dict[str, Any]) -> None:
     one, two = result["ranked"][:2]
     there, back = change(one, two), change(two, one)
