@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from servecast.compiler.output_options import json_option, quiet_option
+from servecast.compiler.output_options import json_option, quiet_option, result_alone_option
 
 EMITS = ("plan", "ir", "kernels", "json")
 
@@ -45,7 +45,7 @@ EMITS = ("plan", "ir", "kernels", "json")
 )
 @click.option("--kv-blocks", type=click.IntRange(1), help="KV blocks that an engine logged.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --emit json.")
-@quiet_option
+@result_alone_option
 def compile_command(  # noqa: PLR0913  # one option each
     spec: Path,
     model: str | None,
@@ -65,7 +65,6 @@ def compile_command(  # noqa: PLR0913  # one option each
     sequence_tokens: int | None,
     kv_blocks: int | None,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     """Compile SPEC, a .llm file, and print what each GPU of one replica runs.
 
@@ -133,10 +132,8 @@ def fmt_command(files: tuple[Path, ...], check: bool, as_json: bool, quiet: bool
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write."
 )
 @json_option
-@quiet_option
-def import_command(
-    config: Path, name: str | None, output: Path | None, as_json: bool, quiet: bool
-) -> None:
+@result_alone_option
+def import_command(config: Path, name: str | None, output: Path | None, as_json: bool) -> None:
     """Write a spec from CONFIG, a Hugging Face config.json.
 
     \b
@@ -163,8 +160,8 @@ def import_command(
 @click.argument("before")
 @click.argument("after")
 @json_option
-@quiet_option
-def diff_command(before: str, after: str, as_json: bool, quiet: bool) -> None:
+@result_alone_option
+def diff_command(before: str, after: str, as_json: bool) -> None:
     """What changed in operators and memory from BEFORE to AFTER, each FILE or FILE:MODEL.
 
     \b

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import platformdirs
 
+from servecast.compiler.output_options import quiet_option, result_alone_option
+
 if TYPE_CHECKING:
     from servecast.estimator.intake import Intake
 
@@ -41,6 +43,7 @@ def store_command() -> None:
 @store_command.command("ls")
 @store_option
 @json_option
+@result_alone_option
 def list_command(path: Path, as_json: bool) -> None:
     """Rows by SKU, kernel, format and source."""
     from servecast.estimator.store import Store
@@ -56,6 +59,7 @@ def list_command(path: Path, as_json: bool) -> None:
 @store_option
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @json_option
+@result_alone_option
 def show_command(sku: str, kernel: str, path: Path, limit: int, as_json: bool) -> None:
     """Measurements of KERNEL on SKU, with their spread."""
     from servecast.estimator.store import Store
@@ -68,6 +72,7 @@ def show_command(sku: str, kernel: str, path: Path, limit: int, as_json: bool) -
 @store_command.command("doctor")
 @store_option
 @json_option
+@result_alone_option
 def doctor_command(path: Path, as_json: bool) -> None:
     """What is kept from estimators and why, and sound rows that contradict physics or each other."""
     from servecast.compiler.catalog import shipped_skus
@@ -89,6 +94,7 @@ def doctor_command(path: Path, as_json: bool) -> None:
 @click.option("--version", help="Of the backend; default: the newest of each table.")
 @store_option
 @json_option
+@quiet_option
 def import_command(  # noqa: PLR0913  # one option each
     source: str,
     folder: Path | None,
@@ -97,6 +103,7 @@ def import_command(  # noqa: PLR0913  # one option each
     version: str | None,
     path: Path,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Take in measurements of others: of the package `silicon` (pip install 'servecast[silicon]') or
     `aisimulate`, or a FOLDER of Vidur's or LLMServingSim's profiles.
@@ -120,12 +127,14 @@ def import_command(  # noqa: PLR0913  # one option each
         click.echo(json.dumps([dataclasses.asdict(intake) for intake in taken], indent=2))
         return
     for intake in taken:
-        _print_intake(intake)
+        _print_intake(intake, details=not quiet)
 
 
-def _print_intake(intake: Intake) -> None:
+def _print_intake(intake: Intake, details: bool) -> None:
     back = sum(intake.kept_back.values())
     click.echo(f"{intake.new_rows:,} new rows of {intake.of}; {back:,} of all kept from estimators")
+    if not details:
+        return
     for verb, reasons in (("kept back", intake.kept_back), ("not taken", intake.not_taken)):
         for reason, count in reasons.items():
             click.echo(f"  {verb}: {count:,} x {reason}")
@@ -139,6 +148,7 @@ def _print_intake(intake: Intake) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @store_option
 @json_option
+@result_alone_option
 def export_command(file: Path, path: Path, as_json: bool) -> None:
     """Write every measurement to a Parquet FILE that another store can merge."""
     from servecast.estimator.store import Store
@@ -151,6 +161,7 @@ def export_command(file: Path, path: Path, as_json: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @store_option
 @json_option
+@result_alone_option
 def merge_command(file: Path, path: Path, as_json: bool) -> None:
     """Take in the measurements of an exported FILE; those already here are passed over."""
     from servecast.estimator.store import Store
@@ -163,6 +174,7 @@ def merge_command(file: Path, path: Path, as_json: bool) -> None:
 @store_command.command("gc")
 @store_option
 @json_option
+@result_alone_option
 def gc_command(path: Path, as_json: bool) -> None:
     """Drop fitted models and tables; the next run computes what it needs again."""
     from servecast.estimator.store import Store
@@ -178,6 +190,7 @@ def gc_command(path: Path, as_json: bool) -> None:
 @click.option("--report", is_flag=True, help="Hold out a fifth of the shapes and print the errors.")
 @store_option
 @json_option
+@result_alone_option
 def fit_command(sku: str, source: str, seed: int, report: bool, path: Path, as_json: bool) -> None:
     """Fit the learners of every kernel measured on a GPU, or report how well they do.
 

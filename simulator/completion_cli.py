@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from servecast.compiler.output_options import json_option, quiet_option
+from servecast.compiler.output_options import json_option, result_alone_option
 
 SHELLS = ("bash", "fish", "zsh")
 
@@ -12,8 +12,8 @@ SHELLS = ("bash", "fish", "zsh")
 @click.command("completion", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("shell", type=click.Choice(SHELLS))
 @json_option
-@quiet_option
-def completion_command(shell: str, as_json: bool, quiet: bool) -> None:
+@result_alone_option
+def completion_command(shell: str, as_json: bool) -> None:
     """Print the script that makes SHELL complete Servecast's commands and options.
 
     \b

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servecast.compiler.errors import UserError
-from servecast.compiler.output_options import json_option, quiet_option
+from servecast.compiler.output_options import json_option, result_alone_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 @click.argument("rank", type=click.IntRange(min=1), default=1)
 @click.argument("other", type=click.IntRange(min=1), required=False)
 @json_option
-@quiet_option
-def explain_command(
-    results: Path, rank: int, other: int | None, as_json: bool, quiet: bool
-) -> None:
+@result_alone_option
+def explain_command(results: Path, rank: int, other: int | None, as_json: bool) -> None:
     """Say what binds the configuration at RANK of RESULTS (the results.json of compile-and-search) and
     what one step aside would change; or, with OTHER, how two ranks differ.
 

@@ -145,6 +145,12 @@ def every_command() -> list[tuple[str, click.Command]]:
     return found
 
 
+def test_every_command_prints_json_and_is_quiet_where_asked() -> None:
+    for name, command in every_command():
+        options = {text for parameter in command.params for text in parameter.opts}
+        assert {"--json", "--quiet"} <= options, name
+
+
 @pytest.mark.parametrize(("name", "command"), every_command(), ids=lambda each: str(each))
 def test_help_is_at_most_80_columns_wide(name: str, command: click.Command) -> None:
     shown = CliRunner().invoke(cli, [*name.split(), "--help"], terminal_width=80).output
