@@ -6,13 +6,18 @@ A format's unit of time is a property of its row and is never guessed from the n
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from servecast.compiler.errors import UserError
 
 MAX_SHOWN_CHARS = 120
 """What a message quotes of a header; a binary file's first line can be a megabyte."""
+
+
+TAGS = ("client", "session", "priority", "parent")
+"""What a trace may say of a request beyond its arrival and lengths."""
 
 
 class Clock(Enum):
@@ -29,7 +34,8 @@ class TraceFormat:
 
     ``signature`` are further fields that must be there for the format to be recognised unasked.
     ``images`` counts what only a multimodal engine can serve. ``block_tokens`` is the size of the
-    prompt blocks that ``hash_ids`` names.
+    prompt blocks that ``hash_ids`` names. ``client``, ``session`` and ``priority`` are read where a file has
+    them; ``parent`` names the request that a session goes on from.
     """
 
     prompt: str
@@ -40,6 +46,16 @@ class TraceFormat:
     signature: tuple[str, ...] = ()
     images: str | None = None
     block_tokens: int | None = None
+    client: str | None = None
+    session: str | None = None
+    priority: str | None = None
+    parent: str | None = None
+
+    def tags_in(self, names: Iterable[str]) -> dict[str, str]:
+        """The fields of TAGS that are among ``names``, by tag."""
+        there = set(names)
+        said = {tag: getattr(self, tag) for tag in TAGS}
+        return {tag: name for tag, name in said.items() if name in there}
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -65,16 +81,25 @@ def _hashed_blocks(clock: Clock, block_tokens: int, *signature: str) -> TraceFor
 
 
 FORMATS: dict[str, TraceFormat] = {
-    "servecast": TraceFormat("prompt_tokens", "output_tokens", "arrival_s"),
+    "servecast": TraceFormat(
+        "prompt_tokens",
+        "output_tokens",
+        "arrival_s",
+        client="client",
+        session="session",
+        priority="priority",
+    ),
     "servecast-lengths": TraceFormat("prompt_tokens", "output_tokens"),
     "azure": TraceFormat(
         "ContextTokens", "GeneratedTokens", "TIMESTAMP", Clock.TIMESTAMP, images="NumImages"
     ),
     "vidur": TraceFormat("num_prefill_tokens", "num_decode_tokens", "arrived_at"),
     "vidur-lengths": TraceFormat("num_prefill_tokens", "num_decode_tokens"),
-    "burstgpt": TraceFormat("Request tokens", "Response tokens", "Timestamp"),
+    "burstgpt": TraceFormat("Request tokens", "Response tokens", "Timestamp", session="Session ID"),
     "mooncake": _hashed_blocks(Clock.MILLISECONDS, 512),
-    "bailian": _hashed_blocks(Clock.SECONDS, 16, "chat_id"),
+    "bailian": replace(
+        _hashed_blocks(Clock.SECONDS, 16, "chat_id"), session="chat_id", parent="parent_chat_id"
+    ),
 }
 """Mooncake and Bailian share field names but neither unit nor block size: only chat_id tells."""
 

@@ -9,7 +9,7 @@ import csv
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from servecast.compiler.errors import UserError
 from servecast.simulator.trace_fields import CLOCKS, FieldError, shown, tokens
 from servecast.simulator.trace_formats import TraceFormat
+from servecast.simulator.trace_tags import Tags
 from servecast.simulator.workload import PrefixBlocks, RejectedRow, TraceOrigin, Workload
 
 
@@ -30,6 +31,7 @@ class Row:
     output: object
     images: object = None
     hash_ids: object = None
+    tags: Mapping[str, object] | None = None
 
 
 def csv_rows(
@@ -38,6 +40,7 @@ def csv_rows(
     """The rows below a CSV header (line 1); blank lines are not rows."""
     wanted = (fmt.arrival, fmt.prompt, fmt.output, fmt.images)
     places = [names.index(name) if name in names else len(names) for name in wanted]
+    tags = {tag: names.index(name) for tag, name in fmt.tags_in(names).items()}
     reader = csv.reader(lines)
     above = 1  # the header; a quoted field may span lines, and the row is named by its first
     try:
@@ -50,7 +53,8 @@ def csv_rows(
                 raise UserError(f"{path}:{line}: the row has {counts}")
             fields.append("")  # what a format or a file without the field gets
             arrival, prompt, output, images = (fields[place] for place in places)
-            yield Row(line, arrival, prompt, output, images)
+            said = {tag: fields[place] for tag, place in tags.items()} if tags else None
+            yield Row(line, arrival, prompt, output, images, None, said)
     except csv.Error as error:
         raise UserError(f"{path}:{above + 1}: is not CSV: {error}") from error
 
@@ -65,7 +69,9 @@ def json_rows(path: str, lines: Iterable[str], fmt: TraceFormat) -> Iterator[Row
         if missing:
             raise UserError(f"{path}:{line}: {', '.join(missing)} is missing")
         arrival = None if fmt.arrival is None else item[fmt.arrival]
-        yield Row(line, arrival, item[fmt.prompt], item[fmt.output], None, item.get("hash_ids"))
+        tags = {tag: item[name] for tag, name in fmt.tags_in(item).items()}
+        lengths = item[fmt.prompt], item[fmt.output]
+        yield Row(line, arrival, *lengths, None, item.get("hash_ids"), tags)
 
 
 def json_object(path: str, line: int, text: str) -> dict[str, object]:
@@ -95,6 +101,7 @@ class Columns:
     num_blocks: array[int] = field(default_factory=lambda: array("q"))
     block_ids: array[int] = field(default_factory=lambda: array("q"))
     rejected: list[RejectedRow] = field(default_factory=list)
+    tags: Tags = field(default_factory=Tags)
 
     def add(self, row: Row, arrival_s: float) -> None:
         """One more row, as a request or a rejected one.
@@ -117,6 +124,8 @@ class Columns:
         self.line.append(row.line)
         self.num_blocks.append(len(block_ids))
         self.block_ids.extend(block_ids)
+        if row.tags is not None:
+            self.tags.add(row.tags)
         return None
 
     def _reject(self, row: Row, reason: str) -> None:
@@ -154,6 +163,7 @@ class Columns:
             output_tokens=np.array(self.output),
             origin=origin,
             prefix=self._prefix(),
+            **self.tags.columns(),
         )
 
     def _why_empty(self) -> str:

@@ -75,15 +75,18 @@ def write_trace(workload: Workload, path: Path) -> None:
 
 
 def _csv_lines(workload: Workload) -> Iterator[str]:
+    tags = {"client": workload.client, "session": workload.session, "priority": workload.priority}
+    said = {tag: column.tolist() for tag, column in tags.items() if column is not None}
     rows = zip(
-        workload.arrival_s.tolist(),
+        (repr(arrival_s) for arrival_s in workload.arrival_s.tolist()),
         workload.prompt_tokens.tolist(),
         workload.output_tokens.tolist(),
+        *said.values(),
         strict=True,
     )
-    yield "arrival_s,prompt_tokens,output_tokens\n"
-    for arrival_s, prompt, output in rows:
-        yield f"{arrival_s!r},{prompt},{output}\n"
+    yield ",".join(("arrival_s", "prompt_tokens", "output_tokens", *said)) + "\n"
+    for row in rows:
+        yield ",".join(map(str, row)) + "\n"
 
 
 def _mooncake_lines(workload: Workload) -> Iterator[str]:

@@ -349,3 +349,66 @@ def test_each_format_is_recognised_by_its_own_fields_alone() -> None:
             if set(its.recognised_by) == set(row.recognised_by)
         ]
         assert not twins, name
+
+
+def test_clients_sessions_and_priorities_are_read_where_a_trace_has_them(tmp_path: Path) -> None:
+    rows = "0,1,1,ann,7,0\n1,1,1,bob,8,2\n2,1,1,ann,7,1\n"
+    workload = read(
+        tmp_path, "arrival_s,prompt_tokens,output_tokens,client,session,priority\n" + rows
+    )
+    columns = (workload.client, workload.session, workload.priority)
+    assert [None if each is None else each.tolist() for each in columns] == [
+        [0, 1, 0],
+        [0, 1, 0],
+        [0, 2, 1],
+    ]
+    write_trace(workload, tmp_path / "again.csv")
+    again = read_trace(tmp_path / "again.csv")
+    assert again.priority is not None
+    assert again.priority.tolist() == [0, 2, 1]
+
+
+def test_a_trace_without_them_has_none(tmp_path: Path) -> None:
+    workload = read(tmp_path, OURS + "0,1,1\n")
+    assert (workload.client, workload.session, workload.priority) == (None, None, None)
+
+
+def test_the_sessions_of_burstgpt_3_have_names(tmp_path: Path) -> None:
+    head = "Timestamp,Session ID,Request tokens,Response tokens\n"
+    session = read(tmp_path, head + "5,x9,1,1\n6,y1,1,1\n7,x9,1,1\n").session
+    assert session is not None
+    assert session.tolist() == [0, 1, 0]
+
+
+def test_a_turn_of_bailian_belongs_to_the_session_of_its_parent(tmp_path: Path) -> None:
+    chats = [(159, -1), (160, 159), (161, -1), (162, 160), (163, 99)]
+    rows = "".join(
+        f'{{"chat_id": {chat}, "parent_chat_id": {parent}, "timestamp": 1.0, "input_length": 3, '
+        f'"output_length": 1, "hash_ids": [{chat}]}}\n'
+        for chat, parent in chats
+    )
+    session = read(tmp_path, rows).session
+    assert session is not None
+    assert session.tolist() == [0, 0, 1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("0,1,1,,0\n", "t.csv:2: client '' names nobody"),
+        ("0,1,1,a,-1\n", "t.csv:2: priority -1 is negative"),
+        ("0,1,1,a,high\n", "t.csv:2: priority 'high' is not a number"),
+    ],
+)
+def test_a_client_or_priority_that_is_none_is_refused(
+    tmp_path: Path, rows: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, "arrival_s,prompt_tokens,output_tokens,client,priority\n" + rows)
+
+
+def test_a_row_with_other_fields_than_those_above_it_is_refused(tmp_path: Path) -> None:
+    row = '{{{}"timestamp": 1, "input_length": 3, "output_length": 1, "hash_ids": [1]}}\n'
+    rows = row.format('"chat_id": 1, ') + row.format("")
+    with pytest.raises(UserError, match=r"t\.csv:2: has no session, unlike the rows above it"):
+        read(tmp_path, rows)
