@@ -18,12 +18,14 @@ from servecast.simulator.search.worker import Shape, Worker
 
 @dataclass(frozen=True, slots=True)
 class Certainty:
-    """``drawn_tables`` are those of a placement as one draw of their errors has them."""
+    """``drawn_tables`` are those of a placement as one draw of their errors has them; ``uncertain`` names the
+    kernels that make an outcome's times the least sure."""
 
     pool: Pool
     tables_for: Callable[[Placement], RuntimeTables]
     drawn_tables: Callable[[Placement, int], RuntimeTables]
     shape_of: Callable[[Placement], Shape]
+    uncertain: Callable[[Outcome], list[str]]
     seed: int
 
     def judge(self, ranking: Ranking, confidence: float) -> Ranking:
@@ -51,11 +53,14 @@ class Certainty:
             for row, each in zip(rows, found, strict=True)
         ]
         ties = [
-            tie(rank, rows[rank - 1], each.apart)
+            self._tie(rank, rows[rank - 1], each.apart, contenders[rank - 1])
             for rank, each in enumerate(found, start=1)
             if each.apart is not None
         ]
         return ranking.with_contenders(judged, ties)
+
+    def _tie(self, rank: int, row: Row, apart: Apart, outcome: Outcome) -> Row:
+        return tie(rank, row, apart, self.uncertain(outcome) if apart.by == "profiling" else [])
 
     def _with_errors(
         self, contenders: Sequence[Outcome], rows: Sequence[Row], seeds: Sequence[int]
@@ -88,16 +93,17 @@ def sources(trace_share: float | None) -> Row | None:
     return {"trace": trace_share, "operator_times": 1 - trace_share}
 
 
-def tie(rank: int, row: Row, apart: Apart) -> Row:
+def tie(rank: int, row: Row, apart: Apart, operators: Sequence[str]) -> Row:
     """One tied configuration and what would tell it from the best, in words."""
     name = f"#{rank} ({row['sku']} TP {row['tp']}, {row['max_num_seqs']} sequences)"
     match apart.by:
         case "profiling":
-            text = f"profiling the kernels would tell {name} from the best: their times decide"
+            kernels = "; ".join(operators) or "its kernels"
+            text = f"profiling would tell {name} from the best: the least sure are {kernels}"
         case "more trace" if apart.times is not None:
             text = f"about {apart.times} times the trace would tell {name} from the best"
         case "more trace":
             text = f"more of the trace would tell {name} from the best"
         case _:
             text = f"{name} is as good as the best: no longer trace would tell"
-    return {"rank": rank, "told_apart_by": apart.by, "operators": [], "text": text}
+    return {"rank": rank, "told_apart_by": apart.by, "operators": list(operators), "text": text}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
+from servecast.estimator.uncertain import Step
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.certainty import Certainty
 from servecast.simulator.search.insight import Insight
@@ -21,6 +22,9 @@ from servecast.simulator.search.run import Outcome, Race, search
 from servecast.simulator.search.space import Candidate, Placement, Space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.worker import Carried, Demand, Shape, Stake
+
+MAX_OPERATORS = 3
+"""Named for a tie that profiling would end."""
 
 Progress = Callable[[int, int, str], None]  # configurations done, in all, what is going on
 
@@ -101,7 +105,21 @@ class Searching:
             limits = bounds(placement)
             return self.means.loader.drawn_tables(placement.sharded, placement.sku, limits, draw)
 
-        return Certainty(pool, self.kept_tables_for, drawn, self.shape_of, self.question.seed)
+        return Certainty(
+            pool, self.kept_tables_for, drawn, self.shape_of, self._uncertain, self.question.seed
+        )
+
+    def _uncertain(self, outcome: Outcome) -> list[str]:
+        """The kernels that add most to the uncertainty of the mean step at capacity."""
+        assert isinstance(outcome.found, Carried)
+        metrics, placement = outcome.found.metrics, outcome.placement
+        step = Step(
+            tokens=max(round(metrics.mean_tokens), 1),
+            decodes=max(min(round(metrics.mean_batch), round(metrics.mean_tokens)), 1),
+            context=self.demand.searched.mean_sequence_tokens,
+        )
+        found = self.means.loader.uncertain_operators(placement.sharded, placement.sku, step)
+        return [each.operator for each in found[:MAX_OPERATORS]]
 
     def _search(self, journal: Journal, pool: Pool) -> None:
         self.outcomes.extend(journal.earlier(self.space.placements))

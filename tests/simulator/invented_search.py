@@ -14,7 +14,8 @@ from servecast.compiler.load import load_spec
 from servecast.compiler.service import Slo
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.load import TableLoader
-from servecast.estimator.tables import SOURCES, RuntimeTables, TableBounds
+from servecast.estimator.tables import SOURCES, RuntimeTables, Source, TableBounds
+from servecast.estimator.uncertain import Step, UncertainOperator
 from servecast.simulator.arrivals import gamma_arrivals, stream
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.objective import OBJECTIVES
@@ -47,6 +48,11 @@ class InventedTimes(TableLoader):
     def tables(self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds) -> RuntimeTables:
         self.asked.append(f"{sku.name} {sharded.parallelism.gpus}")
         return invented(sharded, sku, bounds, analytical=sku.name in self.datasheet)
+
+    def uncertain_operators(
+        self, sharded: ShardedProgram, sku: Sku, step: Step
+    ) -> list[UncertainOperator]:
+        return [UncertainOperator("linear bf16", 1.0, 0.2, Source.INTERPOLATED)]
 
     def drawn_tables(
         self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds, draw: int

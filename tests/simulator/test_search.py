@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from invented_search import SMALL, InventedTimes, question, searching, workload
 
+from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import UserError
-from servecast.simulator.search.market import Market
+from servecast.simulator.search.market import Market, priced
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.space import Axes
 
@@ -67,6 +68,20 @@ def test_no_configuration_has_a_better_figure_than_the_first(tmp_path: Path) -> 
         found = ranking(tmp_path, objective=objective, rate_per_s=40.0)
         values = [found.objective.value(row) for row in found.ranked]
         assert values == sorted(values, reverse=found.objective.higher_is_better)
+
+
+def test_a_tie_that_errors_of_times_make_names_the_kernels_to_profile(tmp_path: Path) -> None:
+    """Two GPUs of equal price for their speed: their errors are drawn apart."""
+    prices = {"h100-sxm": 2.0, "a100-sxm-80gb": 1.2}
+    axes = replace(SMALL, skus=tuple(prices), tp=(1,), max_num_seqs=(128,))
+    first = ranking(tmp_path, axes=axes, skus=priced(shipped_skus(), prices))
+    leader, other = (next(row for row in first.ranked if row["sku"] == sku) for sku in prices)
+    prices["a100-sxm-80gb"] *= 1.01 * other["qps_per_usd_hour"] / leader["qps_per_usd_hour"]
+    tied = ranking(tmp_path, axes=axes, skus=priced(shipped_skus(), prices)).ties
+    told = [tie for tie in tied if tie["told_apart_by"] == "profiling"]
+    assert told
+    assert told[0]["operators"] == ["linear bf16"]
+    assert "profiling would tell" in told[0]["text"]
 
 
 def test_a_guess_from_another_configuration_changes_no_capacity(tmp_path: Path) -> None:
