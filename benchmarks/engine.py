@@ -23,6 +23,7 @@ from servecast.simulator.arrival_processes import Poisson, with_arrivals
 from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.metrics import summarise
+from servecast.simulator.picks import PICKS, highest_response_ratio_next
 from servecast.simulator.reference import simulate_reference
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.traces import read_trace
@@ -138,7 +139,12 @@ def main() -> None:
     results["pipeline_of_4_stages"] = cost(
         engine, at_load(trace, pipeline, 100_000, engine), pipeline
     )
-    for router in ("round_robin", "least_outstanding"):
+    PICKS["hrrn_plain_python"] = highest_response_ratio_next.py_func
+    for policy in ("shortest_prompt_first", "hrrn", "hrrn_plain_python"):
+        results[policy] = cost(engine, workload, replace(one, policy=policy))
+    objects = len(few) / cpu_s(lambda: engine.run(few, replace(one, policy="sglang")), 1)
+    results["sglang_requests_per_cpu_s"] = round(objects)
+    for router in ("round_robin", "least_outstanding", "deferred"):
         fleet = Fleet(one.tables, LIMITS, replicas=16, router=router)
         results[f"16_replicas_{router}"] = cost(
             engine, at_load(trace, fleet, 320_000, engine), fleet

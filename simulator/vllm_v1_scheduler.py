@@ -12,13 +12,15 @@ class VllmV1(BlockScheduler):
     """Running jobs take their next tokens, then waiting ones are admitted; the last in order is preempted.
 
     ``long_prefill_threshold`` is the most tokens that one prefill takes in a step, so that several prompts
-    share it (0: no limit). SOURCE: vLLM 0.32, vllm/v1/core/sched/scheduler.py, Scheduler.schedule
-    (``long_prefill_token_threshold``, ``scheduler_reserve_full_isl``).
+    share it (0: no limit); a request that is alone takes all. SOURCE: vLLM 0.32,
+    vllm/v1/core/sched/scheduler.py, Scheduler.schedule (``long_prefill_token_threshold``,
+    ``scheduler_reserve_full_isl``).
     """
 
     def __init__(self, limits: SchedulerLimits, *, long_prefill_threshold: int = 0) -> None:
         super().__init__(limits)
-        self.threshold = long_prefill_threshold or limits.max_batched_tokens
+        self.asked_threshold = long_prefill_threshold
+        self.threshold = limits.max_batched_tokens  # of the batch that is being formed
         self.batch: dict[Job, int] = {}  # that is being formed
         self.admissions: dict[Job, int] = {}  # of the running, in what order
         self.num_admitted = 0
@@ -32,10 +34,15 @@ class VllmV1(BlockScheduler):
 
     def next_batch(self) -> list[tuple[Job, int]]:
         self.batch = {}
+        self.threshold = self._prefill_threshold()
         if not self._continue():
             self._admit()
         self.running = [job for job in self.running if job not in self.batch]
         return list(self.batch.items())
+
+    def _prefill_threshold(self) -> int:
+        alone = len(self.running) + len(self.waiting) <= 1
+        return self.limits.max_batched_tokens if alone else self.asked_threshold or self.left
 
     @property
     def left(self) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from engine_cases import prefix_case, random_case, tables_of
 
+from servecast.simulator.policy import parse_policy
 from servecast.simulator.reference import simulate_reference
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.workload import Workload
@@ -58,7 +59,9 @@ def as_json(workload: Workload, fleet: Fleet) -> dict[str, Any]:
         strict=True,
     )
     case: dict[str, Any] = {
-        "limits": asdict(fleet.limits),
+        "limits": asdict(fleet.limits)
+        | {"long_prefill_threshold": 0}
+        | dict(parse_policy(fleet.policy).parameters),
         "requests": [list(row) for row in rows],
     }
     if workload.prefix is not None:
@@ -142,3 +145,28 @@ def test_the_engine_emits_every_token_in_vllms_step(decided: tuple[list[Case], D
             for step in busy:
                 first = {int(i): n for i, n in step["cached"].items()} | first
             assert records.prefix_hit_tokens.tolist() == [first[i] for i in range(len(workload))]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_long_prefill_threshold_cuts_prompts_where_vllm_does() -> None:
+    """Without scheduling ahead (odd seeds) and without the cache, which class policies have not."""
+    cases = []
+    for seed in range(0, CASES, 2):
+        workload, fleet = plain_case(seed)
+        limits = replace(fleet.limits, prefix_caching=False)
+        policy = f"vllm_v1:long_prefill_threshold={1 + seed % 9}"
+        cases.append((workload, replace(fleet, limits=limits, policy=policy)))
+    several = 0
+    engine = Engine()
+    for (workload, fleet), theirs in zip(cases, ask_vllm(cases), strict=True):
+        records = engine.run(workload, fleet)
+        busy = [s for s in theirs if s["tokens"]]
+        assert records.start_s.tolist() == [s["step"] for s in busy]
+        assert records.tokens.tolist() == [sum(s["tokens"].values()) for s in busy]
+        assert records.sequences.tolist() == [len(s["tokens"]) for s in busy]
+        assert records.preemptions.sum() == sum(len(s["preempted"]) for s in theirs)
+        last = {int(i): s["step"] for s in busy for i in s["tokens"]}
+        assert records.finish_s.tolist() == [last[i] + 1 for i in range(len(workload))]
+        several += bool((records.sequences - records.decodes > 1).any())
+    assert several > len(cases) // 3

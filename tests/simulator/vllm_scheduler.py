@@ -71,6 +71,7 @@ def scheduler_of(model: ModelConfig, limits: dict[str, Any], caching: bool) -> S
             scheduler_reserve_full_isl=limits["reserve_prompt"],
             watermark=(watermark + 0.5) / num_blocks if watermark else 0.0,
             async_scheduling=limits["async_scheduling"],
+            long_prefill_token_threshold=limits["long_prefill_threshold"],
         ),
     )
     config.cache_config.num_gpu_blocks = num_blocks
