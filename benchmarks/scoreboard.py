@@ -1,23 +1,30 @@
 """Regenerate docs/accuracy.md: predictions against recorded runs of real engines, failures shown.
 
-    python benchmarks/scoreboard.py ../shared/data --store scoreboard.duckdb
+    python benchmarks/silicon_gate.py ../shared/data/measured/silicon --store s.duckdb --rows points.csv
+    python benchmarks/scoreboard.py ../shared/data --store s.duckdb --rows points.csv
 
-Minutes on two cores. The store is made where it is not there; nothing in it is fitted to what is compared.
+The first takes an hour of processor time, the second minutes. The store is made where it is not there.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import statistics
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from silicon_gate import Answer, grouped, read_cases, run, summary
+import numpy as np
+from accuracy_text import BOTTOM, COVERAGE, MIDDLE, OPEN_LOOP, TOP
+from apex_gate import score
+from silicon_gate import Answer, grouped, place, summary
+from silicon_points import FITTED, Case, read_cases
 
 from servecast.compiler.errors import UserError
-from servecast.estimator.load import TableLoader
 from servecast.simulator.validate_job import ValidateOptions, run_validation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,6 +35,8 @@ RECORDINGS = (
     ("RTXPRO6000__Llama-3.1-8B", "rtx-pro-6000", "llama.llm", "llama-3.1-8b"),
     ("RTXPRO6000__Qwen3-30B-A3B-Instruct-2507", "rtx-pro-6000", "qwen3.llm", "qwen3-30b-a3b"),
 )
+NOMINAL = 0.9
+Row = dict[str, Any]
 
 
 def recorded_section(data: Path, store: Path) -> list[str]:
@@ -51,16 +60,17 @@ def recorded_section(data: Path, store: Path) -> list[str]:
     return lines
 
 
-def _recorded(found: dict[str, Any]) -> list[str]:
+def _recorded(found: Row) -> list[str]:
     setup, recording = found["simulation"]["configuration"], found["recording"]
     told = recording["settings_from"]
     settings = ", ".join(
         f"{name} {setup[name]} ({told.get(name, 'planned')})"
-        for name in ("max_num_seqs", "max_batched_tokens", "kv_blocks")
+        for name in ("max_num_seqs", "max_batched_tokens", "kv_blocks", "ep", "dp")
     )
+    ahead = "asynchronous" if recording["async_scheduling"] else "synchronous"
     lines = [
-        f"{recording['requests']} requests, {recording['clock']}'s clock. {settings}; host "
-        f"{recording['host_step_s'] * 1e3:g} ms a step ({recording['host_step_from']}).",
+        f"{recording['requests']} requests, {recording['clock']}'s clock, {recording['engine']}, {ahead} "
+        f"scheduling. {settings}.",
         *(f"Note: {note}." for note in recording["notes"]),
         "",
         "| metric | statistic | measured s | predicted s | error | 90 % interval |",
@@ -76,22 +86,66 @@ def _recorded(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def silicon_section(data: Path, store: Path) -> list[str]:
+def open_loop_section(data: Path, store: Path) -> list[str]:
+    """The 106 runs of APEX+."""
+    found = score(data / "measured" / "apex-plus-h100-vllm-0.6", store)
+    lines = [
+        f"{found['runs']} of {found['runs'] + len(found['refused'])} runs are answered; medians over runs.",
+        "",
+        "| group | runs | TTFT error | TTFT bias | TPOT error | TPOT bias |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, group in (*found["groups"].items(), ("**all**", found["all"])):
+        cells = [_share(group["ttft"]), _signed(group["ttft_bias"])]
+        cells += [_share(group["tpot"]), _signed(group["tpot_bias"])]
+        lines.append(f"| {name} | {group['runs']} | {' | '.join(cells)} |")
+    reasons = Counter(row["reason"] for row in found["refused"])
+    return [*lines, "", *(f"- {n} runs not answered: {reason}" for reason, n in reasons.items())]
+
+
+def read_answers(cases: list[Case], path: Path) -> list[Answer]:
+    """What silicon_gate.py wrote, with their cases."""
+    by_id = {case.id: case for case in cases}
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    times = ("ttft_predicted_ms", "tpot_predicted_ms")
+    return [Answer(by_id[row["id"]], *(float(row[name]) for name in times)) for row in rows]
+
+
+def silicon_section(cases: list[Case], answers: list[Answer]) -> list[str]:
     """Gate 4: one mean TTFT and TPOT per point, over models, GPUs and engines."""
-    cases = read_cases(data / "measured" / "silicon")
-    answers, refused = run(cases, TableLoader(store))
     share = len(answers) / len(cases)
     lines = [
-        "",
         f"{len(answers)} of {len(cases)} aggregated points are answered ({share:.0%}).",
         "",
         "| group | rows | TTFT error | theirs | TTFT bias | TPOT error | theirs | TPOT bias |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [_silicon_row(name, rows) for name, rows in sorted(grouped(answers).items())]
-    lines += [_silicon_row("**all**", answers), "", "Not answered:", ""]
-    reasons = Counter(row["reason"].partition(";")[0] for row in refused)
+    hopper = [a for a in answers if a.case.is_dense and a.case.system in ("h100_sxm", "h200_sxm")]
+    halves = {
+        "**models fitted to**": [a for a in answers if a.case.is_fitted],
+        "**models held out**": [a for a in answers if not a.case.is_fitted],
+        "**dense, H100 and H200**": hopper,
+        "**all**": answers,
+    }
+    lines += [_silicon_row(name, rows) for name, rows in halves.items() if rows]
+    lines += ["", "Not answered:", ""]
+    reasons = Counter(_why_not(case) for case in _unanswered(cases, answers))
     return [*lines, *(f"- {count} rows: {reason}" for reason, count in reasons.most_common())]
+
+
+def _unanswered(cases: list[Case], answers: list[Answer]) -> list[Case]:
+    known = {answer.case.id for answer in answers}
+    return [case for case in cases if case.id not in known]
+
+
+def _why_not(case: Case) -> str:
+    try:
+        place(case)
+    except UserError as error:
+        return str(error).partition(";")[0]
+    return "beyond the tables"
 
 
 def _silicon_row(name: str, answers: list[Answer]) -> str:
@@ -108,6 +162,54 @@ def _silicon_row(name: str, answers: list[Answer]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
+def coverage_section(answers: list[Answer], data: Path, store: Path) -> list[str]:
+    """Widths from the models that may be fitted to, coverage on all others and on the recordings."""
+    fitted = [a for a in answers if a.case.is_fitted]
+    held_out = [a for a in answers if not a.case.is_fitted]
+    lines = [
+        "| metric | factor either way | models fitted to | models held out | recordings |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    recorded = _recorded_ratios(data, store)
+    for metric in ("ttft", "tpot"):
+        width = float(np.quantile(_distances(fitted, metric), NOMINAL)) if fitted else float("nan")
+        shares = [_covered(_distances(rows, metric), width) for rows in (fitted, held_out)]
+        shares.append(_covered(np.abs(np.log(recorded[metric])), width))
+        lines.append(f"| {metric} | {np.exp(width):.2f} | {' | '.join(map(_share, shares))} |")
+    return lines
+
+
+def _distances(answers: Sequence[Answer], metric: str) -> np.ndarray[Any, Any]:
+    """Absolute logarithms of predicted over measured."""
+    ratios = [getattr(a, f"{metric}_ms") / getattr(a.case, f"{metric}_ms") for a in answers]
+    return np.abs(np.log(np.array(ratios)))
+
+
+def _covered(distances: np.ndarray[Any, Any], width: float) -> float | None:
+    return float(np.mean(distances <= width)) if len(distances) else None
+
+
+def _recorded_ratios(data: Path, store: Path) -> dict[str, list[float]]:
+    """Predicted over measured of every statistic shown of the recordings."""
+    ratios: dict[str, list[float]] = {"ttft": [], "tpot": []}
+    for line in recorded_section(data, store):
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 5 and cells[1] in ratios:
+            ratios[cells[1]].append(float(cells[4]) / float(cells[3]))
+    return ratios
+
+
+def worst_groups(answers: list[Answer], count: int = 10) -> list[str]:
+    """By mean error of both metrics, worst first."""
+    by_group = {
+        name: statistics.fmean(
+            abs(a.ttft_ms / a.case.ttft_ms - 1) + abs(a.tpot_ms / a.case.tpot_ms - 1) for a in rows
+        )
+        for name, rows in grouped(answers).items()
+    }
+    return sorted(by_group, key=lambda name: -by_group[name])[:count]
+
+
 def _mean(errors: dict[str, float] | None) -> str:
     return "–" if errors is None else f"{errors['mean']:.1%} ({errors['median']:.1%})"
 
@@ -116,66 +218,40 @@ def _signed(share: float | None) -> str:
     return "–" if share is None else f"{share:+.1%}"
 
 
-TOP = """# Accuracy
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
 
-Written by `python benchmarks/scoreboard.py ../shared/data --store scoreboard.duckdb`; do not edit.
-An error is predicted over measured, minus 1. No constant was fitted to any run on this page. The data
-are public and not part of the repository.
 
-## One replica, request by request
-
-vLLM 0.19 recorded by LLMServingSim, predicted from the same project's kernel profiles of the same GPUs.
-One run alone: `servecast validate spec/llama.llm FOLDER --sku rtx-4090 --source llmservingsim`.
-"""
-
-MIDDLE = """
-## Many models, GPUs and engines
-
-Public serving points (`aiconfigurator-core`; SemiAnalysis InferenceX and NVIDIA runs), each a closed
-loop of C clients, predicted from the same package's kernel timings of vLLM, whatever the engine. Errors
-are means of absolute percentages, medians in brackets; a bias is a median. "Theirs" is AIConfigurator
-0.12 on the rows that it answers. `python benchmarks/silicon_gate.py ../shared/data/measured/silicon
---store FILE` prints the same as JSON.
-"""
-
-BOTTOM = """
-## Where the errors come from
-
-- **TTFT is predicted too low on fast GPUs with few clients.** Points of Llama 70B on vLLM miss a nearly
-  constant time, about 10 ms on H100, 25 ms on H200 and 50 ms on B200 hosts at four clients, growing with
-  their number: HTTP, tokenising and the benchmark's client are on the measured clock and not in the
-  prediction.
-- **Qwen3-32B points come from another tool, with another protocol.** Lengths drawn from [0.8 L, L]
-  predict its TTFT at half of what was measured, lengths fixed at L near it or above; the protocol is not
-  told. On vLLM 0.12 their time per token also misses about 1 ms a step and 0.04 ms a sequence: host time
-  of an engine that did not schedule asynchronously.
-- **The KV cache's format and size are not told.** TensorRT-LLM's quantised points are simulated with an
-  FP8 cache, as NVIDIA's checkpoints ask for; this was settled after bf16 was seen to run out of blocks
-  where the engine did not. DeepSeek on four B200 runs short for the same reason: 90 % of the memory is
-  planned with.
-- **TensorRT-LLM and SGLang are predicted with vLLM's kernels and scheduler.** Their own kernels are in
-  the package and not yet used; TensorRT-LLM's time per token is 15 to 25 % shorter than predicted.
-- **The RTX PRO 6000 recording** was made without its KV blocks and without telling its scheduler; 2 ms
-  of host time a step would explain it (`--host-step 0.002`), which nothing in the recording confirms.
-- **The RTX 4090 recording** had vLLM's prefix cache on: 7.6 % of the prompt tokens were not computed
-  there and are here.
-"""
+def _prepared(data: Path, store: Path) -> None:
+    if not store.exists():
+        folder = data / "profiles" / "llmservingsim"
+        command = [str(Path(sys.executable).with_name("servecast")), "store", "import"]
+        command += ["llmservingsim", str(folder), "--store", str(store)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path)
     parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--rows", type=Path, required=True, help="what silicon_gate.py wrote")
     asked = parser.parse_args()
-    if not asked.store.exists():
-        folder = asked.data / "profiles" / "llmservingsim"
-        command = [str(Path(sys.executable).with_name("servecast")), "store", "import"]
-        command += ["llmservingsim", str(folder), "--store", str(asked.store)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    lines = recorded_section(asked.data, asked.store)
-    silicon = silicon_section(asked.data, asked.store)
-    page = TOP + "\n".join(lines) + "\n" + MIDDLE + "\n".join(silicon) + "\n" + BOTTOM
-    PAGE.write_text(page, encoding="utf-8")
+    _prepared(asked.data, asked.store)
+    cases = read_cases(asked.data / "measured" / "silicon")
+    answers = read_answers(cases, asked.rows)
+    parts = (
+        TOP,
+        *recorded_section(asked.data, asked.store),
+        OPEN_LOOP,
+        *open_loop_section(asked.data, asked.store),
+        MIDDLE.format(fitted=", ".join(FITTED)),
+        *silicon_section(cases, answers),
+        COVERAGE,
+        *coverage_section(answers, asked.data, asked.store),
+        BOTTOM,
+        *(f"{i}. {name}" for i, name in enumerate(worst_groups(answers), start=1)),
+    )
+    PAGE.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

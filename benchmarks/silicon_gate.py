@@ -2,10 +2,10 @@
 
     python benchmarks/silicon_gate.py ../shared/data/measured/silicon --store silicon.duckdb --dense
 
-Each row of dev.csv is a closed loop: C clients send 10 C prompts, lengths uniform in [0.8 L, L], every output
-token forced, no prefix reuse. It is simulated from the public operator timings; nothing is fitted to
-any row. Prints one JSON object: errors by group beside AIConfigurator's on the same rows, and every row
-that was not answered with its reason.
+Each row of dev.csv is a closed loop: C clients send 10 C prompts, every output token forced, no prefix reuse.
+It is simulated from the public timings of its engine's kernels, with the settings of the scripts that
+measured it. Prints one JSON object: errors by group beside AIConfigurator's on the same rows, and every
+row that was not answered with its reason.
 """
 
 from __future__ import annotations
@@ -13,135 +13,42 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from silicon_points import SHORTEST, Case, Settings, program_of, read_cases, settings_of
 
-from servecast.compiler.catalog import compile_text, shipped_skus
+from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import UserError
-from servecast.compiler.program import Program
-from servecast.estimator.load import TableLoader
+from servecast.compiler.hardware import Sku
+from servecast.compiler.memory import MemoryPlan, plan_memory
+from servecast.compiler.shard import shard
+from servecast.compiler.sharded import ShardedProgram
+from servecast.estimator.engine_profile import EngineProfile
+from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
+from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.simulator.arrivals import stream
+from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.search.plan import bounds
-from servecast.simulator.simulate import Setup, place
 from servecast.simulator.workload import Workload
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PROMPTS_PER_CLIENT = 10
-SHORTEST = 0.8
-"""Lengths are uniform in [0.8 L, L]."""
-
-MIN_SEQS = 256
-MAX_BATCHED_TOKENS = 8192
-"""The points do not tell their engines' limits: these are vLLM's defaults for a server on such a GPU."""
-
-MODELS = {
-    "meta-llama/Llama-3.1-70B": ("llama", "llama-3.1-70b"),
-    "Qwen/Qwen3-32B": ("qwen3", "qwen3-32b"),
-    "nvidia/Qwen3-32B-NVFP4": ("qwen3", "qwen3-32b"),
-    "deepseek-ai/DeepSeek-R1": ("deepseek-v3", "deepseek-v3"),
-    "nvidia/DeepSeek-R1-NVFP4": ("deepseek-v3", "deepseek-v3"),
-    "openai/gpt-oss-120b": ("gpt-oss", "gpt-oss-120b"),
-}
-DENSE = ("Llama", "Qwen3-32B")
-WEIGHTS = {"fp8": "fp8", "fp4": "nvfp4", "bf16": "bf16", "": "bf16"}
+BLOCK_TOKENS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One measured point, in milliseconds. ``peer`` is AIConfigurator's answer, None where it refuses."""
-
-    id: str
-    model: str
-    system: str
-    backend: str
-    precision: str
-    isl: int
-    osl: int
-    tp: int
-    pp: int
-    ep: int
-    dp: int
-    concurrency: int
-    ttft_ms: float
-    tpot_ms: float
-    peer_ttft_ms: float | None
-    peer_tpot_ms: float | None
-
-    @property
-    def sku(self) -> str:
-        return self.system.replace("_", "-")
-
-    @property
-    def kv_cache(self) -> str:
-        """Not told by the points. NVIDIA's quantised checkpoints ask for FP8, and TensorRT-LLM follows."""
-        quantised = self.precision in ("fp8", "fp4")
-        return "fp8" if quantised and self.backend == "trtllm" else "bf16"
-
-    @property
-    def group(self) -> str:
-        """Rows that are reported together."""
-        return f"{self.model} {self.precision or 'bf16'} {self.system} {self.backend}"
-
-
-def read_cases(folder: Path) -> list[Case]:
-    """The aggregated rows, each beside the peer's prediction."""
-    with (folder / "dev-aiconfigurator-0.12-predictions.csv").open() as file:
-        peers = {row["id"]: row for row in csv.DictReader(file)}
-    with (folder / "dev.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["mode"] == "agg"]
-    return [_case(row, peers.get(row["id"], {})) for row in rows]
-
-
-def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
-    concurrency = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
-    return Case(
-        id=row["id"],
-        model=row["model_path"],
-        system=row["system"],
-        backend=row["backend"],
-        precision=row["precision"],
-        isl=int(row["isl"]),
-        osl=int(row["osl"]),
-        tp=int(row["tp_size"]),
-        pp=int(row["pp_size"] or 1),
-        ep=int(row["moe_ep_size"] or 1),
-        dp=int(row["attention_dp_size"] or 1),
-        concurrency=int(concurrency[1] if concurrency else row["batch_size"]),
-        ttft_ms=float(row["silicon_ttft_ms"]),
-        tpot_ms=float(row["silicon_tpot_ms"]),
-        peer_ttft_ms=float(peer["predicted_ttft_ms"]) if peer.get("predicted_ttft_ms") else None,
-        peer_tpot_ms=float(peer["predicted_tpot_ms"]) if peer.get("predicted_tpot_ms") else None,
-    )
-
-
-@cache
-def program_of(model: str, precision: str, kv_cache: str) -> Program:
-    """The shipped spec, its weights in the precision of the point."""
-    if model not in MODELS:
-        raise UserError("no spec of this model")
-    file, name = MODELS[model]
-    text = (REPOSITORY / "spec" / f"{file}.llm").read_text(encoding="utf-8")
-    changes = f"weights {WEIGHTS[precision]}\n    kv_cache {kv_cache}"
-    quantised = f'\nmodel "served" like "{name}" {{\n    {changes}\n}}\n'
-    return compile_text(text + quantised, f"{file}.llm").model("served")
-
-
-def closed_loop(case: Case, seed: int = 0) -> Workload:
+def closed_loop(case: Case, clients: int, seed: int = 0) -> Workload:
     """The prompts in the order that the clients take them; the arrival times are not used."""
-    num_requests = PROMPTS_PER_CLIENT * case.concurrency
+    num_requests = PROMPTS_PER_CLIENT * clients
     rng = stream(seed, f"silicon {case.isl} {case.osl} {case.concurrency}")
+    shortest = SHORTEST if case.inferencex else 1.0
     prompt, output = (
-        rng.integers(int(SHORTEST * length), length + 1, num_requests)
+        rng.integers(int(shortest * length), length + 1, num_requests)
         for length in (case.isl, case.osl)
     )
     return Workload(case.id, np.zeros(num_requests), np.maximum(prompt, 1), np.maximum(output, 1))
@@ -154,40 +61,128 @@ class Answer:
     tpot_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A case on its GPUs: what every rank runs, and the engine's limits there."""
+
+    settings: Settings
+    sku: Sku
+    sharded: ShardedProgram
+    limits: EngineLimits
+
+    @property
+    def tables_key(self) -> str:
+        """Cases that share it take the same times."""
+        return repr((self.sku.name, self.sharded, _of_tables(self.settings.engine)))
+
+
+def place(case: Case) -> Placed:
+    """
+    Raises:
+        UserError: no spec, no such GPU, or the weights leave no room.
+    """
+    settings, skus = settings_of(case), shipped_skus()
+    program = program_of(case.model, case.precision, settings.kv_cache)
+    if case.sku not in skus:
+        raise UserError(f"unknown SKU {case.sku!r}")
+    sku, degrees = skus[case.sku], case.parallelism
+    if degrees.tp > sku.gpus_per_node:
+        raise UserError(f"tp={degrees.tp} is no tensor-parallel group: a fleet's GPUs, labelled so")
+    sharded = shard(program, degrees)
+    limits = EngineLimits(
+        settings.max_num_seqs,
+        max(settings.max_batched_tokens, settings.max_num_seqs),
+        kv_blocks(sharded, sku.memory_bytes, settings, case.isl + case.osl),
+        BLOCK_TOKENS,
+        async_scheduling=settings.engine.async_scheduling and settings.policy == "vllm_v1",
+    )
+    return Placed(settings, sku, sharded, limits)
+
+
+def _of_tables(engine: EngineProfile) -> EngineProfile:
+    """What of a profile the tables depend on."""
+    return replace(engine, async_scheduling=False, client_s=0.0, receive_every_steps=1, sources={})
+
+
 class Predictor:
     """Answers cases, keeping tables and buffers between them."""
 
-    def __init__(self, loader: TableLoader) -> None:
-        self._loader = loader
+    def __init__(self, store: Path, sources: tuple[str, ...] = DEFAULT_SOURCES) -> None:
+        self._store, self._sources = store, sources
         self._engine = Engine()
-        self._fleets: dict[Setup, Fleet] = {}
+        self._tables: tuple[str, RuntimeTables] | None = None
 
-    def answer(self, case: Case) -> Answer:
-        """
+    def answer(
+        self, case: Case, placed: Placed, bounds: TableBounds, client_s: float | None = None
+    ) -> Answer:
+        """``client_s`` None: as fitted for the case's engine and host.
+
         Raises:
-            UserError: the point is beyond the specs, the GPUs or the tables.
+            UserError: the point is beyond the tables.
         """
-        if case.dp > 1 or case.ep > 1:
-            raise UserError("data-parallel attention or expert parallelism is not searched yet")
-        fleet = self._fleet(case)
-        records = self._engine.run(closed_loop(case), fleet, concurrency=case.concurrency)
-        return Answer(case, *(1e3 * value for value in _means_s(records)))
+        tables, policy = self._tables_of(placed, bounds), placed.settings.policy
+        if policy != "vllm_v1" and placed.settings.engine.async_scheduling:
+            tables = replace(tables, host_step_s=0.0)  # hidden behind the step
+        fleet = Fleet(tables, placed.limits, policy=policy)
+        engine = placed.settings.engine
+        clients = -(-case.concurrency // case.parallelism.dp)
+        between_s = engine.client_s if client_s is None else client_s
+        records = self._run(case, clients, fleet, between_s)
+        if engine.receive_every_steps > 1:  # on average half of the steps between two looks
+            step_s = _means_s(records)[1]
+            between_s += (engine.receive_every_steps - 1) / 2 * step_s
+            records = self._run(case, clients, fleet, between_s)
+        ttft_s, tpot_s = _means_s(records)
+        return Answer(case, 1e3 * (ttft_s + between_s), 1e3 * tpot_s)
 
-    def _fleet(self, case: Case) -> Fleet:
-        seqs = max(MIN_SEQS, 1 << (case.concurrency - 1).bit_length())
-        setup = Setup(
-            program_of(case.model, case.precision, case.kv_cache),
-            case.sku,
-            case.tp,
-            case.pp,
-            max_num_seqs=seqs,
-            max_batched_tokens=max(MAX_BATCHED_TOKENS, seqs),
-        )
-        if setup not in self._fleets:
-            placement = place(setup, shipped_skus())
-            tables = self._loader.tables(placement.sharded, placement.sku, bounds(placement))
-            self._fleets[setup] = Fleet(tables, placement.candidates[0].limits)
-        return self._fleets[setup]
+    def _run(self, case: Case, clients: int, fleet: Fleet, between_s: float) -> Records:
+        workload = closed_loop(case, clients)
+        return self._engine.run(workload, fleet, concurrency=clients, client_s=between_s)
+
+    def _tables_of(self, placed: Placed, bounds: TableBounds) -> RuntimeTables:
+        key = placed.tables_key
+        if self._tables is None or self._tables[0] != key:
+            loader = TableLoader(self._store, self._sources, _of_tables(placed.settings.engine))
+            self._tables = key, loader.tables(placed.sharded, placed.sku, bounds)
+        return self._tables[1]
+
+
+def kv_blocks(sharded: ShardedProgram, memory: int, settings: Settings, longest: int) -> int:
+    """By each engine's own rule.
+
+    Raises:
+        UserError: nothing is left for the cache.
+    """
+
+    def plan(utilisation: float) -> MemoryPlan:
+        seqs, tokens = settings.max_num_seqs, settings.max_batched_tokens
+        planned = plan_memory(sharded, memory, utilisation, tokens, seqs, BLOCK_TOKENS)
+        return replace(planned, sequence_tokens=longest)
+
+    if settings.of_free:  # TensorRT-LLM: free_gpu_memory_fraction of what is left
+        whole = plan(1.0)
+        budget = int(settings.kv_fraction * whole.kv_budget_bytes)
+    elif settings.engine.kernels == "sglang":  # mem_fraction_static: weights and cache
+        whole = plan(1.0)
+        budget = int(settings.kv_fraction * memory) - whole.weight_bytes
+    else:
+        whole = plan(settings.kv_fraction)
+        budget = whole.kv_budget_bytes
+    blocks = budget // whole.kv_bytes_per_block
+    if blocks < 1:
+        raise UserError("the weights leave no room for a KV cache")
+    return blocks
+
+
+def table_bounds(placed: list[Placed]) -> TableBounds:
+    """That cover all of them."""
+    limits = [each.limits for each in placed]
+    return TableBounds(
+        max(each.max_batched_tokens for each in limits),
+        max(each.max_num_seqs for each in limits),
+        placed[0].sharded.context_tokens,
+        max(each.kv_blocks for each in limits) * BLOCK_TOKENS,
+    )
 
 
 def _means_s(records: Records) -> tuple[float, float]:
@@ -200,15 +195,27 @@ def _means_s(records: Records) -> tuple[float, float]:
     return float((first_s - records.arrival_s[done]).mean()), float(tpot_s.mean())
 
 
-def run(cases: Iterable[Case], loader: TableLoader) -> tuple[list[Answer], list[dict[str, str]]]:
-    """Answers, and refusals with their reason."""
-    predictor = Predictor(loader)
+def run(
+    cases: Iterable[Case], store: Path, told: Callable[[Answer], None] = lambda answer: None
+) -> tuple[list[Answer], list[dict[str, str]]]:
+    """Answers, each told as it comes, and refusals with their reason."""
+    predictor = Predictor(store)
     answers, refused = [], []
+    groups: dict[str, list[tuple[Case, Placed]]] = defaultdict(list)
     for case in cases:
         try:
-            answers.append(predictor.answer(case))
+            placed = place(case)
+            groups[placed.tables_key].append((case, placed))
         except UserError as error:
             refused.append({"id": case.id, "model": case.model, "reason": str(error)})
+    for pairs in groups.values():
+        bounds = table_bounds([placed for _, placed in pairs])
+        for case, placed in pairs:
+            try:
+                answers.append(predictor.answer(case, placed, bounds))
+                told(answers[-1])
+            except UserError as error:
+                refused.append({"id": case.id, "model": case.model, "reason": str(error)})
     return answers, refused
 
 
@@ -249,18 +256,20 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="dense models only")
     parser.add_argument("--system", action="append", help="h100_sxm, …; all by default")
     parser.add_argument("--backend", action="append", help="vllm, …; all by default")
+    parser.add_argument("--model", action="append", help="part of a model's name; all by default")
+    parser.add_argument("--every", type=int, default=1, help="only each n-th of those rows")
     parser.add_argument("--rows", type=Path, help="write every answer as CSV")
     asked = parser.parse_args()
     cases = [
         case
         for case in read_cases(asked.folder)
-        if (not asked.dense or any(name in case.model for name in DENSE))
+        if (not asked.dense or case.is_dense)
         and (not asked.system or case.system in asked.system)
         and (not asked.backend or case.backend in asked.backend)
-    ]
-    answers, refused = run(cases, TableLoader(asked.store))
-    if asked.rows:
-        _write_rows(asked.rows, answers)
+        and (not asked.model or any(name in case.model for name in asked.model))
+    ][:: asked.every]
+    with RowsFile(asked.rows) as rows:
+        answers, refused = run(cases, asked.store, rows.write)
     found = {
         "rows": len(cases),
         "coverage": len(answers) / len(cases) if cases else None,
@@ -271,14 +280,44 @@ def main() -> None:
     print(json.dumps(found, indent=1))
 
 
-def _write_rows(path: Path, answers: list[Answer]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = ("model", "precision", "system", "backend", "tp", "isl", "osl", "concurrency")
-        writer.writerow([*names, "ttft_ms", "ttft_predicted_ms", "tpot_ms", "tpot_predicted_ms"])
-        for a in answers:
-            shown = [getattr(a.case, name) for name in names]
-            writer.writerow([*shown, a.case.ttft_ms, a.ttft_ms, a.case.tpot_ms, a.tpot_ms])
+class RowsFile:
+    """Answers as CSV, line by line; with no path nothing is written."""
+
+    NAMES = (
+        "id",
+        "model",
+        "precision",
+        "system",
+        "backend",
+        "version",
+        "isl",
+        "osl",
+        "concurrency",
+    )
+    DEGREES = ("tp", "ep", "dp")
+    TIMES = ("ttft_ms", "ttft_predicted_ms", "tpot_ms", "tpot_predicted_ms")
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = path.open("w", newline="", encoding="utf-8") if path else None
+
+    def __enter__(self) -> RowsFile:
+        self._line((*self.NAMES, *self.DEGREES, *self.TIMES))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def write(self, answer: Answer) -> None:
+        case = answer.case
+        shown = [getattr(case, name) for name in self.NAMES]
+        shown += [getattr(case.parallelism, name) for name in self.DEGREES]
+        self._line([*shown, case.ttft_ms, answer.ttft_ms, case.tpot_ms, answer.tpot_ms])
+
+    def _line(self, cells: Iterable[object]) -> None:
+        if self._file:
+            csv.writer(self._file).writerow(cells)
+            self._file.flush()
 
 
 if __name__ == "__main__":

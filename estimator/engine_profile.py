@@ -1,7 +1,8 @@
 """What a serving engine adds to its kernels, by engine and version: host time, graphs, whose kernels.
 
 A version stands for those from it up to the next one listed; `profile_of` picks it. Every default has its
-source; "assumed" is one that nobody measured for us, "fitted" one that `benchmarks/fit_hosts.py` prints.
+source; "assumed" is one that nobody measured for us, "fitted" one that a benchmark prints, fitted to one half
+of the models.
 """
 
 from __future__ import annotations
@@ -71,8 +72,10 @@ _LISTED = (
         host_step_s=0.004,
         host_per_sequence_s=4e-5,
         capture_sizes=(1, 2, 4, *range(8, 257, 8)),
+        client_s=0.02,
         sources=_VLLM
         | {
+            "client_s": "fitted to Llama 3.1 70B's APEX+ runs (benchmarks/apex_gate.py --fit)",
             "host_step_s": "assumed, after vLLM's profile of its host time (blog of 2024-09-05)",
             "host_per_sequence_s": "assumed, as host_step_s",
             "capture_sizes": "vllm/worker/model_runner.py, _BATCH_SIZES_TO_CAPTURE",

@@ -1,0 +1,105 @@
+"""What docs/accuracy.md says around its tables."""
+
+TOP = """# Accuracy
+
+Written by `benchmarks/scoreboard.py`; do not edit. An error is predicted over measured, minus 1. The data
+are public and not part of the repository. What was fitted to runs on this page: the time outside the
+engine, `client_s`, per engine and host type, to one half of the models (`benchmarks/silicon_points.py`,
+`FITTED` and `CLIENT_S`; `benchmarks/fit_hosts.py` prints it; vLLM 0.6 to Llama, `apex_gate.py --fit`).
+Nothing else.
+
+<!-- not run: the data is not part of the repository, and the first command takes an hour -->
+```sh
+python benchmarks/silicon_gate.py ../shared/data/measured/silicon --store scoreboard.duckdb --rows points.csv
+python benchmarks/scoreboard.py ../shared/data --store scoreboard.duckdb --rows points.csv
+```
+
+## One replica, request by request
+
+vLLM 0.19 recorded by LLMServingSim, predicted from the same project's kernel profiles of the same GPUs. One
+run alone: `servecast validate spec/llama.llm FOLDER --sku rtx-4090 --source llmservingsim`.
+The aim was TTFT within 6 %, TPOT within 2 %, E2E within 2.5 %, in mean and percentiles, without a
+fitted constant."""
+
+OPEN_LOOP = """
+## Open loop, vLLM 0.6 and SGLang 0.4 on H100
+
+106 runs that APEX+ recorded; means per run. The aim was a median TPOT error of 8 % and TTFT of 15 %.
+SGLang's recorded time per token is none (a wrong counter) and is not compared. `python
+benchmarks/apex_gate.py FOLDER --store FILE` prints the same as JSON.
+"""
+
+MIDDLE = """
+## Many models, GPUs and engines
+
+Public serving points (`aiconfigurator-core`; SemiAnalysis InferenceX and NVIDIA runs), each a closed loop
+of C clients, predicted from the same package's kernel timings of the point's engine (vLLM, SGLang,
+TensorRT-LLM; of each table the newest whole version), started as InferenceX's public scripts start it
+(`benchmarks/silicon_points.py`). Errors are means of absolute percentages, medians in brackets; a bias is a
+median. "Theirs" is AIConfigurator 0.12 on the rows that it answers. Constants may be fitted to {fitted};
+all other models are held out. The aim was, on dense models on H100 and H200, TTFT 15 % and TPOT 5 %; over
+all rows TTFT 25 %, TPOT 12 %, 90 % answered.
+"""
+
+COVERAGE = """
+## Intervals
+
+A prediction's 90 % interval as a factor either way: the 90 % quantile of the errors of the models that may
+be fitted to. Coverage is the share of measured values inside; it should be 85 to 95 %.
+"""
+
+BOTTOM = """
+## Where the errors come from
+
+What was found and put right:
+
+- **A client is not back in no time, and vLLM schedules ahead.** A closed loop without either lets every
+  request into the very next step. With asynchronous scheduling, as the scripts ask for, TTFT of Llama 70B
+  on vLLM and H100 went from 13 % to 6 % without a fitted constant.
+- **Preempted requests find their blocks again.** vLLM's freed blocks stay cached until taken. The RTX 4090
+  recording, which is short of blocks all along, went from +4.8 % to +1.1 % in TTFT, +2.8 % to -0.8 % in
+  TPOT.
+- **Prefill and decodes in one attention launch are slower than apart**, measured 20 to 100 % on the
+  decodes' part: a third of the RTX PRO 6000's error.
+- **One source of the points multiplies tp by ep**: the same measurements stand in its other sources with
+  the plain degrees; they are read so.
+- **SGLang looks for new requests every 10 or 30 decode steps** where its script asks for it: most of what
+  its TTFT on Blackwell lacked.
+- **Kernels, cache formats, budgets and memory by engine**: DeepSeek's attention had no data at all, gpt-oss
+  was given NVFP4 weights that it has not.
+
+The ten groups with the largest errors, and what is known of their causes:
+
+- **Qwen3-32B fp8 h100 vllm (one row), and Qwen3-32B on vLLM and SGLang**: NVIDIA's own runs. Their client,
+  lengths and engine limits are not told. Lengths are simulated as fixed; at 8 clients a step of 8,192
+  tokens holds all of them, which a budget of 2,048 would not: both signs of the error say so. A limit is
+  not fitted on models held out. TPOT misses 1 to 2 ms a step: host time of an engine without asynchronous
+  scheduling.
+- **Qwen3-32B h100 sglang**: SGLang runs prompts first and lets all decodes wait; with fixed lengths its
+  clients stay in lock-step, and TTFT is a whole convoy. Batches are simulated as vLLM's, in which decodes
+  go on: totals agree, their split between TTFT and TPOT does not. The two rows of SGLang 0.5.8 waited 15
+  and 31 s for an engine that ran few requests at a time: its limit is not told.
+- **gpt-oss-120b fp4 h100 vllm**: the scripts take Marlin experts (`VLLM_MXFP4_USE_MARLIN=1`), the tables
+  time Triton's: long prompts take twice as long. Four rows of vLLM 0.11.2 say 512 clients and have the time
+  per token of four: their engines ran a handful at a time, TTFT is the queue before them.
+- **gpt-oss-120b h200 vllm**: the same Marlin experts.
+- **DeepSeek-R1 fp4 b200 trtllm, and nvidia/DeepSeek-R1-NVFP4**: rows of 1.1.0rc2.post2 and 1.2.0rc6.post3
+  take 0.5 to 0.6 of the time per token of other rows of the same setup, as InferenceX's
+  multi-token-prediction scripts do; the rows do not say that they draft. The four rows of 1.3.0rc1 take 85
+  ms a token at any concurrency, four times any other measurement: kernels without a CUDA graph, it seems.
+- **DeepSeek-R1 fp8 b200 trtllm**: three rows, the same.
+- **DeepSeek-R1 sglang**: TTFT is low where prompts are long; decodes that wait for prompts, as above, and
+  launches of prefill layers from the host.
+- **gpt-oss-120b b200 trtllm and vllm**: TTFT lacks what lies outside the engine; no model that may be
+  fitted to has enough points of these hosts.
+
+What is not answered: linear attention (Qwen3.5) has no operator yet; fleets of GB200 whose GPUs are
+labelled as one tensor-parallel group; GB200 and B300 have no datasheet here.
+
+The RTX PRO 6000 recordings: kernels took 7 % longer under load than in the profile (`servecast calibrate`
+finds the factor in one half of the requests, and the other half's errors fall below 0.5 %): a clock, which
+nothing in the recording confirms, so it is not applied. Of the two data-parallel ranks each waits for the
+other's prompts; ranks are simulated apart.
+
+Worst groups now, by the sum of both mean errors:
+"""
