@@ -25,7 +25,7 @@ from servecast.simulator.explain import Change
 from servecast.simulator.job import JobOptions, asked_slos, default_store, run_job
 from servecast.simulator.report.check import checked
 from servecast.simulator.report.render import render
-from servecast.simulator.search.plan import bounds
+from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.simulate import Setup, Simulated, place, simulate_setup
 from servecast.simulator.traces import TraceOptions
 from servecast.simulator.traces import read_trace as read_trace_file

@@ -19,7 +19,7 @@ from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
 from servecast.simulator.search.searching import Means, Searching, shape
 from servecast.simulator.search.space import Space
-from servecast.simulator.search.table_bounds import bounds as bounds  # known by this place, too
+from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_summary import describe
 

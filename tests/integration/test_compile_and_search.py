@@ -254,7 +254,13 @@ WRONG_USAGE = {
     "list": (("--tp", "1;2"), 2, "'1;2' is not a list of positive whole numbers"),
     "degree": (("--tp", "3"), 3, "1, 2, 4, 8"),
     "rate": (("--rate", "-1"), 2, "--rate"),
-    "fits nowhere": (("--model", "llama-3.1-70b", "--tp", "1"), 3, "does not fit"),
+    "objective": (("--objective", "cots"), 2, "no objective 'cots' (did you mean 'cost'?)"),
+    "precision": (("--precision", "fp9"), 2, "no precision 'fp9' (did you mean 'fp8'?)"),
+    "price": (("--price", "h100-sxm=free"), 2, "is not a SKU with a figure above 0"),
+    "stock": (("--stock", "h100=2"), 2, "--stock: unknown SKU 'h100'"),
+    "weights": (("--weight", "1", "--trace", CHAT), 2, "--weight: 1 of them for 2 traces"),
+    "resume": (("--resume", "--tp", "1"), 2, "search.jsonl: no search was stopped there"),
+    "fits nowhere": (("--model", "llama-3.1-70b", "--tp", "1"), 3, "refused are 18 by memory"),
     "no trace": (("--trace", "nowhere.csv"), 2, "nowhere.csv"),
 }
 
