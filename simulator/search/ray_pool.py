@@ -10,13 +10,14 @@ import logging
 import pickle
 import socket
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from servecast.compiler.errors import AgentError, UserError
 from servecast.simulator.search.worker import Demand, Worker
@@ -50,12 +51,25 @@ class RayPool:
         return ray.put(value)
 
     def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
-        task: Future[T] = _TASK.remote(self._search, [self._demand], work, *args).future()
-        return task
+        found: Future[T] = Future()
+        task = _TASK.remote(self._search, [self._demand], work, *args)
+        task.future().add_done_callback(partial(hand_over, found))
+        return found
 
     def close(self, *, now: bool) -> None:
         """Ray ends the tasks of a driver that leaves, so ``now`` or not, nothing runs on."""
         self._connection.close()
+
+
+def hand_over(found: Future[T], done: Future[T]) -> None:
+    """What became of a task of Ray's, as a process pool would say it."""
+    error = done.exception()
+    if error is None:
+        found.set_result(done.result())
+    elif isinstance(error, RayTaskError):
+        found.set_exception(error.cause)  # what the work itself raised
+    else:
+        found.set_exception(BrokenExecutor(f"lost {RETRIES + 1} times: {_first_line(error)}"))
 
 
 def ray_pool(demand: Demand, address: str) -> RayPool:

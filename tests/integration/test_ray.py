@@ -130,3 +130,22 @@ def test_an_address_without_a_cluster_is_one_sentence_at_once(
     assert search.returncode == exit_code
     assert message in stderr
     assert stderr.count("\n") == 1
+
+
+@needs_ray
+def test_a_task_that_is_lost_for_good_is_a_broken_pool_and_an_error_of_its_own_is_itself() -> None:
+    """In a process of its own: importing Ray warns."""
+    code = """
+from concurrent.futures import Future
+from ray.exceptions import RayTaskError, WorkerCrashedError
+from servecast.simulator.search.ray_pool import hand_over
+for error in (WorkerCrashedError(), RayTaskError("run", "", ValueError("of its own"))):
+    done, found = Future(), Future()
+    done.set_exception(error)
+    hand_over(found, done)
+    print(repr(found.exception())[:40])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lost, own = done.stdout.splitlines()
+    assert lost.startswith("BrokenExecutor('lost 21 times: ")
+    assert own == "ValueError('of its own')"
