@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -21,12 +22,14 @@ from estimator_data import Table, folder_rows, silicon_tables, tables_of
 from servecast.estimator.calibrate import calibrate
 from servecast.estimator.choice import choose, fit_best
 from servecast.estimator.features import feature_matrix
+from servecast.estimator.measurement import Measurement
 from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES
 from servecast.estimator.predictor import Samples
 from servecast.estimator.splits import unseen_shapes
 from servecast.estimator.uncertainty import coverage
 
+HOW_RUN = re.compile(r"tp\d+|bf16|fp16|fp8.*")  # folders below a model's
 SKUS = ("h100-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
 
 
@@ -53,19 +56,24 @@ def of_shapes(sku: str, seed: int) -> Iterator[dict[str, object]]:
 def of_models(source: str, seed: int) -> Iterator[dict[str, object]]:
     """Each model of each GPU in turn; cases that it shares with another model are no test."""
     rows = folder_rows(source)
-    model_of = {id(row): PurePath(row.origin.file).parts[:-1] for row in rows}
     for sku in sorted({row.sku for row in rows}):
         here = [row for row in rows if row.sku == sku]
-        for model in sorted({model_of[id(row)] for row in here}):
-            others = {t.kind: t for t in tables_of(r for r in here if model_of[id(r)] != model)}
-            for table in tables_of(r for r in here if model_of[id(r)] == model):
+        for model in sorted({model_of(row) for row in here}):
+            others = {t.kind: t for t in tables_of(r for r in here if model_of(r) != model)}
+            for table in tables_of(r for r in here if model_of(r) == model):
                 known = others.get(table.kind)
                 if known is None or table.kind.kernel in COLLECTIVES:
                     continue
                 _, shared = known.samples.find(table.samples.dims)
                 if (~shared).any():
                     found = covered(table, known.samples, table.samples.rows(~shared), seed)
-                    yield {**found, "held_out": "/".join(model), "seed": seed}
+                    yield {**found, "held_out": model, "seed": seed}
+
+
+def model_of(row: Measurement) -> str:
+    """Of the folder that its file lies in, without what only says how the model was cut and stored."""
+    parts = PurePath(row.origin.file).parts[:-1]
+    return "/".join(part for part in parts if not HOW_RUN.fullmatch(part))
 
 
 def main() -> None:
