@@ -19,6 +19,7 @@ from servecast.simulator.bench import Cell, Row, kept, summary
 from servecast.simulator.job import DEFAULT_SLOS, JobOptions, run_job
 from servecast.simulator.workload import Workload
 from servecast.simulator.workload_job import WorkloadOptions, make_workload
+from servecast.simulator.workload_kinds import KINDS
 
 MODELS = ("llama-3.1-8b", "internlm-20b", "llama-3.1-70b", "qwen-72b")
 """Vidur's four, its two Llama 2 models replaced by their successors."""
@@ -26,10 +27,11 @@ WORKLOADS = ("chat", "summarisation", "translation", "code", "agentic", "reasoni
 SKUS = ("a100-sxm-80gb", "h100-sxm")
 QUICK_MODELS, QUICK_WORKLOADS = MODELS[:1], WORKLOADS[:3]
 
-RATE_PER_S = 0.01
+RATE_PER_S = 0.1
 """So little that every deployment is one replica: what is compared is a replica's requests per dollar."""
 
-REQUESTS = 10_000
+REQUESTS = 2_000
+"""Drawn of a kind; capacities are found on resamples of them."""
 
 AXES = Service(
     "bench",
@@ -130,6 +132,7 @@ def _traffic(options: BenchOptions, spec: Spec, model: str, workload: str) -> Wo
     asked = WorkloadOptions(
         workload,
         rate_per_s=RATE_PER_S,
+        num_requests=REQUESTS if workload in KINDS else None,
         context_tokens=spec.model(model).context_tokens,
         seed=options.seed,
     )

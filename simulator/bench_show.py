@@ -34,8 +34,8 @@ def _best_table(cells: list[Row]) -> Table:
     for name in ("model", "workload"):
         table.add_column(name, no_wrap=True)
     table.add_column("best, seqs/tokens", no_wrap=True)
-    for name in (*(f"QPS/$h\n{sku}" for sku in skus), "$/Mtok"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in (*(f"{sku} QPS/$h" for sku in skus), "$/Mtok"):
+        table.add_column(name, justify="right", overflow="fold")
     for cell in cells:
         best = cell["best"]
         price = CANNOT if best is None else f"{best['usd_per_million_output_tokens']:.2f}"
@@ -73,7 +73,7 @@ def _findings(result: Row) -> list[str]:
         different = "configuration is" if count == 1 else "configurations are"
         lines.append(f"{model}: {count} {different} best for its {workloads} workloads.")
     worst = result["findings"]["costliest"]
-    if worst is not None:
+    if worst is not None and worst["cost"] > 1:
         lines.append(
             f"The costliest mistake is {worst['model']} configured for {worst['chosen_for']} and serving "
             f"{worst['served']}: {worst['cost']:.2f} times the cost."
