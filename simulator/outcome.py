@@ -134,17 +134,20 @@ def _hit_rate(records: Records) -> float | None:
 
 
 def _rejected(workload: Workload, records: Records, limits: EngineLimits) -> list[Row]:
-    """The first requests that no empty cache could hold, by name."""
+    """The first requests that no idle replica could bring to their end, by name."""
     named = records.rejected.nonzero()[0][:MAX_NAMED].tolist()
     kv_tokens = workload.prompt_tokens + workload.output_tokens - 1
-    return [
-        {
-            "request": workload.where(i),
-            "kv_blocks": int(-(-kv_tokens[i] // limits.block_tokens)),
-            "reason": f"needs more than the {limits.kv_blocks} KV blocks there are",
-        }
-        for i in named
-    ]
+    rows = []
+    for i in named:
+        blocks = int(-(-kv_tokens[i] // limits.block_tokens))
+        reason = f"needs more than the {limits.kv_blocks} KV blocks there are"
+        if blocks <= limits.kv_blocks:
+            reason = (
+                f"is more than the policy ever puts into {limits.max_batched_tokens} tokens a step "
+                f"and {limits.kv_blocks} KV blocks"
+            )
+        rows.append({"request": workload.where(i), "kv_blocks": blocks, "reason": reason})
+    return rows
 
 
 def _usd_per_million(deployed: Deployed, metrics: ReplicaMetrics) -> float | None:

@@ -107,7 +107,7 @@ class SGLang(BlockScheduler):
 
     def end_batch(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            if job.prefilled and job.emitted and len(self.shared[job]) < self._whole_blocks(job):
+            if job.prefix and job.prefilled and len(self.shared[job]) < self._whole_blocks(job):
                 self._share(job)
             if job.finished:
                 self._drop(job)
@@ -118,6 +118,8 @@ class SGLang(BlockScheduler):
     def _prefills(self, left: int) -> list[tuple[Job, int]]:
         """Chunks of the prompt under way and of those admitted, within ``left`` tokens."""
         batch: list[tuple[Job, int]] = []
+        if not self.waiting and self.partial is None:
+            return batch
         expected = sum((self._declared_left(job) * self.ratio for job in self.running), 0.0)
         if self.partial is not None:
             job = self.partial

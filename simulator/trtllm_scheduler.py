@@ -36,8 +36,9 @@ class GuaranteedNoEvict(MaxUtilization):
     """Admits a request only if all that it and the running may come to hold fits: none is ever paused."""
 
     def can_serve(self, prompt_tokens: int, output_tokens: int) -> bool:
-        most = prompt_tokens + self.limits.declared_output_tokens - 1
-        return super().can_serve(prompt_tokens, most - prompt_tokens + 1)
+        fits = self.chunked or prompt_tokens <= self.limits.max_batched_tokens
+        most = prompt_tokens + max(output_tokens, self.limits.declared_output_tokens) - 1
+        return fits and self.blocks_for(most) <= self.limits.kv_blocks
 
     def has_room(self, job: Job, tokens: int) -> bool:
         held = sum(self._most_blocks(other) for other in self.blocks)

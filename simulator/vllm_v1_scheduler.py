@@ -22,6 +22,7 @@ class VllmV1(BlockScheduler):
         self.asked_threshold = long_prefill_threshold
         self.threshold = limits.max_batched_tokens  # of the batch that is being formed
         self.batch: dict[Job, int] = {}  # that is being formed
+        self.taken = 0  # its tokens
         self.admissions: dict[Job, int] = {}  # of the running, in what order
         self.num_admitted = 0
 
@@ -33,7 +34,7 @@ class VllmV1(BlockScheduler):
         return self.blocks_for(cached) <= self.limits.kv_blocks
 
     def next_batch(self) -> list[tuple[Job, int]]:
-        self.batch = {}
+        self.batch, self.taken = {}, 0
         self.threshold = self._prefill_threshold()
         if not self._continue():
             self._admit()
@@ -47,7 +48,7 @@ class VllmV1(BlockScheduler):
     @property
     def left(self) -> int:
         """Of the token budget."""
-        return self.limits.max_batched_tokens - sum(self.batch.values())
+        return self.limits.max_batched_tokens - self.taken
 
     def _continue(self) -> bool:
         """Give the running jobs their next tokens; True if memory was short."""
@@ -61,7 +62,7 @@ class VllmV1(BlockScheduler):
                 short = True
                 victim = max(self.running, key=lambda job: job.key)
                 self.running.remove(victim)
-                self.batch.pop(victim, None)
+                self.taken -= self.batch.pop(victim, 0)
                 self.restart(victim)
                 if victim is job:
                     break
@@ -77,6 +78,7 @@ class VllmV1(BlockScheduler):
     def _take_tokens(self, job: Job, tokens: int) -> None:
         self.take(job, self._needed(job, tokens))
         self.batch[job] = tokens
+        self.taken += tokens
 
     def _admit(self) -> None:
         while self.waiting and self.left and len(self.blocks) < self.limits.max_num_seqs:

@@ -181,3 +181,17 @@ def test_a_summary_of_a_class_policys_run_counts_everything(engine: Engine) -> N
     metrics = summarise(engine.run(workload, replace(fleet, policy="sarathi")))
     assert metrics.num_finished + metrics.num_rejected == len(workload)
     assert metrics.num_unfinished == 0
+
+
+def test_a_prompt_that_is_never_cut_is_rejected_if_it_is_longer_than_a_step() -> None:
+    """Seventeen tokens in steps of sixteen; who loses its output has it added to its prompt."""
+    workload = workload_of((0, 17, 1), (0, 16, 3))
+    for policy, rejected in (
+        ("vllm_v0", [True, True]),
+        ("trtllm_max_utilization", [True, True]),
+        ("trtllm_no_evict", [True, False]),
+        ("trtllm_no_evict:chunked_context=1", [False, False]),
+        ("sglang", [False, False]),
+    ):
+        records = Engine(compiled=False).run(workload, Fleet(tables_of(), LIMITS, policy=policy))
+        assert records.rejected.tolist() == rejected, policy
