@@ -5,6 +5,7 @@ A block that is not run has its reason in a comment on the line before it: ``<!-
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from example_result import example_result
 
 from servecast.compiler.service import METRICS
 from servecast.simulator.metrics import ReplicaMetrics
@@ -52,9 +54,11 @@ with_python = [page for page in PAGES if script(page, "python")]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A place to work in, with the repository's folders that the pages name."""
+    """A place to work in, with what the pages name: folders of the repository, and a search's result."""
     for name in ("spec", "benchmarks"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "results.json").write_text(json.dumps(example_result()))
     return tmp_path
 
 
