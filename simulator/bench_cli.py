@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from servecast.compiler.output_options import json_option, quiet_option
+
 
 @click.command("bench", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", "models", multiple=True, help="Of the shipped specs; repeat for more.")
@@ -26,8 +28,8 @@ import click
     show_default=True,
     help="Folder of the searches that are done; the next run goes on from them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+@quiet_option
 def bench_command(as_json: bool, quiet: bool, **options: Any) -> None:
     """Search every model under every workload, and print which configuration is best for each, and what
     it costs to serve a workload with the configuration of another.

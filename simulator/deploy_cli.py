@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from servecast.compiler.errors import UserError
+from servecast.compiler.output_options import json_option, quiet_option
 
 
 @click.command("deploy", context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,8 +21,8 @@ from servecast.compiler.errors import UserError
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write to; deploy/ beside RESULTS by default.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the files' texts, by name, as JSON.")
-@click.option("--quiet", is_flag=True, help="Do not print what is written.")
+@json_option
+@quiet_option
 def deploy_command(results: Path, rank: int, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Write RESULTS (the results.json of compile-and-search) as files that start a configuration:
     a vLLM, SGLang and TensorRT-LLM command, a Kubernetes manifest, and two load tests.
@@ -30,7 +31,7 @@ def deploy_command(results: Path, rank: int, out: Path | None, as_json: bool, qu
     servecast deploy results/results.json
     servecast deploy results/results.json --rank 2 -o second
 
-    With --json nothing is written unless --out says where. See docs/deploy.md.
+    With --json the texts are printed, by name, and written only where --out says. See docs/deploy.md.
     """
     import json
 

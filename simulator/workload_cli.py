@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from servecast.compiler.errors import UserError
+from servecast.compiler.output_options import json_option, quiet_option
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 ABOVE_0 = click.FloatRange(min=0, min_open=True)
@@ -32,8 +33,8 @@ ABOVE_0 = click.FloatRange(min=0, min_open=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=PATH, help="Save the workload: .csv, or .jsonl with prefix blocks.")
 @click.option("--plot", type=PATH, help="Draw arrivals and lengths: .png, .pdf or .svg.")
-@click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
-@click.option("--quiet", is_flag=True, help="No notes on what is written.")
+@json_option
+@quiet_option
 def workload_command(subject: str | None, **options: Any) -> None:
     """Make or describe a workload: a KIND drawn from published statistics, or a TRACE file.
 
