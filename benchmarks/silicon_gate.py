@@ -112,11 +112,8 @@ class Predictor:
         self._engine = Engine()
         self._tables: tuple[str, RuntimeTables] | None = None
 
-    def answer(
-        self, case: Case, placed: Placed, bounds: TableBounds, client_s: float | None = None
-    ) -> Answer:
-        """``client_s`` None: as fitted for the case's engine and host.
-
+    def answer(self, case: Case, placed: Placed, bounds: TableBounds) -> Answer:
+        """
         Raises:
             UserError: the point is beyond the tables.
         """
@@ -126,14 +123,14 @@ class Predictor:
         fleet = Fleet(tables, placed.limits, policy=policy)
         engine = placed.settings.engine
         clients = -(-case.concurrency // case.parallelism.dp)
-        between_s = engine.client_s if client_s is None else client_s
+        between_s = 0.0
         records = self._run(case, clients, fleet, between_s)
         if engine.receive_every_steps > 1:  # on average half of the steps between two looks
             step_s = _means_s(records)[1]
-            between_s += (engine.receive_every_steps - 1) / 2 * step_s
+            between_s = (engine.receive_every_steps - 1) / 2 * step_s
             records = self._run(case, clients, fleet, between_s)
         ttft_s, tpot_s = _means_s(records)
-        return Answer(case, 1e3 * (ttft_s + between_s), 1e3 * tpot_s)
+        return Answer(case, 1e3 * (ttft_s + between_s + engine.client_s), 1e3 * tpot_s)
 
     def _run(self, case: Case, clients: int, fleet: Fleet, between_s: float) -> Records:
         workload = closed_loop(case, clients)

@@ -158,18 +158,22 @@ class Settings:
     policy: str = "vllm_v1"
 
 
-CLIENT_S = {
-    ("vllm", "h100_sxm"): 0.0,
-    ("vllm", "h200_sxm"): 0.02,
-    ("vllm", "b200_sxm"): 0.06,
+CLIENT_S: dict[tuple[str, str], float] = {
+    ("sglang", "b200_sxm"): 0.11,
+    ("sglang", "h200_sxm"): 0.14,
+    ("trtllm", "b200_sxm"): 0.015,
+    ("vllm", "b200_sxm"): 0.065,
+    ("vllm", "h100_sxm"): 0.005,
+    ("vllm", "h200_sxm"): 0.025,
 }
-"""Outside the engine, by engine and host type, as `fit_hosts.py` prints it."""
+"""Outside the engine, by engine and host type, as `fit_hosts.py` prints it; none where no constant brings
+the median error of the points fitted to below 20 %."""
 
 
 def settings_of(case: Case) -> Settings:
     """By the scripts of InferenceX; NVIDIA's runs do not tell theirs: each engine's defaults."""
     engine = profile_of(case.backend, case.version)
-    client_s = CLIENT_S.get((case.backend, case.system), 0.0)
+    client_s = CLIENT_S.get((case.backend, case.system), 0.0) if case.inferencex else 0.0
     engine = engine.given("benchmarks/fit_hosts.py", client_s=client_s)
     settings = {"vllm": _vllm, "sglang": _sglang, "trtllm": _trtllm}[case.backend](case, engine)
     return settings
@@ -208,17 +212,17 @@ def _trtllm(case: Case, engine: EngineProfile) -> Settings:
 
 def _sglang(case: Case, engine: EngineProfile) -> Settings:
     """dsr1_fp8_b200.sh, dsr1_fp4_b200.sh, dsr1_fp8_h200.sh: the scheduler polls every 10 decode steps, every
-    30 from 16 clients on, on Blackwell.
+    30 from 16 clients on, on Blackwell. SGLang's own policy, which runs in plain classes, would take hours
+    for these; it is used for NVIDIA's runs, whose fixed lengths keep clients in step.
     """
     seqs = max(256, case.concurrency)
     if not case.inferencex:
         return Settings(engine, seqs, 8192, kv_fraction=0.88, policy="sglang")
     if case.system == "h200_sxm":
-        return Settings(engine, seqs, 32768, "bf16", 0.82, policy="sglang")
+        return Settings(engine, seqs, 32768, "bf16", 0.82)
     polling = engine.given(SCRIPTS, receive_every_steps=10 if case.concurrency < 16 else 30)
     if case.precision == "fp4":
-        return Settings(polling, seqs, 16384, "fp8", 0.85, policy="sglang")
+        return Settings(polling, seqs, 16384, "fp8", 0.85)
     if case.parallelism.tp == 4:
-        polling = polling.given(SCRIPTS, receive_every_steps=10)
-        return Settings(polling, 32, 8192, "fp8", 0.95, policy="sglang")
-    return Settings(polling, seqs, 32768, "fp8", 0.82, policy="sglang")
+        return Settings(polling.given(SCRIPTS, receive_every_steps=10), 32, 8192, "fp8", 0.95)
+    return Settings(polling, seqs, 32768, "fp8", 0.82)
