@@ -12,8 +12,7 @@ from dataclasses import asdict
 from servecast.compiler.errors import InfeasibleError
 from servecast.estimator.load import TableLoader
 from servecast.simulator.arrivals import bootstrap
-from servecast.simulator.metrics import ReplicaMetrics, summarise
-from servecast.simulator.routing import Engine
+from servecast.simulator.search.latency_spread import at_trace_rate
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
@@ -60,7 +59,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
 
 def _at_trace_rate(
     question: Question, ranking: Ranking, workload: Workload, loader: TableLoader
-) -> ReplicaMetrics | None:
+) -> Row | None:
     """The best configuration, all replicas, under the trace as it is."""
     if not ranking.outcomes:
         return None
@@ -68,7 +67,7 @@ def _at_trace_rate(
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     replicas = ranking.ranked[0]["replicas"]
     fleet = shape(question, placement).fleet(tables, candidate.setting, replicas)
-    return summarise(Engine().run(workload, fleet))
+    return at_trace_rate(workload, fleet, question.seed)
 
 
 def nothing_fits(question: Question, space: Space) -> str:

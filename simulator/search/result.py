@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from servecast.simulator.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless
 from servecast.simulator.search.confidence import CONTENDER, MAX_CONTENDERS
 from servecast.simulator.search.market import Market
@@ -18,7 +17,6 @@ from servecast.simulator.search.rows import (
     distance,
     hopeless_reason,
     identity,
-    metrics_json,
     too_few_reason,
 )
 from servecast.simulator.search.run import Outcome
@@ -116,7 +114,7 @@ def _name(row: Row) -> tuple[Any, ...]:
 def assemble(
     ranking: Ranking,
     *,
-    best_at_trace_rate: ReplicaMetrics | None,
+    best_at_trace_rate: Row | None,
     workload: Row,
     question: Row,
     provenance: Row,
@@ -125,7 +123,7 @@ def assemble(
     """The object of ``docs/results.md``."""
     best: Row | None = None
     if ranking.ranked and best_at_trace_rate is not None:
-        best = {**ranking.ranked[0], "at_trace_rate": {"metrics": metrics_json(best_at_trace_rate)}}
+        best = {**ranking.ranked[0], "at_trace_rate": best_at_trace_rate}
     return {
         "schema_version": SCHEMA_VERSION,
         "complete": ranking.complete,

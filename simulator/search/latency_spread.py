@@ -1,0 +1,55 @@
+"""How far a deployment's latencies at the trace's own rate move from one draw of the traffic to another.
+
+The trace is resampled in blocks (`simulator/arrivals.py`); the operator times stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import exp, isfinite, log, sqrt
+from statistics import stdev
+
+from servecast.simulator.arrivals import bootstrap
+from servecast.simulator.metrics import ReplicaMetrics, summarise
+from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE, DRAWS, STUDENT_T
+from servecast.simulator.search.rows import METRIC_NAMES, Row, metrics_json
+from servecast.simulator.workload import Workload
+
+MAX_REQUESTS = 20_000
+"""Of a longer trace shorter resamples are drawn, whose intervals are wider than its own."""
+
+
+def at_trace_rate(workload: Workload, fleet: Fleet, seed: int) -> Row:
+    """``metrics`` under the trace as it is, and ``intervals`` that hold like traffic's 9 times in 10."""
+    found = summarise(Engine().run(workload, fleet))
+    size = min(len(workload), MAX_REQUESTS)
+    draws = [
+        summarise(Engine().run(bootstrap(workload, size, seed + 1 + draw), fleet))
+        for draw in range(DRAWS)
+    ]
+    return {"metrics": metrics_json(found), "intervals": intervals(found, draws)}
+
+
+def intervals(found: ReplicaMetrics, draws: Sequence[ReplicaMetrics]) -> Row:
+    """``{metric: {statistic: [low, high]}}``; a statistic that is absent in a draw has none."""
+    spread: Row = {}
+    for name in METRIC_NAMES:
+        points = asdict(getattr(found, name))
+        sampled = [asdict(getattr(draw, name)) for draw in draws]
+        spread[name] = {
+            key: interval(point, [each[key] for each in sampled])
+            for key, point in points.items()
+            if isfinite(point) and all(isfinite(each[key]) for each in sampled)
+        }
+    return spread
+
+
+def interval(point: float, draws: Sequence[float]) -> list[float]:
+    """Where one more draw falls; on the log scale, but from the least to the most where one is 0."""
+    if min(point, *draws) <= 0:
+        return [min(point, *draws), max(point, *draws)]
+    # The difference of two draws has twice the variance of one.
+    reach = STUDENT_T[DEFAULT_CONFIDENCE] * stdev([log(draw) for draw in draws]) * sqrt(2)
+    return [point * exp(-reach), point * exp(reach)]
