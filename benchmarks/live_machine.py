@@ -89,8 +89,9 @@ model "{self.name}" {{
 
 
 LIVE = Model("live", hidden=768, ffn=2048, heads=12, kv_heads=4, vocab=8192)
-# As many layers, so the engine does as much for it; next to nothing to compute: its steps are host time.
-HOST_PROBE = Model("host-probe", hidden=64, ffn=64, heads=2, kv_heads=2, vocab=128)
+# As many layers, so the engine does as much for it, and little to compute: its steps are mostly host time. A
+# layer's weights are larger than a core's own cache: the host's code finds it as full as in a large model.
+HOST_PROBE = Model("host-probe", hidden=256, ffn=1024, heads=4, kv_heads=2, vocab=2048)
 # Rates for the bounds only: every kernel is measured.
 SKU_SPEC = f"""\
 sku "{SKU}" {{

@@ -3,7 +3,7 @@
     SERVECAST_VLLM_PYTHON=vllm/bin/python python benchmarks/live_vllm.py [--quick] [--clock cpu] [--out F]
 
 1. An agent of that Python (one OpenMP thread) profiles two models of random weights: the one to predict,
-   and one of as many layers that computes next to nothing.
+   and one of as many layers that computes little.
 2. vLLM runs the second: what its steps take beside their kernels gives `host_step_s` and
    `host_per_sequence_s`.
 3. The simulator predicts Poisson arrivals at three loads and closed loops of two sizes, and writes it down.
@@ -61,7 +61,7 @@ class Size:
 
 
 FULL = Size(60, LOADS, CONCURRENCIES, 0.3)
-QUICK = Size(15, LOADS[1:2], CONCURRENCIES[1:], 0.05)
+QUICK = Size(30, LOADS[1:2], CONCURRENCIES[1:], 0.05)
 
 
 def errors_of(run: Run, predictor: Predictor, measured: dict[str, Any]) -> dict[str, Any]:
