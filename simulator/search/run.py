@@ -25,6 +25,8 @@ class Outcome:
 TablesFor = Callable[[Placement], RuntimeTables]
 ShapeOf = Callable[[Placement], Shape]
 NO_STAKE = Stake()
+KEPT = 32
+"""Tables that a race holds, of a few MB each, so that most are loaded once."""
 Group = tuple[Candidate, ...]
 Pending = dict[Future[list[Found]], tuple[Placement, Group]]
 
@@ -73,8 +75,8 @@ class Race:
 
     def run(self, placements: Sequence[Placement]) -> Iterator[Outcome]:
         pending: Pending = {}
-        for placement in self._most_promising_first(placements):
-            shared = self.pool.share(self.tables_for(placement))
+        for placement, kept in self._most_promising_first(placements):
+            shared = self.pool.share(self.tables_for(placement) if kept is None else kept)
             shape = self.shape_of(placement)
             for group in self._units(placement):
                 settings = [candidate.setting for candidate in group]
@@ -91,12 +93,20 @@ class Race:
             self.stake = Stake(value, min(self.stake.cost, new.cost))
         return outcome
 
-    def _most_promising_first(self, placements: Sequence[Placement]) -> list[Placement]:
-        def promise(placement: Placement) -> float:
+    def _most_promising_first(
+        self, placements: Sequence[Placement]
+    ) -> Iterator[tuple[Placement, RuntimeTables | None]]:
+        """With their tables, of the first that were looked at: no more than KEPT are held."""
+        kept: dict[int, RuntimeTables] = {}
+        promises = []
+        for index, placement in enumerate(placements):
             tables = self.tables_for(placement)
-            return max(self.promise(tables, placement, each) for each in placement.candidates)
-
-        return sorted(placements, key=promise, reverse=True)
+            if len(kept) < KEPT:
+                kept[index] = tables
+            best = max(self.promise(tables, placement, each) for each in placement.candidates)
+            promises.append((-best, index))
+        for _, index in sorted(promises):
+            yield placements[index], kept.pop(index, None)
 
     def _units(self, placement: Placement) -> Iterator[Group]:
         """The first ones alone: until there is a stake, each takes a whole search."""

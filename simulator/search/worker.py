@@ -167,15 +167,26 @@ class Worker:
         if not affordable:
             return "its cost"
         replica = shape.fleet(tables, setting, 1)
-        estimate = ceil(self.demand.trace.rate_per_s / (LIKELY * upper))
-        replicas = self._replicas(replica, estimate, shape, affordable)
+        likely = ceil(self.demand.trace.rate_per_s / (LIKELY * upper))
+        if self._falls_short(replica, min(likely + 1, affordable), shape, stake):
+            return "a run at the rate it would need"
+        replicas = self._replicas(replica, likely, shape, affordable)
         if replicas is None:
             return "the replicas it needs" if affordable < shape.most else None
-        rate_per_s = stake.qps_per_usd_hour * dollars[replicas - 1]
-        fleet = replace(replica, replicas=replicas * shape.dp)
-        if rate_per_s and self._searched.broken(fleet, rate_per_s):
+        if self._falls_short(replica, replicas, shape, stake):
             return "a run at the rate it would need"
         return None
+
+    def _falls_short(self, replica: Fleet, replicas: int, shape: Shape, stake: Stake) -> bool:
+        """So many replicas break a target at the rate that the stake asks of them.
+
+        One replica more than are likely to be needed is a cheap first test: they share bursts better, so
+        what is too much for them is too much for fewer. Its run is soon given up, while that which
+        tells how many are needed is long.
+        """
+        rate_per_s = stake.qps_per_usd_hour * shape.usd_per_hour[replicas - 1]
+        fleet = replace(replica, replicas=replicas * shape.dp)
+        return rate_per_s > 0 and bool(self._searched.broken(fleet, rate_per_s))
 
     def _upper(self, tables: RuntimeTables, setting: Setting, shape: Shape) -> float:
         return shape.dp * max_rate_per_s(self.demand.searched, tables, setting.limits)
