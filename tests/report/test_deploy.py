@@ -86,6 +86,9 @@ def test_expert_and_data_parallelism_are_said_in_each_engine_s_terms() -> None:
     assert ("--max-running-requests", "512") in sglang
     assert ("--chunked-prefill-size", "4096") in sglang
     assert ("--extra_llm_api_options", "trtllm.yaml") in trtllm_command(WIDE, MODEL).options
+    (deployment, _) = json.loads(kubernetes({**WIDE, "sku": "b200", "replicas": 1}, MODEL))["items"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
 
 
 def test_a_precision_is_an_option_or_another_checkpoint(result: dict[str, Any]) -> None:

@@ -66,6 +66,19 @@ def test_agentic_prompts_share_their_beginnings_and_nothing_else() -> None:
     assert (np.diff(workload.prefix.offsets) == -(-workload.prompt_tokens // 512)).all()
 
 
+def test_a_block_that_two_prompts_share_is_whole_and_in_the_same_place_in_both() -> None:
+    workload = drawn("agentic", 3_000)
+    assert workload.prefix is not None
+    offsets, ids = workload.prefix.offsets, workload.prefix.ids
+    place = np.arange(len(ids)) - np.repeat(offsets[:-1], np.diff(offsets))
+    ends = (place + 1) * 512 > np.repeat(workload.prompt_tokens, np.diff(offsets))
+    _, block, uses = np.unique(ids, return_inverse=True, return_counts=True)
+    assert (uses[block[ends]] == 1).all()
+    first = np.full(len(uses), -1)
+    first[block[::-1]] = place[::-1]
+    assert (first[block] == place).all()
+
+
 def test_the_kinds_differ_where_a_deployment_feels_it() -> None:
     ratio = {
         name: drawn(name).prompt_tokens.sum() / drawn(name).output_tokens.sum() for name in KINDS
@@ -159,10 +172,9 @@ def test_histograms_and_counts_hold_every_request(lengths: list[tuple[int, int]]
 def test_a_rank_correlation_worked_by_hand() -> None:
     assert rank_correlation(np.array([1, 2, 3]), np.array([10, 900, 901])) == pytest.approx(1)
     assert rank_correlation(np.array([1, 2, 3]), np.array([3, 2, 1])) == pytest.approx(-1)
-    # Ranks 1.5, 1.5, 3 against 1, 2, 3.
-    assert rank_correlation(np.array([7, 7, 9]), np.array([1, 2, 3])) == pytest.approx(
-        np.sqrt(0.75)
-    )
+    # Ranks 1.5, 1.5, 3, 4 against 1, 2, 3, 4: 4.5 / sqrt(4.5 x 5).
+    tied = rank_correlation(np.array([7, 7, 9, 11]), np.array([1, 2, 3, 4]))
+    assert tied == pytest.approx(np.sqrt(0.9))
     assert rank_correlation(np.array([7, 7]), np.array([1, 2])) is None
 
 
