@@ -6,7 +6,7 @@ from servecast.simulator.cohort import blocks_for, preempt, start_running
 from servecast.simulator.prefix_cache import adopt, look_up, remember, take_blocks
 from servecast.simulator.state import NONE, Simulation
 from servecast.simulator.step_time import prefill_s
-from servecast.simulator.waiting import front, leave_queue
+from servecast.simulator.waiting import front, leave_queue, lose_impatient
 
 
 def free_lane(sim: Simulation, r: int) -> int:
@@ -96,12 +96,21 @@ def admissible(sim: Simulation, r: int, left: int) -> int:
     return i if blocks_for(sim, tokens) - shared <= replica.free - watermark else NONE
 
 
+def next_to_admit(sim: Simulation, r: int, left: int) -> int:
+    """`admissible`, behind those that have waited too long."""
+    if sim.run[0].losing and left > 0 and sim.replicas[r].num_running < sim.run[0].max_num_seqs:
+        lose_impatient(sim, r)
+    return admissible(sim, r, left)
+
+
 def admit(sim: Simulation, r: int, lane: int) -> None:
     """Move waiting requests into the lane's batch while budget, sequences and blocks allow."""
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
     budget = run.max_batched_tokens
-    i = admissible(sim, r, budget - batch.tokens)
-    while i >= 0:
+    while True:
+        i = next_to_admit(sim, r, budget - batch.tokens)
+        if i < 0:
+            return
         request = sim.requests[i]
         leave_queue(sim, r)
         start_running(sim, r, i)
@@ -111,4 +120,3 @@ def admit(sim: Simulation, r: int, lane: int) -> None:
         if request.scheduled_s != request.scheduled_s:  # NaN: never was
             request.scheduled_s = replica.seen_s
         add_chunk(sim, r, lane, i, request.loaded, chunk)
-        i = admissible(sim, r, budget - batch.tokens)

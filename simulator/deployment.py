@@ -12,7 +12,8 @@ class EngineLimits:
     (vLLM 0.32, vllm/config/scheduler.py: ``scheduler_reserve_full_isl``, on by default).
     ``async_scheduling`` forms a batch while the one before runs; one pipeline stage only.
     ``prefix_caching`` shares the blocks of equal prefixes, and lets a preempted request find its own again;
-    None: where the workload says which prompts share any.
+    None: where the workload says which prompts share any. A replica turns away who finds ``max_queue``
+    waiting; whom no batch has taken ``queue_timeout_s`` after the arrival gives up.
     """
 
     max_num_seqs: int
@@ -23,6 +24,8 @@ class EngineLimits:
     reserve_prompt: bool = True
     async_scheduling: bool = False
     prefix_caching: bool | None = None
+    max_queue: int | None = None
+    queue_timeout_s: float | None = None
 
     def caches_prefixes_of(self, prompts_share: bool) -> bool:
         """Whether there is a prefix cache, for a workload that says which prompts share a prefix, or not."""

@@ -167,11 +167,13 @@ def quiet_until(sim: Simulation, r: int) -> float:
         return -1.0
     if run.hooked and replica.num_waiting > 1 and replica.num_running < run.max_num_seqs:
         return -1.0  # another may be picked at any time
+    if run.losing and replica.num_waiting + replica.num_fresh > 0:
+        return -1.0  # another may give up at any time
     if admissible(sim, r, run.max_batched_tokens - batch.decodes) >= 0:
         return -1.0
-    if replica.num_running == run.max_num_seqs or (run.ordered == 1 and front(sim, r) >= 0):
+    if replica.num_running == run.max_num_seqs:
         return INFINITY
-    if replica.next_arrival < 0:
+    if replica.next_arrival < 0 or (run.ordered == 1 and front(sim, r) >= 0):
         return INFINITY
     return sim.requests[replica.next_arrival].arrival_s
 

@@ -16,6 +16,7 @@ from servecast.simulator.metrics import ReplicaMetrics, distribution, summarise
 from servecast.simulator.records import Records
 from servecast.simulator.search.capacity import attained_share
 from servecast.simulator.search.rows import metrics_json
+from servecast.simulator.state import GAVE_UP, TURNED_AWAY
 from servecast.simulator.steady import steady_state
 from servecast.simulator.usage import bubbles, computed_s, energy, mbu
 from servecast.simulator.workload import Workload
@@ -134,20 +135,28 @@ def _hit_rate(records: Records) -> float | None:
 
 
 def _rejected(workload: Workload, records: Records, limits: EngineLimits) -> list[Row]:
-    """The first requests that no idle replica could bring to their end, by name."""
+    """The first requests that were not served, by name, and why."""
     named = records.rejected.nonzero()[0][:MAX_NAMED].tolist()
     kv_tokens = workload.prompt_tokens + workload.output_tokens - 1
     rows = []
     for i in named:
         blocks = int(-(-kv_tokens[i] // limits.block_tokens))
-        reason = f"needs more than the {limits.kv_blocks} KV blocks there are"
-        if blocks <= limits.kv_blocks:
-            reason = (
-                f"is more than the policy ever puts into {limits.max_batched_tokens} tokens a step "
-                f"and {limits.kv_blocks} KV blocks"
-            )
+        reason = _reason(int(records.requests["gone"][i]), blocks, limits)
         rows.append({"request": workload.where(i), "kv_blocks": blocks, "reason": reason})
     return rows
+
+
+def _reason(gone: int, kv_blocks: int, limits: EngineLimits) -> str:
+    if gone == TURNED_AWAY:
+        return f"found {limits.max_queue} requests waiting"
+    if gone == GAVE_UP:
+        return f"gave up after {limits.queue_timeout_s} s in the queue"
+    if kv_blocks > limits.kv_blocks:
+        return f"needs more than the {limits.kv_blocks} KV blocks there are"
+    return (
+        f"is more than the policy ever puts into {limits.max_batched_tokens} tokens a step "
+        f"and {limits.kv_blocks} KV blocks"
+    )
 
 
 def _usd_per_million(deployed: Deployed, metrics: ReplicaMetrics) -> float | None:

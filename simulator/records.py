@@ -40,7 +40,9 @@ class Records:
     segments: NDArray[np.void]
     prompt_tokens: Ints
     output_tokens: Ints
-    rejected: NDArray[np.bool_]  # [requests] can never fit the KV cache
+    rejected: NDArray[
+        np.bool_
+    ]  # [requests] never served: too long, turned away, or gave up waiting
     replicas: int
     stages: int
     kv_blocks: int

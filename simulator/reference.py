@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf, isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,9 @@ class ReferenceReplica:
         self.flights: deque[ReferenceStep] = deque()
         self.stage_free_s = [0.0] * self.tables.num_stages
         self.ahead = self.limits.async_scheduling
+        self.max_queue = inf if self.limits.max_queue is None else self.limits.max_queue
+        limit_s = self.limits.queue_timeout_s
+        self.patience_s = inf if limit_s is None else limit_s
         self.depth = 2 if self.ahead else self.tables.num_stages  # batches in flight
         self.due_s = float("inf")  # when a batch is to be formed
         self.pick: Pick | None = None  # the user's, over these columns of all requests
@@ -133,6 +137,10 @@ class ReferenceReplica:
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
             request = self.next_waiting(now_s)
+            if isnan(request.scheduled_s) and now_s > request.arrival_s + self.patience_s:
+                self.waiting.remove(request)
+                request.gone = True
+                continue
             hits = self.blocks.find(request)
             loaded = len(hits) * self.limits.block_tokens
             if not self.blocks.caching and not request.preemptions:
@@ -295,7 +303,10 @@ class ReferenceRun:
         for place, number in sent:
             replica = self.replicas[number]
             self.served[place].replica = number
-            replica.waiting.append(self.served[place])
+            if len(replica.waiting) < replica.max_queue:
+                replica.waiting.append(self.served[place])
+            else:
+                self.served[place].gone = True
             if not (replica.ahead and replica.flights):  # formed ahead: it waits for the step
                 replica.due_s = now_s
 

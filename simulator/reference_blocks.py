@@ -28,6 +28,7 @@ class ReferenceRequest:
     loaded: int = 0  # of them, those whose KV is there at the first admission
     hashes: list[Hashable] = field(default_factory=list)  # of the prompt's full blocks
     blocks: list[ReferenceBlock] = field(default_factory=list)  # that it holds
+    gone: bool = False  # turned away, or it gave up waiting
     hit: int = 0  # tokens found in the prefix cache at the first admission
     computed: int = 0  # tokens whose KV is cached, or will be by the batches in flight
     in_flight: int = 0  # batches

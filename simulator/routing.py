@@ -16,7 +16,7 @@ from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.compiled import compile_engine
 from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.dispatch import simulate_all
+from servecast.simulator.dispatch import DEFERRED, STATIC, simulate_all
 from servecast.simulator.engine import FULL, IDLE, STUCK
 from servecast.simulator.object_run import ObjectFleet, broken_metric, run_objects
 from servecast.simulator.policy import parse_policy
@@ -61,6 +61,10 @@ def _check_limits(limits: EngineLimits) -> None:
             f"max_batched_tokens {limits.max_batched_tokens} is smaller than "
             f"max_num_seqs {limits.max_num_seqs}: not every sequence could decode"
         )
+    if limits.max_queue is not None and limits.max_queue < 1:
+        raise UserError(f"max_queue must be at least 1, got {limits.max_queue}")
+    if limits.queue_timeout_s is not None and not limits.queue_timeout_s >= 0:
+        raise UserError(f"queue_timeout_s must be 0 or more, got {limits.queue_timeout_s:g}")
     if limits.kv_blocks * limits.block_tokens >= 2**31:
         raise UserError(f"kv_blocks {limits.kv_blocks} hold 2**31 tokens or more")
 
@@ -124,6 +128,7 @@ class Engine:
                 f"concurrency {concurrency} with {fleet.replicas} replicas: "
                 "closed-loop clients need 1 replica, and at least 1 of them"
             )
+        _check_waiting(fleet, concurrency)
         limits = fleet.limits
         kv_tokens = workload.prompt_tokens + workload.output_tokens - 1  # the last is never cached
         fits = -(-kv_tokens // limits.block_tokens) <= limits.kv_blocks
@@ -166,6 +171,23 @@ class Engine:
         return _records(sim, workload, fleet, fits)
 
 
+def _check_waiting(fleet: Fleet, concurrency: int | None) -> None:
+    """Whoever counts a replica's requests does not count those that leave its queue."""
+    limits, routing = fleet.limits, parse_router(fleet.router)
+    for name in ("max_queue", "queue_timeout_s"):
+        if getattr(limits, name) is None:
+            continue
+        if concurrency is not None:
+            raise UserError(
+                f"{name} with concurrency {concurrency}: its clients wait for an answer"
+            )
+        rule = routing.router.rule
+        if rule == DEFERRED or (fleet.replicas > 1 and rule != STATIC):
+            raise UserError(f"{name} with router {fleet.router!r}: it counts a replica's requests")
+        if not parse_policy(fleet.policy).is_compiled:
+            raise UserError(f"{name} with policy {fleet.policy!r}: it is for orders of service")
+
+
 def _check_end(code: int, sim: Simulation, name: str, limits: EngineLimits) -> None:
     """Every request is served, unless targets ended the run, and every block is free."""
     served = sum(int(r.num_finished) for r in sim.replicas)
@@ -203,7 +225,7 @@ def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np
         segments=segments,
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
-        rejected=~fits,
+        rejected=~fits | (requests["gone"] > 0),
         replicas=fleet.replicas,
         stages=fleet.tables.num_stages,
         kv_blocks=fleet.limits.kv_blocks,

@@ -10,11 +10,15 @@ from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.prefix_path import PrefixPath
 from servecast.simulator.records import LateTargets
 from servecast.simulator.routers import Routing
-from servecast.simulator.state import Run
+from servecast.simulator.state import INFINITY, Run
 from servecast.simulator.workload import Workload
 
 # Without a livelock, the batches between two tokens are at most a few prefills' chunks per stage.
 _STALLED_PER_CHUNK = 100
+
+
+NO_LIMIT = 1 << 31
+"""More requests than wait."""
 
 
 def new_run(
@@ -37,6 +41,9 @@ def new_run(
         watermark_blocks=limits.watermark_blocks,
         reserve_prompt=int(limits.reserve_prompt),
         ahead=int(limits.async_scheduling),
+        losing=int(limits.max_queue is not None or limits.queue_timeout_s is not None),
+        queue_timeout_s=INFINITY if limits.queue_timeout_s is None else limits.queue_timeout_s,
+        max_queue=NO_LIMIT if limits.max_queue is None else limits.max_queue,
         num_stages=tables.num_stages,
         days=1 << int(workload.output_tokens.max()).bit_length(),
         # In key order only the preempted are in the heap.

@@ -53,6 +53,8 @@ class Setup:
     kv_blocks: int | None = None
     async_scheduling: bool = False
     prefix_caching: bool | None = None
+    max_queue: int | None = None
+    queue_timeout_s: float | None = None
     slos: tuple[Slo, ...] = ()
     carbon_g_per_kwh: float | None = None
 
@@ -124,8 +126,13 @@ def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = N
         raise InfeasibleError(f"{where}: {miss.reason}")
     placement = space.placements[0]
     candidate = placement.candidates[0]
-    ahead, caching = setup.async_scheduling, setup.prefix_caching
-    limits = replace(candidate.limits, async_scheduling=ahead, prefix_caching=caching)
+    limits = replace(
+        candidate.limits,
+        async_scheduling=setup.async_scheduling,
+        prefix_caching=setup.prefix_caching,
+        max_queue=setup.max_queue,
+        queue_timeout_s=setup.queue_timeout_s,
+    )
     if setup.kv_blocks is not None:
         limits = replace(limits, kv_blocks=setup.kv_blocks)
     return replace(placement, candidates=(replace(candidate, limits=limits),))

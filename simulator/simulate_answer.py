@@ -57,7 +57,7 @@ def _lines(summary: Row) -> list[str]:
     lines += _energy(summary)
     for row in summary["rejected"][:1]:
         count = plural(summary["requests"]["rejected"], "request")
-        lines.append(f"{count} rejected; {row['request']} {row['reason']}: {row['kv_blocks']:,}.")
+        lines.append(f"{count} rejected; {row['request']} {row['reason']}.")
     sources = sorted(summary["time_by_source"].items(), key=lambda item: -item[1])
     shares = ", ".join(f"{percent(share)} {name}" for name, share in sources if share > 0)
     return [*lines, f"Predicted time: {shares}."]

@@ -22,6 +22,8 @@ SETUP = (
     "policy",
     "kv_blocks",
     "prefix_caching",
+    "max_queue",
+    "queue_timeout_s",
     "carbon_g_per_kwh",
 )
 
@@ -50,6 +52,13 @@ SETUP = (
     "--prefix-caching/--no-prefix-caching",
     default=None,
     help="Share equal prefixes; by default where the trace has block hashes.",
+)
+@click.option("--max-queue", type=COUNT, help="Turn away who finds so many waiting at a replica.")
+@click.option(
+    "--queue-timeout",
+    "queue_timeout_s",
+    type=click.FloatRange(min=0),
+    help="Seconds until a client gives up that no batch has taken.",
 )
 @click.option("--slo", "slos", multiple=True, help="Target for goodput: 'ttft p90 < 2s'; repeat.")
 @click.option("--carbon", "carbon_g_per_kwh", type=float, help="Grid intensity, g CO2e per kWh.")

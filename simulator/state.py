@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 NONE = -1  # no request, no lane
+TURNED_AWAY, GAVE_UP = 1, 2  # by a full queue; while it waited
 NAN = float("nan")
 INFINITY = float("inf")
 
@@ -44,6 +45,7 @@ class Request:
     )
     preemptions: int = 0
     client: int = 0
+    gone: int = 0  # never served: TURNED_AWAY or GAVE_UP
 
 
 @dataclass(slots=True)
@@ -189,6 +191,10 @@ class Run:
     num_chunks: int
     num_kv: int
     num_mixed: int
+    # Clients' patience and the place to wait; losing: either has an end
+    losing: int = 0
+    queue_timeout_s: float = INFINITY
+    max_queue: int = 1 << 31
     # The prefix cache; 0: there is none
     caching: int = 0
     num_buckets: int = 0  # a power of two

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servecast.simulator.state import NONE, Simulation
+from servecast.simulator.state import GAVE_UP, INFINITY, NONE, TURNED_AWAY, Simulation
 
 
 def ask(sim: Simulation, r: int) -> int:
@@ -84,7 +84,12 @@ def enqueue_arrivals(sim: Simulation, r: int) -> None:
         if requests[i].arrival_s > replica.seen_s:
             return
         replica.next_arrival = requests[i].next_in_replica
-        if sim.run[0].ordered:
+        full = sim.run[0].losing and replica.num_waiting + replica.num_fresh >= sim.run[0].max_queue
+        if full:
+            lose(sim, r, i, TURNED_AWAY)
+        elif sim.run[0].ordered:
+            if replica.num_fresh == 0:
+                replica.head = i  # behind those that were turned away
             replica.num_fresh += 1
         else:
             push(sim, r, i)
@@ -103,6 +108,32 @@ def leave_queue(sim: Simulation, r: int) -> None:
     else:
         replica.num_fresh -= 1
         replica.head = sim.requests[replica.head].next_in_replica
+        while replica.num_fresh > 0 and sim.requests[replica.head].gone:
+            replica.head = sim.requests[replica.head].next_in_replica
+
+
+def lose(sim: Simulation, r: int, i: int, why: int) -> None:
+    """Request i, which has left the queue or never was in it, will not be served."""
+    sim.requests[i].gone = why
+    sim.replicas[r].num_finished += 1
+    sim.replicas[r].tokens_finished += sim.requests[i].tokens
+
+
+def patient_until_s(sim: Simulation, i: int) -> float:
+    """When waiting request i gives up; once it was served, never."""
+    request = sim.requests[i]
+    if request.scheduled_s == request.scheduled_s:  # not NaN
+        return INFINITY
+    return request.arrival_s + sim.run[0].queue_timeout_s
+
+
+def lose_impatient(sim: Simulation, r: int) -> None:
+    """Those at the front whose clients have gone leave the queue."""
+    i = front(sim, r)
+    while i >= 0 and sim.replicas[r].seen_s > patient_until_s(sim, i):
+        leave_queue(sim, r)
+        lose(sim, r, i, GAVE_UP)
+        i = front(sim, r)
 
 
 def assign(sim: Simulation, r: int, i: int) -> None:

@@ -127,6 +127,18 @@ def prefix_case(seed: int, stages: int | None = None) -> tuple[Workload, Fleet]:
     return replace(workload, prefix=prefix), replace(fleet, limits=limits)
 
 
+def impatient_case(seed: int) -> tuple[Workload, Fleet]:
+    """A random case with little place to wait and clients that give up."""
+    workload, fleet = prefix_case(seed) if seed % 3 else random_case(seed)
+    rng = np.random.default_rng([seed, 2])
+    limits = replace(
+        fleet.limits,
+        max_queue=[None, 1, 2, 5][rng.integers(4)],
+        queue_timeout_s=[None, 0.0, 3.0, 20.0][rng.integers(4)],
+    )
+    return workload, replace(fleet, limits=limits, router="random")
+
+
 def check_invariants(records: Records) -> None:
     """Laws of every run that was not given up."""
     served = ~records.rejected

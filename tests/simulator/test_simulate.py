@@ -144,3 +144,12 @@ def test_the_command_prints_a_summary_for_people_and_for_programs(tmp_path: Path
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["workload"]["rate_per_s"] == pytest.approx(2)
     assert summary["time_by_source"]["interpolated"] > 0
+
+
+def test_who_gives_up_or_is_turned_away_is_named_with_the_reason(loader: TableLoader) -> None:
+    impatient = run(loader, max_num_seqs=1, queue_timeout_s=0.25).summary
+    assert impatient["rejected"][0]["reason"] == "gave up after 0.25 s in the queue"
+    crowded = run(loader, max_num_seqs=1, max_queue=2).summary
+    assert crowded["rejected"][0]["reason"] == "found 2 requests waiting"
+    asked = crowded["requests"]
+    assert asked["arrived"] == asked["finished"] + asked["rejected"] == 60
