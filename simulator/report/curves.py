@@ -29,6 +29,8 @@ from servecast.simulator.report.view import STATISTICS, Row, statistic
 
 LOADS = ("capacity", "trace’s rate")
 USD = "usd_per_million_output_tokens"
+DRAWN = ("p50", "p90", "p99")
+"""The statistics of a latency that its bar shows."""
 SHORT = {"queue_delay": "queue delay"}
 
 
@@ -55,7 +57,7 @@ def _short(metric: str) -> str:
 
 
 def _latency_bar(values: Row, load: Row, metric: str, place: int) -> Bar | None:
-    p50, p90, p99 = (values.get(key) for key in ("p50", "p90", "p99"))
+    p50, p90, p99 = (values.get(key) for key in DRAWN)
     start = p50 or p90  # a median of 0 has no place on a logarithmic axis
     if not start or p90 is None or p99 is None:
         return None
@@ -64,7 +66,7 @@ def _latency_bar(values: Row, load: Row, metric: str, place: int) -> Bar | None:
     bounds = tuple(
         (pair[0], pair[1])
         for key, pair in _intervals(load, metric).items()
-        if key in STATISTICS and pair and pair[0] > 0
+        if key in DRAWN and pair and pair[0] > 0
     )
     return Bar(start, p99, max(p90, start), start, place, title, bounds)
 
