@@ -18,7 +18,6 @@ from servecast.simulator.calibration import Fitted, Model, Term, errors, fit
 from servecast.simulator.job import default_store
 from servecast.simulator.measured import read_run
 from servecast.simulator.measured_run import MeasuredRun
-from servecast.simulator.prefix_hits import prefix_hits
 from servecast.simulator.records import Records
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.table_bounds import bounds
@@ -104,14 +103,13 @@ def replayed(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) ->
     loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, bare)
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     limits = placement.candidates[0].limits
-    hits = None if run.workload.prefix is None else prefix_hits(run.workload)
     runner = Engine()
 
     def model(terms: Mapping[str, float]) -> Records:
         scaled = tables.scaled(terms["matrix_factor"], terms["attention_factor"])
         told = replace(scaled, host_step_s=terms["host_step_s"])
         fleet = Fleet(told, limits, setup.replicas * setup.dp, setup.router, setup.policy)
-        return runner.run(run.workload, fleet, loaded_tokens=hits).copy()
+        return runner.run(run.workload, fleet).copy()
 
     return model
 

@@ -22,7 +22,6 @@ from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.job import default_store
 from servecast.simulator.measured import read_run
 from servecast.simulator.measured_run import MeasuredRun
-from servecast.simulator.prefix_hits import prefix_hits
 from servecast.simulator.simulate import Setup, Simulated, simulate_setup
 from servecast.simulator.validate import compare, comparison_json
 
@@ -78,8 +77,7 @@ def replay(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> S
     setup = setup_of(asked, run, program, engine)
     run.workload.check_context(program.context_tokens)
     loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, engine)
-    hits = None if run.workload.prefix is None else prefix_hits(run.workload)
-    return simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader, hits)
+    return simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader)
 
 
 def setup_of(
