@@ -102,6 +102,7 @@ def test_a_stale_router_hears_of_a_finish_at_the_next_refresh() -> None:
     """A is done at 2, B is not. Refreshed at 0 and 5 only, the router does not know it at 4."""
     rows = [(0.0, 1, 2), (0.0, 1, 99), (1.0, 1, 99), (4.0, 1, 1), (5.0, 1, 1)]
     assert routed("least_outstanding", *rows) == [0, 1, 0, 0, 1]
+    assert routed("least_outstanding:own=0", *rows) == [0, 1, 0, 0, 1]
     assert routed("least_outstanding:stale_s=5", *rows) == [0, 1, 0, 1, 0]
 
 

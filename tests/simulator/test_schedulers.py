@@ -12,7 +12,7 @@ from servecast.simulator.block_scheduler import SchedulerLimits
 from servecast.simulator.object_engine import run_jobs
 from servecast.simulator.schedulers import SCHEDULERS
 from servecast.simulator.scheduling import Batch, Job
-from servecast.simulator.vllm_v1_scheduler import VllmV1
+from servecast.simulator.vllm_v1_scheduler import VllmV1, Vtc
 
 LIMITS = SchedulerLimits(
     max_num_seqs=2, max_batched_tokens=4, kv_blocks=100, max_tokens=20, block_tokens=1
@@ -155,6 +155,14 @@ def test_sglang_retracts_those_with_the_fewest_tokens_when_decodes_find_no_memor
     assert [job.preemptions for job in jobs] == [0, 1]
 
 
+def test_sglang_retracts_the_job_with_fewer_tokens_though_its_prompt_is_shorter() -> None:
+    """B comes two steps later than A."""
+    limits = replace(SGLANG, kv_blocks=14, declared_output_tokens=6)
+    rows = ((0.0, 4, 6), (5.0, 2, 6))
+    jobs, _ = run("sglang", *rows, limits=limits, conservativeness=0.1)
+    assert [job.preemptions for job in jobs] == [0, 1]
+
+
 def test_trtllm_max_utilization_pauses_the_request_started_last() -> None:
     """Five blocks: after both prompts one is free, A takes it, B goes and computes its three tokens again."""
     limits = replace(LIMITS, kv_blocks=5)
@@ -187,6 +195,24 @@ def test_a_long_prefill_leaves_the_rest_of_the_budget_to_others() -> None:
     batches = run_jobs(jobs, [scheduler], OneSecondAToken(), 1)
     chunks = [[(job.number, tokens) for job, tokens in batch.jobs] for batch in batches]
     assert chunks == [[(0, 2), (1, 2)], [(0, 2), (1, 1)], [(0, 1)]]
+
+
+def test_a_long_prefill_that_is_alone_takes_the_whole_budget() -> None:
+    """Four of A's seven; then B is there, and each gets two."""
+    scheduler = VllmV1(LIMITS, long_prefill_threshold=2)
+    jobs = [Job(0, 0.0, 7, 1, key=0), Job(1, 1.0, 3, 1, key=1)]
+    batches = run_jobs(jobs, [scheduler], OneSecondAToken(), 1)
+    chunks = [[(job.number, tokens) for job, tokens in batch.jobs] for batch in batches]
+    assert chunks == [[(0, 4)], [(0, 2), (1, 2)], [(0, 1), (1, 1)]]
+
+
+def test_vtc_counts_a_prompt_once_though_it_is_recomputed() -> None:
+    """Client 1's request is preempted: 2 for its prompt and 2 for each of 2 tokens, as if it were not."""
+    scheduler = Vtc(replace(LIMITS, kv_blocks=5))
+    jobs = [Job(0, 0.0, 2, 3, key=0, client=0), Job(1, 0.0, 2, 2, key=1, client=1)]
+    run_jobs(jobs, [scheduler], OneSecondAToken(), 1)
+    assert jobs[1].preemptions == 1
+    assert scheduler.service == {0: 2 + 2 * 3, 1: 2 + 2 * 2}
 
 
 def test_vtc_serves_the_client_with_the_least_service_first() -> None:
