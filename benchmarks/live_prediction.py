@@ -15,7 +15,7 @@ from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
 from servecast.estimator.load import TableLoader
 from servecast.simulator.measured import MeasuredRun
 from servecast.simulator.records import Records
-from servecast.simulator.reference import ReferenceReplica, ReferenceStep
+from servecast.simulator.reference_replica import ReferenceReplica, ReferenceStep
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.simulate import Setup, place

@@ -19,7 +19,7 @@ from servecast.simulator.deployment import EngineLimits
 from servecast.simulator.dispatch import DEFERRED, STATIC, simulate_all
 from servecast.simulator.engine import FULL, IDLE, STUCK
 from servecast.simulator.object_run import ObjectFleet, broken_metric, run_objects
-from servecast.simulator.policy import parse_policy
+from servecast.simulator.policy import Policy, parse_policy
 from servecast.simulator.pools import Pools, as_lists, as_records, records
 from servecast.simulator.records import LateTargets, Records
 from servecast.simulator.routers import parse_router
@@ -121,21 +121,12 @@ class Engine:
 
         Raises LivelockError; UserError where the clients would have to choose between replicas.
         """
-        if loaded_tokens is not None and np.any(loaded_tokens >= workload.prompt_tokens):
-            raise ValueError("loaded_tokens must leave one token of each prompt to compute")
-        if concurrency is not None and (concurrency < 1 or fleet.replicas > 1):
-            raise UserError(
-                f"concurrency {concurrency} with {fleet.replicas} replicas: "
-                "closed-loop clients need 1 replica, and at least 1 of them"
-            )
-        _check_waiting(fleet, concurrency)
+        _check_asked(workload, fleet, concurrency, loaded_tokens)
         limits = fleet.limits
         kv_tokens = workload.prompt_tokens + workload.output_tokens - 1  # the last is never cached
         fits = -(-kv_tokens // limits.block_tokens) <= limits.kv_blocks
         policy = parse_policy(fleet.policy)
         if not policy.is_compiled:
-            if loaded_tokens is not None:
-                raise UserError(f"policy {fleet.policy!r} with loaded_tokens: it keeps no prefixes")
             clients = (concurrency or 0, client_s)
             objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas, *clients)
             records = run_objects(workload, objects, fits, parse_router(fleet.router))
@@ -157,6 +148,14 @@ class Engine:
             requests["replica"], requests["second_choice"] = choices
         sim = self._pools.simulation(run, requests, prompts, fleet.tables, fleet.replicas)
         sim = sim if self._compiled else as_lists(sim)
+        sim = self._run_to_end(sim, policy, workload.name)
+        return _records(sim, workload, fleet, fits)
+
+    def _run_to_end(self, sim: Simulation, policy: Policy, name: str) -> Simulation:
+        """The state at the end, in logs that are as long as it needs.
+
+        Raises LivelockError, and what the policy's function raised.
+        """
         hook = policy.hook(compiled=self._compiled)
         sim = hook.attach(sim) if hook else sim
         code = self._run(sim)
@@ -164,11 +163,28 @@ class Engine:
             sim = self._pools.with_longer_logs(sim)
             code = self._run(sim)
         if hook and sim.run[0].hook_failed:
-            raise hook.error or UserError(
-                f"policy {fleet.policy!r}: picked a place that nobody waits at"
-            )
-        _check_end(code, sim, workload.name, limits)
-        return _records(sim, workload, fleet, fits)
+            message = f"policy {str(policy)!r}: picked a place that nobody waits at"
+            raise hook.error or UserError(message)
+        _check_end(code, sim, name)
+        return sim
+
+
+def _check_asked(
+    workload: Workload,
+    fleet: Fleet,
+    concurrency: int | None,
+    loaded_tokens: NDArray[np.int64] | None,
+) -> None:
+    if loaded_tokens is not None and np.any(loaded_tokens >= workload.prompt_tokens):
+        raise ValueError("loaded_tokens must leave one token of each prompt to compute")
+    if loaded_tokens is not None and not parse_policy(fleet.policy).is_compiled:
+        raise UserError(f"policy {fleet.policy!r} with loaded_tokens: it keeps no prefixes")
+    if concurrency is not None and (concurrency < 1 or fleet.replicas > 1):
+        raise UserError(
+            f"concurrency {concurrency} with {fleet.replicas} replicas: "
+            "closed-loop clients need 1 replica, and at least 1 of them"
+        )
+    _check_waiting(fleet, concurrency)
 
 
 def _check_waiting(fleet: Fleet, concurrency: int | None) -> None:
@@ -188,8 +204,9 @@ def _check_waiting(fleet: Fleet, concurrency: int | None) -> None:
             raise UserError(f"{name} with policy {fleet.policy!r}: it is for orders of service")
 
 
-def _check_end(code: int, sim: Simulation, name: str, limits: EngineLimits) -> None:
+def _check_end(code: int, sim: Simulation, name: str) -> None:
     """Every request is served, unless targets ended the run, and every block is free."""
+    limits = sim.run[0]
     served = sum(int(r.num_finished) for r in sim.replicas)
     if code == STUCK or (code == IDLE and served < len(sim.requests)):
         raise LivelockError(
