@@ -145,7 +145,7 @@ def _why_not(case: Case) -> str:
         place(case)
     except UserError as error:
         return str(error).partition(";")[0]
-    return "beyond the tables"
+    return "no prediction in the rows given: the run was ended, or they are beyond the tables"
 
 
 def _silicon_row(name: str, answers: list[Answer]) -> str:
@@ -162,7 +162,7 @@ def _silicon_row(name: str, answers: list[Answer]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def coverage_section(answers: list[Answer], data: Path, store: Path) -> list[str]:
+def coverage_section(answers: list[Answer], recorded_lines: list[str]) -> list[str]:
     """Widths from the models that may be fitted to, coverage on all others and on the recordings."""
     fitted = [a for a in answers if a.case.is_fitted]
     held_out = [a for a in answers if not a.case.is_fitted]
@@ -170,7 +170,7 @@ def coverage_section(answers: list[Answer], data: Path, store: Path) -> list[str
         "| metric | factor either way | models fitted to | models held out | recordings |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    recorded = _recorded_ratios(data, store)
+    recorded = _recorded_ratios(recorded_lines)
     for metric in ("ttft", "tpot"):
         width = float(np.quantile(_distances(fitted, metric), NOMINAL)) if fitted else float("nan")
         shares = [_covered(_distances(rows, metric), width) for rows in (fitted, held_out)]
@@ -189,10 +189,10 @@ def _covered(distances: np.ndarray[Any, Any], width: float) -> float | None:
     return float(np.mean(distances <= width)) if len(distances) else None
 
 
-def _recorded_ratios(data: Path, store: Path) -> dict[str, list[float]]:
+def _recorded_ratios(lines: list[str]) -> dict[str, list[float]]:
     """Predicted over measured of every statistic shown of the recordings."""
     ratios: dict[str, list[float]] = {"ttft": [], "tpot": []}
-    for line in recorded_section(data, store):
+    for line in lines:
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) > 5 and cells[1] in ratios:
             ratios[cells[1]].append(float(cells[4]) / float(cells[3]))
@@ -239,15 +239,16 @@ def main() -> None:
     _prepared(asked.data, asked.store)
     cases = read_cases(asked.data / "measured" / "silicon")
     answers = read_answers(cases, asked.rows)
+    recorded = recorded_section(asked.data, asked.store)
     parts = (
         TOP,
-        *recorded_section(asked.data, asked.store),
+        *recorded,
         OPEN_LOOP,
         *open_loop_section(asked.data, asked.store),
         MIDDLE.format(fitted=", ".join(FITTED)),
         *silicon_section(cases, answers),
         COVERAGE,
-        *coverage_section(answers, asked.data, asked.store),
+        *coverage_section(answers, recorded),
         BOTTOM,
         *(f"{i}. {name}" for i, name in enumerate(worst_groups(answers), start=1)),
     )
