@@ -4,8 +4,7 @@
 
 Each row of dev.csv is a closed loop: C clients send 10 C prompts, every output token forced, no prefix reuse.
 It is simulated from the public timings of its engine's kernels, with the settings of the scripts that
-measured it. Prints one JSON object: errors by group beside AIConfigurator's on the same rows, and every
-row that was not answered with its reason.
+measured it. Prints errors by group beside AIConfigurator's, and why a row was not answered, as JSON.
 """
 
 from __future__ import annotations
@@ -113,10 +112,7 @@ class Predictor:
         self._tables: tuple[str, RuntimeTables] | None = None
 
     def answer(self, case: Case, placed: Placed, bounds: TableBounds) -> Answer:
-        """
-        Raises:
-            UserError: the point is beyond the tables.
-        """
+        """Raises UserError: the point is beyond the tables."""
         tables, policy = self._tables_of(placed, bounds), placed.settings.policy
         if policy != "vllm_v1" and placed.settings.engine.async_scheduling:
             tables = replace(tables, host_step_s=0.0)  # hidden behind the step
