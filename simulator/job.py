@@ -105,11 +105,10 @@ def _robust_answer(options: JobOptions, question: Question) -> dict[str, Any]:
         )
     traces = (options.trace, *options.more_traces)
     weights = check_weights(len(traces), options.weights)
+    workloads = [_workload(replace(options, trace=trace), question) for trace in traces]
     found = []
-    for index, (trace, weight) in enumerate(zip(traces, weights, strict=True)):
-        workload = _workload(replace(options, trace=trace), question)
-        journal = f"{index + 1}-{JOURNAL}"
-        result = _answer(options, question, workload, journal)
+    for index, (workload, weight) in enumerate(zip(workloads, weights, strict=True)):
+        result = _answer(options, question, workload, f"{index + 1}-{JOURNAL}")
         found.append(Weighted(workload.name, weight, result))
         if not result["complete"]:
             break

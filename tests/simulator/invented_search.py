@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from servecast.simulator.search.pool import Here
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.searching import Means, Searching
 from servecast.simulator.search.space import Axes
+from servecast.simulator.search.worker import Worker
 from servecast.simulator.workload import Workload
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "llama.llm"
@@ -136,3 +139,12 @@ def searching(
     return Searching(
         asked, asked.space(traffic.mean_sequence_tokens), asked.demand(traffic, traffic), how
     )
+
+
+def num_requests(worker: Worker) -> int:
+    """A task for a pool, here because its processes can import this module and no test file."""
+    return len(worker.demand.trace)
+
+
+def die(_: Worker) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

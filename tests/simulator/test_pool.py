@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from invented_search import question, searching, workload
+from invented_search import die, num_requests, question, searching, workload
 
 from servecast.simulator.search.pool import LostWorkerError, Processes
 from servecast.simulator.search.space import Axes
-from servecast.simulator.search.worker import Demand, Worker
+from servecast.simulator.search.worker import Demand
 
 AXES = Axes(("h100-sxm",), (1,), (1,), (64,), (512, 2048))
 
 
-def die(_: Worker) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def requests(worker: Worker) -> int:
-    return len(worker.demand.trace)
-
-
-def demand(num_requests: int) -> Demand:
-    drawn = workload(num_requests)
+def demand(length: int) -> Demand:
+    drawn = workload(length)
     return Demand(drawn, drawn, ())
 
 
 def test_a_demand_larger_than_a_pipe_reaches_the_processes_and_a_dead_one_is_noticed() -> None:
     pool = Processes(demand(20_000), 1)
     try:
-        assert pool.submit(requests).result() == 20_000
+        assert pool.submit(num_requests).result() == 20_000
         with pytest.raises(BrokenExecutor):
             pool.submit(die).result()
     finally:
