@@ -9,6 +9,7 @@ from servecast.estimator.features import feature_matrix
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples
+from servecast.estimator.side_by_side import side_by_side
 from servecast.estimator.splits import Mask, folds_of
 from servecast.estimator.uncertainty import Calibration, calibration_of
 
@@ -25,12 +26,14 @@ def calibrate(
     seconds = samples.seconds
     fold = folds_of(samples, FOLDS, seed)
     unseen = [fold == number for number in range(USED)]
-    predicted = [_predicted(kind, samples, num_sms, (learner, out)) for out in unseen]
     measured = np.concatenate([seconds[out] for out in unseen])
     large = features[:, -1] >= np.quantile(features[:, -1], FRONTIER)
     if large.all():  # nothing smaller to learn from
         large[:] = False
-    beyond = np.log(_predicted(kind, samples, num_sms, (learner, large)) / seconds[large])
+    *predicted, further = side_by_side(
+        lambda out: _predicted(kind, samples, num_sms, (learner, out)), [*unseen, large]
+    )
+    beyond = np.log(further / seconds[large])
     return calibration_of(np.concatenate(predicted), measured, np.abs(beyond))
 
 

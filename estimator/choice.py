@@ -21,6 +21,7 @@ from servecast.estimator.regressors import (
     MonotoneBoosting,
     RooflineTrees,
 )
+from servecast.estimator.side_by_side import side_by_side
 from servecast.estimator.splits import folds_of, shapes_of, some_shapes
 
 MAX_ROWS = 12000  # of a kernel rank learners as all do; 5,000 favour those that learn less
@@ -68,13 +69,17 @@ def choose(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> C
     fold = folds_of(part, FOLDS, seed)
     names = [name for name in GROWERS if name != "shallow" or len(part.seconds) <= FEW_ROWS]
     names += ["monotone"] if kind.kernel.startswith("attention") else []
-    logs: dict[str, list[Floats]] = {name: [] for name in names}
-    for out in (fold == number for number in range(USED)):
-        for name in names:
-            learner = LEARNERS[name](kind, part.dims)
-            learner.fit(features[~out], part.seconds[~out])
-            logs[name].append(np.log(learner.predict(features[out]) / part.seconds[out]))
-    errors = {name: np.concatenate(parts) for name, parts in logs.items()}
+
+    def log_errors(trial: tuple[str, int]) -> Floats:
+        name, number = trial
+        out = fold == number
+        learner = LEARNERS[name](kind, part.dims)
+        learner.fit(features[~out], part.seconds[~out])
+        return np.asarray(np.log(learner.predict(features[out]) / part.seconds[out]))
+
+    trials = [(name, number) for name in names for number in range(USED)]
+    found = dict(zip(trials, side_by_side(log_errors, trials), strict=True))
+    errors = {name: np.concatenate([found[name, n] for n in range(USED)]) for name in names}
     for blend, members in BLENDS.items():
         if set(members) <= set(errors):
             errors[blend] = np.asarray(np.mean([errors[member] for member in members], axis=0))

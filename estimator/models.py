@@ -57,6 +57,7 @@ PREDICTING = (
     "regressors",
     "roofline",
     "roofline_fit",
+    "side_by_side",
     "saved_tables",
     "sources",
     "splits",

@@ -18,7 +18,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from servecast.estimator.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.forest import FlatForest, KernelModel
