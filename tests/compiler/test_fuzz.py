@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,15 +40,23 @@ def test_mutated_specs_compile_or_are_refused() -> None:
 @example(text="\0")
 @example(text='model "m" { context 9 } ' + "\u202e")
 def test_any_text_is_read_or_refused(text: str) -> None:
-    with suppress(SpecError):
-        compile_text(text, "any.llm")
+    assert_read_or_refused(text, "any.llm")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=from_lark(grammar(), start="start"))
 def test_any_sentence_of_the_grammar_is_compiled_or_refused(text: str) -> None:
-    with suppress(SpecError):
-        compile_text(text, "sentence.llm")
+    assert_read_or_refused(text, "sentence.llm")
+
+
+def assert_read_or_refused(text: str, name: str) -> None:
+    """A refusal names the file first."""
+    refusal = f"{name}:"
+    try:
+        compile_text(text, name)
+    except SpecError as error:
+        refusal = str(error)
+    assert refusal.startswith(f"{name}:")
 
 
 def nested(depth: int) -> str:

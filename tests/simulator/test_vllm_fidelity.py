@@ -18,6 +18,7 @@ import pytest
 from engine_cases import prefix_case, random_case, tables_of
 
 from servecast.simulator.policy import parse_policy
+from servecast.simulator.records import Records
 from servecast.simulator.reference import simulate_reference
 from servecast.simulator.routing import Engine, Fleet
 from servecast.simulator.workload import Workload
@@ -127,22 +128,27 @@ def test_vllm_schedules_the_same_tokens_of_the_same_requests_in_every_step(
     assert hitting > CASES // (10 if decided[0][0][0].prefix is None else 2)
 
 
+def assert_same_steps(records: Records, theirs: list[dict[str, Any]]) -> None:
+    """Steps last a second: a step's number is its start."""
+    busy = [step for step in theirs if step["tokens"]]
+    assert records.start_s.tolist() == [step["step"] for step in busy]
+    assert records.tokens.tolist() == [sum(step["tokens"].values()) for step in busy]
+    assert records.sequences.tolist() == [len(step["tokens"]) for step in busy]
+    assert records.preemptions.sum() == sum(len(step["preempted"]) for step in theirs)
+    last = {int(i): step["step"] for step in busy for i in step["tokens"]}
+    assert records.finish_s.tolist() == [last[i] + 1 for i in range(len(last))]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_engine_emits_every_token_in_vllms_step(decided: tuple[list[Case], Decided]) -> None:
     engine = Engine()
     for (workload, fleet), theirs in zip(*decided, strict=True):
         records = engine.run(workload, fleet)
-        busy = [s for s in theirs if s["tokens"]]
-        assert records.start_s.tolist() == [s["step"] for s in busy]
-        assert records.tokens.tolist() == [sum(s["tokens"].values()) for s in busy]
-        assert records.sequences.tolist() == [len(s["tokens"]) for s in busy]
-        assert records.preemptions.sum() == sum(len(s["preempted"]) for s in theirs)
-        last = {int(i): s["step"] for s in busy for i in s["tokens"]}
-        assert records.finish_s.tolist() == [last[i] + 1 for i in range(len(workload))]
+        assert_same_steps(records, theirs)
         if records.prefix_hit_tokens is not None:
             first: dict[int, int] = {}
-            for step in busy:
+            for step in theirs:
                 first = {int(i): n for i, n in step["cached"].items()} | first
             assert records.prefix_hit_tokens.tolist() == [first[i] for i in range(len(workload))]
 
@@ -161,12 +167,6 @@ def test_a_long_prefill_threshold_cuts_prompts_where_vllm_does() -> None:
     engine = Engine()
     for (workload, fleet), theirs in zip(cases, ask_vllm(cases), strict=True):
         records = engine.run(workload, fleet)
-        busy = [s for s in theirs if s["tokens"]]
-        assert records.start_s.tolist() == [s["step"] for s in busy]
-        assert records.tokens.tolist() == [sum(s["tokens"].values()) for s in busy]
-        assert records.sequences.tolist() == [len(s["tokens"]) for s in busy]
-        assert records.preemptions.sum() == sum(len(s["preempted"]) for s in theirs)
-        last = {int(i): s["step"] for s in busy for i in s["tokens"]}
-        assert records.finish_s.tolist() == [last[i] + 1 for i in range(len(workload))]
+        assert_same_steps(records, theirs)
         several += bool((records.sequences - records.decodes > 1).any())
     assert several > len(cases) // 3
