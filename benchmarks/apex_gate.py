@@ -32,9 +32,9 @@ from servecast.compiler.sharded import Parallelism
 from servecast.estimator.engine_profile import EngineProfile, profile_of
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import TableBounds
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.traffic.workload import Workload
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = {

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.arrival_processes import Poisson, with_arrivals
-from servecast.simulator.arrivals import bootstrap
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import summarise
-from servecast.simulator.picks import PICKS, highest_response_ratio_next
-from servecast.simulator.reference import simulate_reference
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.traces import read_trace
-from servecast.simulator.workload import PrefixBlocks, Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.picks import PICKS, highest_response_ratio_next
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import summarise
+from servecast.simulator.reference.reference import simulate_reference
+from servecast.simulator.traffic.arrival_processes import Poisson, with_arrivals
+from servecast.simulator.traffic.arrivals import bootstrap
+from servecast.simulator.traffic.traces import read_trace
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIMITS = EngineLimits(max_num_seqs=256, max_batched_tokens=512, kv_blocks=27_000)

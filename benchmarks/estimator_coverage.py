@@ -19,15 +19,15 @@ from pathlib import PurePath
 import numpy as np
 from estimator_data import Table, folder_rows, silicon_tables, tables_of
 
-from servecast.estimator.calibrate import calibrate
-from servecast.estimator.choice import choose, fit_best
-from servecast.estimator.features import feature_matrix
+from servecast.estimator.learners.calibrate import calibrate
+from servecast.estimator.learners.choice import choose, fit_best
+from servecast.estimator.learners.features import feature_matrix
+from servecast.estimator.learners.splits import unseen_shapes
+from servecast.estimator.learners.uncertainty import coverage
 from servecast.estimator.measurement import Measurement
 from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES
 from servecast.estimator.predictor import Samples
-from servecast.estimator.splits import unseen_shapes
-from servecast.estimator.uncertainty import coverage
 
 HOW_RUN = re.compile(r"tp\d+|bf16|fp16|fp8.*")  # folders below a model's
 SKUS = ("h100-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")

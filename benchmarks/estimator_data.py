@@ -13,12 +13,12 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.estimator.importers.silicon import SiliconQuery, import_silicon
 from servecast.estimator.importers.vidur import Skipped
 from servecast.estimator.intake import FOLDERS
+from servecast.estimator.learners.splits import Mask, shapes_of, unseen_shapes
 from servecast.estimator.measurement import Measurement, MeasurementBatch, batches_of
 from servecast.estimator.physics import COLLECTIVES, WORK, KernelKind
 from servecast.estimator.predictor import Samples
 from servecast.estimator.quarantine import screened
 from servecast.estimator.sources import chosen_samples
-from servecast.estimator.splits import Mask, shapes_of, unseen_shapes
 from servecast.estimator.store import Store
 
 SHARED = Path(os.environ.get("SERVECAST_SHARED", Path(__file__).parents[1] / "../shared"))

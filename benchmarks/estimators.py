@@ -19,7 +19,7 @@ import numpy as np
 from estimator_data import Table, folder_rows, silicon_tables, splits, tables_of
 
 from servecast.compiler.catalog import shipped_skus
-from servecast.estimator.evaluate import (
+from servecast.estimator.learners.evaluate import (
     CONTENDERS,
     Contender,
     percentage_errors,

@@ -13,13 +13,13 @@ from live_machine import MAX_BATCHED_TOKENS, MAX_NUM_SEQS, SKU, Run
 from servecast.compiler.load import load_spec
 from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
 from servecast.estimator.load import TableLoader
-from servecast.simulator.measured import MeasuredRun
-from servecast.simulator.records import Records
-from servecast.simulator.reference_replica import ReferenceReplica, ReferenceStep
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.measured.readers import MeasuredRun
+from servecast.simulator.reference.replica import ReferenceReplica, ReferenceStep
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.simulate import Setup, place
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.workload import Workload
 
 PROMPT_TOKENS, OUTPUT_TOKENS = (16, 400), (4, 40)
 

@@ -42,7 +42,7 @@ from live_machine import (
 from live_prediction import Predictor, closed, host_profile, measured_run, opened
 
 from servecast.estimator.engine_profile import ENGINE_PROFILES
-from servecast.simulator.validate import compare
+from servecast.simulator.measured.validate import compare
 
 LOADS = (0.3, 0.6, 0.85)  # of the predicted capacity
 CONCURRENCIES = (2, 8)

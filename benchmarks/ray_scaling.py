@@ -20,7 +20,6 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Slo
 from servecast.estimator.load import TableLoader
-from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.question import Question
@@ -29,7 +28,8 @@ from servecast.simulator.search.run import search
 from servecast.simulator.search.searching import shape
 from servecast.simulator.search.space import Axes
 from servecast.simulator.search.table_bounds import bounds
-from servecast.simulator.traces import read_trace
+from servecast.simulator.traffic.arrivals import bootstrap
+from servecast.simulator.traffic.traces import read_trace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLUSTER = REPOSITORY / "tests/integration/ray_cluster.py"

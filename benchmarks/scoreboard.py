@@ -25,7 +25,7 @@ from silicon_gate import Answer, grouped, place, summary
 from silicon_points import FITTED, Case, read_cases
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.validate_job import ValidateOptions, run_validation
+from servecast.simulator.commands.validate_job import ValidateOptions, run_validation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "accuracy.md"

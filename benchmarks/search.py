@@ -27,7 +27,7 @@ from servecast.compiler.service import Slo
 from servecast.compiler.sharded import Parallelism, ShardedProgram
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables, TableBounds
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
 from servecast.simulator.search.market import Market
@@ -36,8 +36,8 @@ from servecast.simulator.search.question import Question
 from servecast.simulator.search.searching import Means, Searching
 from servecast.simulator.search.space import Axes, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
-from servecast.simulator.traces import TraceOptions, read_trace
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.traces import TraceOptions, read_trace
+from servecast.simulator.traffic.workload import Workload
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REQUESTS = 10_000

@@ -31,11 +31,11 @@ from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.estimator.tables import RuntimeTables, TableBounds
-from servecast.simulator.arrivals import stream
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.traffic.arrivals import stream
+from servecast.simulator.traffic.workload import Workload
 
 PROMPTS_PER_CLIENT = 10
 BLOCK_TOKENS = 16

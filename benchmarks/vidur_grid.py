@@ -18,14 +18,14 @@ from servecast.compiler.load import load_spec
 from servecast.compiler.program import Program
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.arrivals import bootstrap
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
 from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
-from servecast.simulator.traces import TraceOptions, read_trace
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.arrivals import bootstrap
+from servecast.simulator.traffic.traces import TraceOptions, read_trace
+from servecast.simulator.traffic.workload import Workload
 
 SPECS = Path(__file__).resolve().parent.parent / "spec"
 MODELS = (

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from servecast.estimator.models import calibrated
-from servecast.estimator.physics import KernelKind
-from servecast.estimator.predictor import ErrorDraw, Predictor
-from servecast.estimator.store import Store
-from servecast.estimator.uncertainty import (
+from servecast.estimator.learners.uncertainty import (
     ANALYTICAL_HALF_WIDTH,
     MEASURED_HALF_WIDTH,
     Z_OF_90,
     Calibration,
 )
+from servecast.estimator.models import calibrated
+from servecast.estimator.physics import KernelKind
+from servecast.estimator.predictor import ErrorDraw, Predictor
+from servecast.estimator.store import Store
 
 
 def calibrations_of(store: Store, predictor: Predictor) -> dict[KernelKind, Calibration]:

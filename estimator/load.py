@@ -14,6 +14,7 @@ from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.draws import calibrations_of, error_draws
 from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
+from servecast.estimator.learners.uncertainty import Calibration
 from servecast.estimator.models import code_version
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor
@@ -27,7 +28,6 @@ from servecast.estimator.sources import (
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.estimator.uncertain import Step, UncertainOperator, uncertain_operators
-from servecast.estimator.uncertainty import Calibration
 
 DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from servecast.agent.messages import Node, Outcome, Status
 from servecast.agent.stopping import Statistics
 from servecast.estimator.measurement import Measurement, Origin, Timing
-from servecast.estimator.workers import Result
+from servecast.estimator.profiling.workers import Result
 
 US_PER_S = 1e6
 USUAL_LIBRARIES = ("", "torch", "gloo", "nccl")  # rows of others are variants

@@ -9,11 +9,11 @@ from importlib.resources import files
 import numpy as np
 
 from servecast.compiler.kernels import KernelShape
-from servecast.estimator.forest import KernelModel
+from servecast.estimator.learners.forest import KernelModel
+from servecast.estimator.learners.uncertainty import Calibration
 from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Samples
 from servecast.estimator.store import Store
-from servecast.estimator.uncertainty import Calibration
 
 MIN_SAMPLES = 20  # below, a forest knows nothing that the datasheet does not
 
@@ -39,28 +39,17 @@ def num_sms_of(sku: str) -> int:
     return max(matching, default=SM_COUNTS["h100"])
 
 
-# What a prediction depends on besides data.
+# What a prediction depends on besides data and learners.
 PREDICTING = (
     "attention_times",
     "build",
-    "calibrate",
-    "choice",
     "draws",
-    "uncertainty",
-    "features",
-    "flatten",
-    "forest",
     "load",
     "models",
     "physics",
     "predictor",
-    "regressors",
-    "roofline",
-    "roofline_fit",
-    "side_by_side",
     "saved_tables",
     "sources",
-    "splits",
     "tables",
     "token_times",
 )
@@ -69,9 +58,11 @@ PREDICTING = (
 @cache
 def code_version() -> str:
     """Changes with any module that a prediction depends on."""
+    folder = files("servecast.estimator")
+    learners = [file for file in folder.joinpath("learners").iterdir() if file.name.endswith(".py")]
     digest = hashlib.sha256()
-    for name in PREDICTING:
-        digest.update(files("servecast.estimator").joinpath(f"{name}.py").read_bytes())
+    for file in (*(folder.joinpath(f"{name}.py") for name in PREDICTING), *sorted(learners, key=str)):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -110,7 +101,7 @@ def calibrated(store: Store, kind: KernelKind, samples: Samples, sms: int) -> Ca
     key = _key("calibration", kind, samples, sms)
     body = store.cached(key)
     if body is None:
-        from servecast.estimator.calibrate import calibrate  # scikit-learn, as below
+        from servecast.estimator.learners.calibrate import calibrate  # scikit-learn, as below
 
         learner = fitted(store, kind, samples, sms).learner
         body = calibrate(kind, samples, sms, learner).to_bytes()
@@ -127,6 +118,6 @@ def _key(what: str, kind: KernelKind, samples: Samples, sms: int) -> str:
 
 def _fit(kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
     # Importing scikit-learn takes a second, which a run that finds its models in the store saves.
-    from servecast.estimator.choice import choose, fit_best
+    from servecast.estimator.learners.choice import choose, fit_best
 
     return fit_best(kind, samples, sms, choose(kind, samples, sms).best)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.hardware import Sku
-from servecast.estimator.features import feature_matrix
-from servecast.estimator.forest import KernelModel
+from servecast.estimator.learners.features import feature_matrix
+from servecast.estimator.learners.forest import KernelModel
+from servecast.estimator.learners.roofline import analytical_s
+from servecast.estimator.learners.uncertainty import Calibration
 from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_s
-from servecast.estimator.roofline import analytical_s
 from servecast.estimator.tables import SOURCE_CODE, Source
-from servecast.estimator.uncertainty import Calibration
 
 Codes = NDArray[np.int8]
 

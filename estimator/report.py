@@ -9,13 +9,13 @@ import numpy as np
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
-from servecast.estimator.choice import Choice, choose
-from servecast.estimator.evaluate import CONTENDERS, score_of, scores, served
+from servecast.estimator.learners.choice import Choice, choose
+from servecast.estimator.learners.evaluate import CONTENDERS, score_of, scores, served
+from servecast.estimator.learners.splits import unseen_shapes
 from servecast.estimator.models import MIN_SAMPLES, fitted, num_sms_of
 from servecast.estimator.physics import COLLECTIVES, WORK, KernelKind
 from servecast.estimator.predictor import Samples
 from servecast.estimator.sources import chosen_samples
-from servecast.estimator.splits import unseen_shapes
 from servecast.estimator.store import Store
 
 Row = dict[str, object]

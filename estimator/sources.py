@@ -11,7 +11,6 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import KernelShape, kernel_shapes
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.envelope import refuse_what_is_too_far
-from servecast.estimator.forest import KernelModel
 from servecast.estimator.importers.silicon import (
     BACKENDS,
     SYSTEMS,
@@ -21,6 +20,7 @@ from servecast.estimator.importers.silicon import (
     package_version,
     source_name,
 )
+from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.mixed_times import mixed_kind
 from servecast.estimator.models import fitted, needs_model, num_sms_of
 from servecast.estimator.physics import KernelKind

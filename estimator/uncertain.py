@@ -17,16 +17,16 @@ from servecast.estimator.attention_times import (
     prefill_times,
 )
 from servecast.estimator.envelope import described
+from servecast.estimator.learners.uncertainty import (
+    ANALYTICAL_HALF_WIDTH,
+    MEASURED_HALF_WIDTH,
+    Calibration,
+)
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Codes, Predictor
 from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
 from servecast.estimator.token_times import Launch, launches_of
-from servecast.estimator.uncertainty import (
-    ANALYTICAL_HALF_WIDTH,
-    MEASURED_HALF_WIDTH,
-    Calibration,
-)
 
 Timed = tuple[Floats, Codes]
 

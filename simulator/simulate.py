@@ -18,14 +18,14 @@ from servecast.compiler.program import Program
 from servecast.compiler.service import Slo
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables, time_by_source
-from servecast.simulator.outcome import Deployed, outcome
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.outcome import Deployed, outcome
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.worker import step_work
-from servecast.simulator.workload import Workload
-from servecast.simulator.workload_summary import describe
+from servecast.simulator.traffic.summary import describe
+from servecast.simulator.traffic.workload import Workload
 
 SCHEMA_VERSION = 1
 Row = dict[str, Any]  # JSON

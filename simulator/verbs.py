@@ -13,23 +13,23 @@ from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service
 from servecast.compiler.shard import shard
 from servecast.compiler.sharded import Parallelism, ShardedProgram
-from servecast.estimator.collect import Progress, collect, first_nodes
 from servecast.estimator.load import TableLoader
-from servecast.estimator.plan import PlanLimits, plan_cases
+from servecast.estimator.profiling.collect import Progress, collect, first_nodes
+from servecast.estimator.profiling.plan import PlanLimits, plan_cases
+from servecast.estimator.profiling.workers import Job
 from servecast.estimator.report import fit_all, report_rows
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables
-from servecast.estimator.workers import Job
-from servecast.simulator import explain as explaining
-from servecast.simulator.explain import Change
-from servecast.simulator.job import JobOptions, asked_slos, default_store, run_job
+from servecast.simulator.commands.search_job import JobOptions, asked_slos, default_store, run_job
 from servecast.simulator.report.check import checked
 from servecast.simulator.report.render import render
+from servecast.simulator.search import explain as explaining
+from servecast.simulator.search.explain import Change
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.simulate import Setup, Simulated, place, simulate_setup
-from servecast.simulator.traces import TraceOptions
-from servecast.simulator.traces import read_trace as read_trace_file
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.traces import TraceOptions
+from servecast.simulator.traffic.traces import read_trace as read_trace_file
+from servecast.simulator.traffic.workload import Workload
 
 SpecLike = Spec | Path | str
 TraceLike = Workload | Path | str

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.simulator.records import Records
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.records import Records
+from servecast.simulator.traffic.workload import Workload
 
 Columns = dict[str, NDArray[np.generic]]
 

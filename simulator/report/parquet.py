@@ -7,9 +7,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from servecast.simulator.records import Records
+from servecast.simulator.engine.records import Records
 from servecast.simulator.report.columns import Columns, request_columns, step_columns
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.workload import Workload
 
 
 def write_requests(records: Records, workload: Workload, path: Path) -> None:

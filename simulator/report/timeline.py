@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.simulator.records import Floats, Records
+from servecast.simulator.engine.records import Floats, Records
 
 MAX_STEPS = 40_000
 """Slices in a file of about 20 MB, which a browser opens without effort."""

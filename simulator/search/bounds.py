@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.traffic.workload import Workload
 
 
 def max_rate_per_s(workload: Workload, tables: RuntimeTables, limits: EngineLimits) -> float:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.service import Slo
-from servecast.simulator.metrics import allowed_late, value
-from servecast.simulator.records import LateTargets, Records
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.workload import Ints, Workload
+from servecast.simulator.engine.records import LateTargets, Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import allowed_late, value
+from servecast.simulator.traffic.workload import Ints, Workload
 
 QUEUE_DELAY = Slo("queue_delay", 99, 5.0)
 """Always asked: beyond it the queue grows and every percentile depends on the trace's length."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.routing import Fleet
+from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.search.confidence import DRAWS, Apart, Draws, confidences
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.result import Ranking

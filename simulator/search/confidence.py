@@ -1,8 +1,8 @@
 """How sure a ranking is: capacities under resamples of the trace and draws of the operator times' errors.
 
 Draws are common: one seed gives every configuration the same requests, and one GPU's kernels the same errors.
-The trace is resampled in blocks (`simulator/arrivals.py`); the errors are those of the estimators and of the
-datasheet (`estimator/load.py`, ``drawn_tables``).
+The trace is resampled in blocks (`simulator/traffic/arrivals.py`); the errors are those of the estimators and
+of the datasheet (`estimator/load.py`, ``drawn_tables``).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from servecast.compiler.ir import Collective
 from servecast.compiler.memory import plan_memory
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.routing import Fleet
+from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.rows import Row

@@ -1,6 +1,6 @@
 """How far a deployment's latencies at the trace's own rate move from one draw of the traffic to another.
 
-The trace is resampled in blocks (`simulator/arrivals.py`); the operator times stay as they are.
+The trace is resampled in blocks (`simulator/traffic/arrivals.py`); the operator times stay as they are.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import asdict
 from math import exp, isfinite, log, sqrt
 from statistics import stdev
 
-from servecast.simulator.arrivals import bootstrap
-from servecast.simulator.metrics import ReplicaMetrics, summarise
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import ReplicaMetrics, summarise
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE, DRAWS, STUDENT_T
 from servecast.simulator.search.rows import METRIC_NAMES, Row, metrics_json
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.arrivals import bootstrap
+from servecast.simulator.traffic.workload import Workload
 
 MAX_REQUESTS = 20_000
 """Of a longer trace shorter resamples are drawn, whose intervals are wider than its own."""

@@ -11,7 +11,6 @@ from dataclasses import asdict
 
 from servecast.compiler.errors import InfeasibleError
 from servecast.estimator.load import TableLoader
-from servecast.simulator.arrivals import bootstrap
 from servecast.simulator.search.latency_spread import at_trace_rate
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, assemble
@@ -19,8 +18,9 @@ from servecast.simulator.search.rows import Row
 from servecast.simulator.search.searching import Means, Searching, shape
 from servecast.simulator.search.space import Space
 from servecast.simulator.search.table_bounds import bounds
-from servecast.simulator.workload import Workload
-from servecast.simulator.workload_summary import describe
+from servecast.simulator.traffic.arrivals import bootstrap
+from servecast.simulator.traffic.summary import describe
+from servecast.simulator.traffic.workload import Workload
 
 MIN_REQUESTS = 10_000
 """A capacity found on fewer rests on the trace's first minutes; shorter traces are resampled."""

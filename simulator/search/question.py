@@ -22,7 +22,7 @@ from servecast.simulator.search.space import (
     enumerate_space,
 )
 from servecast.simulator.search.worker import Demand
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.workload import Workload
 
 DEFAULT_TP = (1, 2, 4, 8)
 DEFAULT_PP = (1,)

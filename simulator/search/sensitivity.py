@@ -15,7 +15,7 @@ import numpy as np
 
 from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.routing import Fleet
+from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.search.capacity import QUEUE_DELAY
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.rows import Row, slo_text

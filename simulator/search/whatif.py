@@ -9,13 +9,13 @@ import numpy as np
 
 from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, time_by_source
-from servecast.simulator.arrival_processes import Gamma, with_arrivals
-from servecast.simulator.metrics import summarise, value
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Fleet
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.metrics.metrics import summarise, value
 from servecast.simulator.search.capacity import QUEUE_DELAY, Capacity, Judge, find_capacity
 from servecast.simulator.search.worker import Setting, Shape, Worker, step_work
-from servecast.simulator.workload import Ints, Workload
+from servecast.simulator.traffic.arrival_processes import Gamma, with_arrivals
+from servecast.simulator.traffic.workload import Ints, Workload
 
 SPREAD = 2.0
 """A changed capacity is looked for on the grid of so many times the one that is known."""

@@ -8,11 +8,10 @@ from math import ceil, inf
 
 from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, StepWork, time_by_source
-from servecast.simulator.arrivals import bootstrap
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import ReplicaMetrics, summarise
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import ReplicaMetrics, summarise
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import (
     LIKELY,
@@ -23,7 +22,8 @@ from servecast.simulator.search.capacity import (
     find_capacity,
     replicas_needed,
 )
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.arrivals import bootstrap
+from servecast.simulator.traffic.workload import Workload
 
 BOUND_SLACK = 2.0
 """A trace that ends goes beyond the bound of a steady load by what its queue and batches still hold then: by

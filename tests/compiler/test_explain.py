@@ -17,7 +17,7 @@ from servecast.compiler.kernels import num_cases
 from servecast.compiler.load import load_model, load_spec
 from servecast.compiler.shard import all_degrees, shard
 from servecast.compiler.sharded import Parallelism
-from servecast.estimator.plan import PlanLimits, plan_cases
+from servecast.estimator.profiling.plan import PlanLimits, plan_cases
 
 SPEC = Path(__file__).parents[2] / "spec"
 LLAMA = load_spec(SPEC / "llama.llm").model()

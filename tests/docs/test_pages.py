@@ -17,7 +17,7 @@ import pytest
 from example_result import example_result
 
 from servecast.compiler.service import METRICS
-from servecast.simulator.metrics import ReplicaMetrics
+from servecast.simulator.metrics.metrics import ReplicaMetrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"

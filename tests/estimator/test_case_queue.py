@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.kernels import KernelCase
-from servecast.estimator.case_queue import MAX_LOSSES, MAX_RETRIES, CaseQueue
+from servecast.estimator.profiling.case_queue import MAX_LOSSES, MAX_RETRIES, CaseQueue
 
 
 def case(rows: int, kernel: str = "linear") -> KernelCase:

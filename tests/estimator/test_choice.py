@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servecast.estimator.choice import DEFAULT, choose, fit_best
-from servecast.estimator.features import feature_matrix
+from servecast.estimator.learners.choice import DEFAULT, choose, fit_best
+from servecast.estimator.learners.features import feature_matrix
+from servecast.estimator.learners.splits import folds_of, shapes_of, some_shapes, unseen_shapes
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples, samples_of
-from servecast.estimator.splits import folds_of, shapes_of, some_shapes, unseen_shapes
 
 LINEAR = KernelKind("linear", "bf16")
 ALL_REDUCE = KernelKind("all_reduce", "bf16")

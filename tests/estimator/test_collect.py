@@ -27,10 +27,10 @@ from servecast.agent.service import CaseProfiler
 from servecast.agent.stopping import Flag, Statistics, StopReason
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
-from servecast.estimator import collect as collect_module
-from servecast.estimator.collect import Progress, collect
+from servecast.estimator.profiling import collect as collect_module
+from servecast.estimator.profiling.collect import Progress, collect
+from servecast.estimator.profiling.workers import Job, Running
 from servecast.estimator.store import Store
-from servecast.estimator.workers import Job, Running
 
 Serve = Callable[[CaseProfiler], AgentServer]
 LINEAR = KernelSupport("linear", ("rows",), ("bf16",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servecast.agent.stopping import Statistics
 from servecast.compiler.kernels import KernelCase
-from servecast.estimator.cross_check import Check, cases_to_check, disagreements
+from servecast.estimator.profiling.cross_check import Check, cases_to_check, disagreements
 
 CASE = KernelCase("linear", "bf16", "", (("rows", 4),))
 

@@ -17,12 +17,12 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
 from servecast.compiler.sharded import Call, Rows, Run, ShardedProgram
 from servecast.estimator.engine_profile import ENGINE_PROFILES
+from servecast.estimator.learners.uncertainty import ANALYTICAL_HALF_WIDTH, MEASURED_HALF_WIDTH
 from servecast.estimator.load import TableLoader, load_predictor
 from servecast.estimator.measurement import MeasurementBatch
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, Source, TableBounds
 from servecast.estimator.uncertain import Step
-from servecast.estimator.uncertainty import ANALYTICAL_HALF_WIDTH, MEASURED_HALF_WIDTH
 
 BOUNDS = TableBounds(64, 8, 4096, 4096)
 Model = Callable[..., ShardedProgram]

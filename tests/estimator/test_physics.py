@@ -31,8 +31,8 @@ from servecast.compiler.ir import (
 )
 from servecast.compiler.kernels import kernel_shapes
 from servecast.estimator.attention_times import columns_of, kind_of
+from servecast.estimator.learners.roofline import analytical_s
 from servecast.estimator.physics import KernelKind, compute_peak, shortest_s, work_of
-from servecast.estimator.roofline import analytical_s
 
 GPU = Sku(
     *("gpu", 80 * 10**9, 1e12, (("bf16", 100e12), ("fp8", 200e12)), 8, "nvlink", 100e9, 10e9),

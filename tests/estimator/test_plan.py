@@ -5,7 +5,7 @@ from __future__ import annotations
 from servecast.compiler.attention import Attention
 from servecast.compiler.ir import Collective, CollectiveKind, Linear
 from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
-from servecast.estimator.plan import PlanLimits, log_points, plan_cases
+from servecast.estimator.profiling.plan import PlanLimits, log_points, plan_cases
 
 LIMITS = PlanLimits(max_batched_tokens=64, max_num_seqs=8, max_context_tokens=512)
 

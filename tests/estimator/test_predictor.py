@@ -15,11 +15,11 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
 from servecast.compiler.kernels import KernelCase
 from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
-from servecast.estimator.features import feature_matrix
+from servecast.estimator.learners.features import feature_matrix
+from servecast.estimator.learners.roofline import analytical_s
 from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
 from servecast.estimator.physics import KernelKind, shortest_s
 from servecast.estimator.predictor import Predictor, samples_of
-from servecast.estimator.roofline import analytical_s
 from servecast.estimator.sources import predictor_from
 from servecast.estimator.store import Store
 from servecast.estimator.tables import SOURCES, Source

@@ -7,9 +7,9 @@ import io
 from rich.console import Console
 
 from servecast.compiler.kernels import KernelCase
-from servecast.estimator.collect import Progress
-from servecast.estimator.profile_view import MAX_ROWS, case_text, running_table, shown
-from servecast.estimator.workers import Running
+from servecast.estimator.profiling.collect import Progress
+from servecast.estimator.profiling.profile_view import MAX_ROWS, case_text, running_table, shown
+from servecast.estimator.profiling.workers import Running
 
 CASE = KernelCase("linear", "bf16", "", (("in_features", 4096), ("rows", 16)))
 

@@ -9,11 +9,11 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from servecast.estimator.baselines import GridInterpolation, RawForest, RooflineOnly
-from servecast.estimator.flatten import flatten, flatten_boosting, mean_of
-from servecast.estimator.forest import KernelModel
-from servecast.estimator.regressors import GROWERS, MonotoneBoosting, RooflineTrees
-from servecast.estimator.roofline_fit import fit_roofline
+from servecast.estimator.learners.baselines import GridInterpolation, RawForest, RooflineOnly
+from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
+from servecast.estimator.learners.forest import KernelModel
+from servecast.estimator.learners.regressors import GROWERS, MonotoneBoosting, RooflineTrees
+from servecast.estimator.learners.roofline_fit import fit_roofline
 
 LEARNERS = [
     *(RooflineTrees((member,), effort=0.1) for member in GROWERS),

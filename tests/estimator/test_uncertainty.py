@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servecast.estimator.measurement import Floats
-from servecast.estimator.uncertainty import (
+from servecast.estimator.learners.uncertainty import (
     LEVELS,
     Calibration,
     calibration_of,
     coverage,
 )
+from servecast.estimator.measurement import Floats
 
 
 def errors(seed: int, rows: int = 20_000) -> tuple[Floats, Floats]:

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from engine_cases import tables_of
 
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.reference import simulate_reference
-from servecast.simulator.routing import Fleet
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.reference.reference import simulate_reference
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

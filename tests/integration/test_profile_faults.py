@@ -20,7 +20,7 @@ from servecast.compiler.catalog import compile_text
 from servecast.compiler.kernels import KernelCase
 from servecast.compiler.shard import shard
 from servecast.compiler.sharded import Parallelism
-from servecast.estimator.plan import PlanLimits, plan_cases
+from servecast.estimator.profiling.plan import PlanLimits, plan_cases
 from servecast.estimator.store import Store
 
 KILLS = 50

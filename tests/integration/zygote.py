@@ -13,8 +13,8 @@ import sys
 
 import servecast.agent.cli
 import servecast.agent.serve
-import servecast.estimator.collect
-import servecast.estimator.plan
+import servecast.estimator.profiling.collect
+import servecast.estimator.profiling.plan
 import servecast.simulator.cli
 from servecast.compiler.catalog import shipped_skus
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from servecast.simulator.answer import show
+from servecast.simulator.commands.search_answer import show
 
 
 def shown(result: dict[str, Any], width: int) -> str:

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.cli import cli
-from servecast.simulator.deploy import files, guidellm_test, load_test
-from servecast.simulator.deploy_engines import ENGINES, sglang_command, trtllm_command, vllm_command
-from servecast.simulator.deploy_kubernetes import kubernetes
+from servecast.simulator.deploy.engines import ENGINES, sglang_command, trtllm_command, vllm_command
+from servecast.simulator.deploy.files import files, guidellm_test, load_test
+from servecast.simulator.deploy.kubernetes import kubernetes
 
 MODEL = "meta-llama/Llama-3.1-8B"
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from servecast.simulator.cli import cli
-from servecast.simulator.explain import change, refused_aside, steps_aside
+from servecast.simulator.search.explain import change, refused_aside, steps_aside
 
 
 def test_a_change_worked_by_hand(result: dict[str, Any]) -> None:

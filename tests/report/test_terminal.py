@@ -77,7 +77,7 @@ SERVECAST = shlex.quote(str(Path(sys.executable).with_name("servecast")))
 SHOW = """
 import json, sys
 from rich.console import Console
-from servecast.simulator.answer import show
+from servecast.simulator.commands.search_answer import show
 show(json.load(open(sys.argv[1])), Console())
 """
 

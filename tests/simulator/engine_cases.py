@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.orders import ORDERS
-from servecast.simulator.picks import PICKS
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Fleet
-from servecast.simulator.workload import PrefixBlocks, Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.orders import ORDERS
+from servecast.simulator.engine.picks import PICKS
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 ROUTERS_TO_TRY = (
     "round_robin",

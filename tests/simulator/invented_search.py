@@ -18,7 +18,6 @@ from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import SOURCES, RuntimeTables, Source, TableBounds
 from servecast.estimator.uncertain import Step, UncertainOperator
-from servecast.simulator.arrivals import gamma_arrivals, stream
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.objective import OBJECTIVES
 from servecast.simulator.search.pool import Here
@@ -26,7 +25,8 @@ from servecast.simulator.search.question import Question
 from servecast.simulator.search.searching import Means, Searching
 from servecast.simulator.search.space import Axes
 from servecast.simulator.search.worker import Worker
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.arrivals import gamma_arrivals, stream
+from servecast.simulator.traffic.workload import Workload
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "llama.llm"
 

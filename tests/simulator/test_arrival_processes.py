@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.arrival_processes import (
+from servecast.simulator.traffic.arrival_processes import (
     PROCESSES,
     Diurnal,
     Gamma,
@@ -16,8 +16,8 @@ from servecast.simulator.arrival_processes import (
     parse_arrivals,
     with_arrivals,
 )
-from servecast.simulator.arrivals import gamma_arrivals, stream
-from servecast.simulator.workload import Floats, Workload
+from servecast.simulator.traffic.arrivals import gamma_arrivals, stream
+from servecast.simulator.traffic.workload import Floats, Workload
 
 
 def drawn(text: str, num_requests: int, rate_per_s: float, seed: int = 0) -> Floats:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.arrival_processes import Gamma, with_arrivals
-from servecast.simulator.arrivals import bootstrap, gamma_arrivals, stream
-from servecast.simulator.workload import PrefixBlocks, Workload
+from servecast.simulator.traffic.arrival_processes import Gamma, with_arrivals
+from servecast.simulator.traffic.arrivals import bootstrap, gamma_arrivals, stream
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 
 def numbered(num_requests: int) -> Workload:

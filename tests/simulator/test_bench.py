@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from servecast.simulator.bench import Cell, misconfiguration, summary
-from servecast.simulator.bench_job import MODELS, SKUS, WORKLOADS, BenchOptions
-from servecast.simulator.bench_show import show_bench
 from servecast.simulator.cli import cli
+from servecast.simulator.commands.bench_job import MODELS, SKUS, WORKLOADS, BenchOptions
+from servecast.simulator.commands.bench_show import show_bench
+from servecast.simulator.commands.bench_table import Cell, misconfiguration, summary
 
 
 def row(sku: str, tp: int, qps_per_usd_hour: float) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from engine_cases import tables_of
 
 from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.calibration import Fitted, Term, errors, fit
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.measured_run import MeasuredRun
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.validate import predicted_latencies
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.measured.calibration import Fitted, Term, errors, fit
+from servecast.simulator.measured.run import MeasuredRun
+from servecast.simulator.measured.validate import predicted_latencies
+from servecast.simulator.traffic.workload import Workload
 
 ENGINE = Engine()
 TERMS = (

@@ -9,10 +9,9 @@ import pytest
 
 from servecast.compiler.service import Slo
 from servecast.estimator.tables import SOURCES, RuntimeTables
-from servecast.simulator.arrivals import gamma_arrivals, stream
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import summarise, value
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import summarise, value
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import (
     QUEUE_DELAY,
@@ -24,7 +23,8 @@ from servecast.simulator.search.capacity import (
     late_targets,
     replicas_needed,
 )
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.arrivals import gamma_arrivals, stream
+from servecast.simulator.traffic.workload import Workload
 
 TTFT = Slo("ttft", 90, 0.5)
 LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=64, kv_blocks=400)

@@ -9,10 +9,10 @@ import pytest
 from engine_cases import random_case, tables_of, workload_of
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.disaggregation import DisaggregatedRun, KvLink, run_disaggregated
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.disaggregation import DisaggregatedRun, KvLink, run_disaggregated
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.traffic.workload import Workload
 
 LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=16, kv_blocks=100, block_tokens=1)
 QUARTER_SECOND_A_TOKEN = KvLink(kv_bytes_per_token=1.0, bytes_per_s=4.0, latency_s=0.5)

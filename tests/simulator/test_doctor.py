@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from servecast.estimator.store import Store
-from servecast.simulator import doctor
 from servecast.simulator.cli import cli
+from servecast.simulator.commands import doctor
 
 
 def run(*arguments: str) -> Result:

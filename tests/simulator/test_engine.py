@@ -10,13 +10,13 @@ from engine_cases import check_invariants, random_case, same, tables_of, workloa
 
 from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator import run_record
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.records import Records
-from servecast.simulator.reference import ReferenceRun, simulate_reference
-from servecast.simulator.routing import Engine, Fleet, simulate
-from servecast.simulator.scheduling import LivelockError
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine import run_record
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet, simulate
+from servecast.simulator.engine.scheduling import LivelockError
+from servecast.simulator.reference.reference import ReferenceRun, simulate_reference
+from servecast.simulator.traffic.workload import Workload
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ PROGRAM = f"""
 import sys
 sys.path.insert(0, {str(HELPERS)!r})
 from engine_cases import random_case
-from servecast.simulator.compiled import compile_engine
-from servecast.simulator import routing
+from servecast.simulator.engine.compiled import compile_engine
+from servecast.simulator.engine import routing
 compiled = compile_engine()
 routing.compile_engine = lambda: compiled
 routing.Engine().run(*random_case(3))

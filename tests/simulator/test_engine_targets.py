@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from engine_cases import random_case, same, tables_of, workload_of
 
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import allowed_late, value
-from servecast.simulator.records import LateTargets, Records
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import LateTargets, Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import allowed_late, value
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from engine_cases import tables_of
 
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import Window, value
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import Window, value
+from servecast.simulator.traffic.workload import Workload
 
 REQUESTS, RUNS = 20_000, 40
 MAX_TOKENS = 4000

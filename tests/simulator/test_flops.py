@@ -7,7 +7,7 @@ import numpy as np
 from servecast.compiler.attention import Attention
 from servecast.compiler.ir import Collective, CollectiveKind, Linear
 from servecast.compiler.sharded import Call, Parallelism, Rows, Run, ShardedProgram, Stage
-from servecast.simulator.flops import flops_model
+from servecast.simulator.metrics.flops import flops_model
 
 
 def tiny(parallelism: Parallelism, window: int | None = None) -> ShardedProgram:

@@ -11,9 +11,9 @@ import pytest
 from engine_cases import random_case, same, same_outcome, tables_of, workload_of
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.picks import PICKS, highest_response_ratio_next
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.picks import PICKS, highest_response_ratio_next
+from servecast.simulator.engine.routing import Engine, Fleet
 
 LIMITS = EngineLimits(max_num_seqs=1, max_batched_tokens=16, kv_blocks=100, block_tokens=1)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from engine_cases import tables_of, workload_of
 
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import summarise
-from servecast.simulator.routing import Engine, Fleet
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import summarise
 from servecast.simulator.search.latency_spread import at_trace_rate, interval, intervals
 
 

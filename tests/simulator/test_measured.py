@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.measured import read_run
-from servecast.simulator.measured_run import MeasuredRun
+from servecast.simulator.measured.readers import read_run
+from servecast.simulator.measured.run import MeasuredRun
 
 HEADER = "request_id,arrival_s,input_tokens,output_tokens,scheduled_s,ttft_s,tpot_s,e2e_s\n"
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.measured import read_run
-from servecast.simulator.measured_run import MeasuredRun
+from servecast.simulator.measured.readers import read_run
+from servecast.simulator.measured.run import MeasuredRun
 
 
 def saved(tmp_path: Path, name: str, content: Any) -> Path:

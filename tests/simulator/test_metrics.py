@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from engine_cases import random_case, tables_of, workload_of
 
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import Window, allowed_late, samples, summarise, value
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Engine, Fleet, simulate
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet, simulate
+from servecast.simulator.metrics.metrics import Window, allowed_late, samples, summarise, value
 
 LIMITS = EngineLimits(max_num_seqs=4, max_batched_tokens=16, kv_blocks=10, block_tokens=1)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from engine_cases import random_case, tables_of, workload_of
 
-from servecast.simulator.deployment import EngineLimits
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.routing import Fleet, simulate
 from servecast.simulator.report.parquet import write_requests, write_steps
-from servecast.simulator.routing import Fleet, simulate
-from servecast.simulator.workload import TraceOrigin
+from servecast.simulator.traffic.workload import TraceOrigin
 
 
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:

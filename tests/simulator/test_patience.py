@@ -9,11 +9,11 @@ from engine_cases import check_invariants, impatient_case, tables_of, workload_o
 from test_engine import assert_equal, times
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.records import Records
-from servecast.simulator.reference import simulate_reference
-from servecast.simulator.routing import Engine, Fleet, simulate
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet, simulate
+from servecast.simulator.reference.reference import simulate_reference
+from servecast.simulator.traffic.workload import Workload
 
 ONE_AT_A_TIME = EngineLimits(max_num_seqs=1, max_batched_tokens=16, kv_blocks=1000)
 

@@ -11,15 +11,15 @@ import pytest
 from engine_cases import check_invariants, random_case, same_outcome, tables_of, workload_of
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import samples, summarise
-from servecast.simulator.orders import ORDERS
-from servecast.simulator.policy import POLICIES, keyword_parameters, parse_policy
-from servecast.simulator.records import LateTargets
-from servecast.simulator.routers import ROUTERS
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.schedulers import SCHEDULERS
-from servecast.simulator.workload import PrefixBlocks, Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.orders import ORDERS
+from servecast.simulator.engine.policy import POLICIES, keyword_parameters, parse_policy
+from servecast.simulator.engine.records import LateTargets
+from servecast.simulator.engine.routers import ROUTERS
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import samples, summarise
+from servecast.simulator.reference.schedulers import SCHEDULERS
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 NO_LIMIT = "long_prefill_threshold=1000"  # above every budget here: changes nothing but the engine
 

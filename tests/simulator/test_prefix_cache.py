@@ -11,14 +11,14 @@ from engine_cases import check_invariants, prefix_case, tables_of, workload_of
 from test_engine import assert_equal, times
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import value
-from servecast.simulator.prefix_path import chained, prefix_blocks
-from servecast.simulator.records import Records
-from servecast.simulator.reference import simulate_reference
-from servecast.simulator.routing import Engine, Fleet, simulate
-from servecast.simulator.traces import read_trace
-from servecast.simulator.workload import PrefixBlocks, Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.prefix_path import chained, prefix_blocks
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet, simulate
+from servecast.simulator.metrics.metrics import value
+from servecast.simulator.reference.reference import simulate_reference
+from servecast.simulator.traffic.traces import read_trace
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 CASES = 450
 

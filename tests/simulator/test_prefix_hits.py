@@ -10,9 +10,9 @@ import pytest
 from engine_cases import workload_of
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.prefix_hits import prefix_hits
-from servecast.simulator.traces import read_trace
-from servecast.simulator.workload import PrefixBlocks, Workload
+from servecast.simulator.traffic.prefix_hits import prefix_hits
+from servecast.simulator.traffic.traces import read_trace
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 
 def with_blocks(*prompts: tuple[int, list[int]]) -> Workload:

@@ -9,9 +9,9 @@ import pytest
 from engine_cases import ROUTERS_TO_TRY, random_case, same_outcome, tables_of, workload_of
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.routing import Engine, Fleet, simulate
-from servecast.simulator.workload import PrefixBlocks, Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.routing import Engine, Fleet, simulate
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 LIMITS = EngineLimits(max_num_seqs=4, max_batched_tokens=16, kv_blocks=1000, block_tokens=1)
 

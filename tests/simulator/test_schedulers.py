@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 import pytest
 
-from servecast.simulator.block_scheduler import SchedulerLimits
-from servecast.simulator.object_engine import run_jobs
-from servecast.simulator.schedulers import SCHEDULERS
-from servecast.simulator.scheduling import Batch, Job
-from servecast.simulator.vllm_v1_scheduler import VllmV1, Vtc
+from servecast.simulator.engine.scheduling import Batch, Job
+from servecast.simulator.reference.block_scheduler import SchedulerLimits
+from servecast.simulator.reference.object_engine import run_jobs
+from servecast.simulator.reference.schedulers import SCHEDULERS
+from servecast.simulator.reference.vllm_v1_scheduler import VllmV1, Vtc
 
 LIMITS = SchedulerLimits(
     max_num_seqs=2, max_batched_tokens=4, kv_blocks=100, max_tokens=20, block_tokens=1

@@ -15,10 +15,10 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import InfeasibleError, UserError
 from servecast.compiler.load import load_spec
 from servecast.estimator.load import TableLoader
+from servecast.simulator.commands.simulate_cli import simulate_command
+from servecast.simulator.commands.simulate_job import save_simulation
 from servecast.simulator.simulate import Setup, Simulated, simulate_setup
-from servecast.simulator.simulate_cli import simulate_command
-from servecast.simulator.simulate_job import save_simulation
-from servecast.simulator.workload import TraceOrigin, Workload
+from servecast.simulator.traffic.workload import TraceOrigin, Workload
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETUP = Setup(load_spec(REPOSITORY / "spec" / "llama.llm").model(None), "h100-sxm")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from engine_cases import random_case, tables_of, workload_of
 
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.records import Records
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Fleet, simulate
 from servecast.simulator.report.timeline import NUM_WINDOWS, choose, events, write_timeline
-from servecast.simulator.routing import Fleet, simulate
 
 Event = dict[str, Any]
 SEEDS = range(40)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.trace_formats import FORMATS
-from servecast.simulator.traces import TraceOptions, read_trace, write_trace
-from servecast.simulator.workload import Workload
+from servecast.simulator.traffic.trace_formats import FORMATS
+from servecast.simulator.traffic.traces import TraceOptions, read_trace, write_trace
+from servecast.simulator.traffic.workload import Workload
 
 OURS = "arrival_s,prompt_tokens,output_tokens\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servecast.simulator.traces import TraceOptions, read_trace
-from servecast.simulator.workload_summary import describe
+from servecast.simulator.traffic.summary import describe
+from servecast.simulator.traffic.traces import TraceOptions, read_trace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHAT = REPOSITORY / "spec" / "traces" / "chat.csv"

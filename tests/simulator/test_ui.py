@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from servecast.compiler.catalog import parse_slo
 from servecast.compiler.errors import UserError
+from servecast.simulator.commands.ui import LOOPBACK, answer, make_server
 from servecast.simulator.report.rerank import rerank
-from servecast.simulator.ui import LOOPBACK, answer, make_server
 
 Result = dict[str, Any]
 EXAMPLE = example_result()

@@ -15,14 +15,21 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.service import Slo
 from servecast.compiler.sharded import Parallelism
 from servecast.estimator.load import TableLoader
-from servecast.simulator.arrivals import stream
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.metrics import samples, summarise
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Engine, Fleet, simulate
-from servecast.simulator.steady import steady_state
-from servecast.simulator.usage import bubbles, computed_s, energy, mbu, moved_bytes, step_flops
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet, simulate
+from servecast.simulator.metrics.metrics import samples, summarise
+from servecast.simulator.metrics.steady import steady_state
+from servecast.simulator.metrics.usage import (
+    bubbles,
+    computed_s,
+    energy,
+    mbu,
+    moved_bytes,
+    step_flops,
+)
+from servecast.simulator.traffic.arrivals import stream
+from servecast.simulator.traffic.workload import Workload
 
 __all__ = ["loader"]
 SKU = replace(

@@ -13,13 +13,18 @@ from engine_cases import tables_of, workload_of
 
 from servecast.compiler.errors import UserError
 from servecast.estimator.cli import store_command
-from servecast.simulator.deployment import EngineLimits
-from servecast.simulator.measured import MeasuredRun
-from servecast.simulator.records import Records
-from servecast.simulator.routing import Fleet, simulate
-from servecast.simulator.validate import STATISTICS, compare, comparison_json, predicted_latencies
-from servecast.simulator.validate_job import ValidateOptions, run_validation
-from servecast.simulator.workload import Workload
+from servecast.simulator.commands.validate_job import ValidateOptions, run_validation
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Fleet, simulate
+from servecast.simulator.measured.readers import MeasuredRun
+from servecast.simulator.measured.validate import (
+    STATISTICS,
+    compare,
+    comparison_json,
+    predicted_latencies,
+)
+from servecast.simulator.traffic.workload import Workload
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

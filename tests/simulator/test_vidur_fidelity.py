@@ -10,10 +10,10 @@ import duckdb
 import numpy as np
 import pytest
 
-from servecast.simulator.block_scheduler import SchedulerLimits
-from servecast.simulator.object_engine import run_jobs
-from servecast.simulator.schedulers import SCHEDULERS
-from servecast.simulator.scheduling import Batch, Job
+from servecast.simulator.engine.scheduling import Batch, Job
+from servecast.simulator.reference.block_scheduler import SchedulerLimits
+from servecast.simulator.reference.object_engine import run_jobs
+from servecast.simulator.reference.schedulers import SCHEDULERS
 
 KV_GRAIN = 64  # tokens that Vidur rounds cached lengths up to
 TOKEN_GRAIN = 8

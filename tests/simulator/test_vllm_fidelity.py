@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from engine_cases import prefix_case, random_case, tables_of
 
-from servecast.simulator.policy import parse_policy
-from servecast.simulator.records import Records
-from servecast.simulator.reference import simulate_reference
-from servecast.simulator.routing import Engine, Fleet
-from servecast.simulator.workload import Workload
+from servecast.simulator.engine.policy import parse_policy
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.reference.reference import simulate_reference
+from servecast.simulator.traffic.workload import Workload
 
 CASES = 600
 ORACLE = Path(__file__).with_name("vllm_scheduler.py")

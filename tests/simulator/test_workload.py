@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.workload import PrefixBlocks, RejectedRow, TraceOrigin, Workload
-from servecast.simulator.workload_summary import describe
+from servecast.simulator.traffic.summary import describe
+from servecast.simulator.traffic.workload import PrefixBlocks, RejectedRow, TraceOrigin, Workload
 
 
 def workload(

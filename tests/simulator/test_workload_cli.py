@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from servecast.simulator.cli import cli
-from servecast.simulator.traces import read_trace
-from servecast.simulator.workload_kinds import KINDS
-from servecast.simulator.workload_show import bars
+from servecast.simulator.commands.workload_show import bars
+from servecast.simulator.traffic.kinds import KINDS
+from servecast.simulator.traffic.traces import read_trace
 
 
 def run(*arguments: str) -> Result:

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.arrival_processes import Poisson
-from servecast.simulator.arrivals import stream
-from servecast.simulator.traces import read_trace, write_trace
-from servecast.simulator.workload import PrefixBlocks, Workload
-from servecast.simulator.workload_kinds import KINDS, Draw, Lengths, draw_workload
-from servecast.simulator.workload_scaling import scaled
-from servecast.simulator.workload_shape import (
+from servecast.simulator.traffic.arrival_processes import Poisson
+from servecast.simulator.traffic.arrivals import stream
+from servecast.simulator.traffic.kinds import KINDS, Draw, Lengths, draw_workload
+from servecast.simulator.traffic.scaling import scaled
+from servecast.simulator.traffic.shape import (
     arrival_counts,
     length_histogram,
     prefix_summary,
     rank_correlation,
 )
+from servecast.simulator.traffic.traces import read_trace, write_trace
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 
 def drawn(name: str, num_requests: int = 20_000, seed: int = 0) -> Workload:

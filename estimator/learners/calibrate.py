@@ -1,0 +1,44 @@
+"""Calibrates a kernel's intervals: fits on folds of shapes, and looks at the shapes left out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from servecast.estimator.learners.choice import fit_best
+from servecast.estimator.learners.features import feature_matrix
+from servecast.estimator.learners.side_by_side import side_by_side
+from servecast.estimator.learners.splits import Mask, folds_of
+from servecast.estimator.learners.uncertainty import Calibration, calibration_of
+from servecast.estimator.measurement import Floats
+from servecast.estimator.physics import KernelKind
+from servecast.estimator.predictor import Samples
+
+FOLDS = 5  # each model sees four fifths of the shapes, nearly as many as the one that answers
+USED = 3  # so many of the folds are looked at
+FRONTIER = 0.85  # rows above this quantile of work are held out to see how far beyond the data errs
+
+
+def calibrate(
+    kind: KernelKind, samples: Samples, num_sms: int, learner: str, seed: int = 0
+) -> Calibration:
+    """Errors of models that had not seen a case's shape, and of one that had seen no work as large."""
+    features = feature_matrix(kind, samples.dims, num_sms)
+    seconds = samples.seconds
+    fold = folds_of(samples, FOLDS, seed)
+    unseen = [fold == number for number in range(USED)]
+    measured = np.concatenate([seconds[out] for out in unseen])
+    large = features[:, -1] >= np.quantile(features[:, -1], FRONTIER)
+    if large.all():  # nothing smaller to learn from
+        large[:] = False
+    *predicted, further = side_by_side(
+        lambda out: _predicted(kind, samples, num_sms, (learner, out)), [*unseen, large]
+    )
+    beyond = np.log(further / seconds[large])
+    return calibration_of(np.concatenate(predicted), measured, np.abs(beyond))
+
+
+def _predicted(kind: KernelKind, samples: Samples, num_sms: int, how: tuple[str, Mask]) -> Floats:
+    """Times of the rows left out, by that learner of the others."""
+    learner, left_out = how
+    model = fit_best(kind, samples.rows(~left_out), num_sms, learner)
+    return model.predict(feature_matrix(kind, samples.rows(left_out).dims, num_sms))

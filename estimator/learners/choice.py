@@ -1,0 +1,94 @@
+"""Which learner answers for a kernel of a GPU: the best of several on shapes that it had not seen.
+
+Importing this module loads scikit-learn; only fitting needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from servecast.estimator.learners.features import INCREASING, feature_matrix, positions, side_of
+from servecast.estimator.learners.forest import KernelModel
+from servecast.estimator.learners.regressors import (
+    GROWERS,
+    KernelLearner,
+    MonotoneBoosting,
+    RooflineTrees,
+)
+from servecast.estimator.learners.side_by_side import side_by_side
+from servecast.estimator.learners.splits import folds_of, shapes_of, some_shapes
+from servecast.estimator.measurement import Floats
+from servecast.estimator.physics import Dims, KernelKind
+from servecast.estimator.predictor import Samples
+
+MAX_ROWS = 12000  # of a kernel rank learners as all do; 5,000 favour those that learn less
+FOLDS = 3
+USED = 2  # of them: one alone is won by luck, and each costs nearly as much as the fit itself
+FEW_ROWS = 2000  # up to so many, trees of few leaves are worth a try
+MONOTONE_EFFORT = 0.3  # constrained trees stop learning sooner
+MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
+BLENDS = {"blend": ("randomised", "boosting"), "few": ("randomised", "shallow")}
+DEFAULT = "blend"
+
+
+def _trees(*members: str) -> Callable[[KernelKind, Dims], KernelLearner]:
+    return lambda kind, dims: RooflineTrees(members, positions(kind, dims, side_of(kind)))
+
+
+def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
+    return MonotoneBoosting(positions(kind, dims, INCREASING), effort=MONOTONE_EFFORT)
+
+
+LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
+    **{member: _trees(member) for member in GROWERS},
+    **{blend: _trees(*members) for blend, members in BLENDS.items()},
+    "monotone": _monotone,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Mean absolute log errors by learner in cross-validation; empty where there was too little to try."""
+
+    errors: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def best(self) -> str:
+        return min(self.errors, key=lambda pair: pair[1])[0] if self.errors else DEFAULT
+
+
+def choose(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> Choice:
+    """Every learner's errors on shapes left out, learnt from the others."""
+    part = samples.rows(some_shapes(samples, MAX_ROWS, seed))
+    if shapes_of(part).max() + 1 < MIN_SHAPES:
+        return Choice()
+    features = feature_matrix(kind, part.dims, num_sms)
+    fold = folds_of(part, FOLDS, seed)
+    names = [name for name in GROWERS if name != "shallow" or len(part.seconds) <= FEW_ROWS]
+    names += ["monotone"] if kind.kernel.startswith("attention") else []
+
+    def log_errors(trial: tuple[str, int]) -> Floats:
+        name, number = trial
+        out = fold == number
+        learner = LEARNERS[name](kind, part.dims)
+        learner.fit(features[~out], part.seconds[~out])
+        return np.asarray(np.log(learner.predict(features[out]) / part.seconds[out]))
+
+    trials = [(name, number) for name in names for number in range(USED)]
+    found = dict(zip(trials, side_by_side(log_errors, trials), strict=True))
+    errors = {name: np.concatenate([found[name, n] for n in range(USED)]) for name in names}
+    for blend, members in BLENDS.items():
+        if set(members) <= set(errors):
+            errors[blend] = np.asarray(np.mean([errors[member] for member in members], axis=0))
+    return Choice(tuple((name, float(np.mean(np.abs(e)))) for name, e in errors.items()))
+
+
+def fit_best(kind: KernelKind, samples: Samples, num_sms: int, name: str) -> KernelModel:
+    """The learner of that name, fitted to everything."""
+    features = feature_matrix(kind, samples.dims, num_sms)
+    learner = LEARNERS[name](kind, samples.dims)
+    learner.fit(features, samples.seconds)
+    return replace(learner.model_, learner=name)

@@ -1,0 +1,86 @@
+"""Regression trees as flat arrays: predicts with numpy alone and saves without pickle."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.estimator.learners.roofline import FittedRoofline
+from servecast.estimator.measurement import Floats
+
+LEAF = -1
+CASES_AT_ONCE = 256  # their walks through a few hundred trees fit in a core's cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatForest:
+    """Nodes of all trees in one row of arrays [nodes]; ``roots`` [trees] index into them.
+
+    A leaf has feature ``LEAF`` and its value; a case goes left when its feature is at most the threshold,
+    compared in single precision as scikit-learn does.
+    """
+
+    roots: NDArray[np.int32]
+    feature: NDArray[np.int16]
+    threshold: NDArray[np.float32]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    value: NDArray[np.float32]
+
+    def predict(self, features: Floats) -> Floats:
+        """Mean over trees [cases] for features [cases, features]."""
+        parts = [
+            self._predict(features[i : i + CASES_AT_ONCE].astype(np.float32))
+            for i in range(0, len(features), CASES_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _predict(self, features: NDArray[np.float32]) -> Floats:
+        node = np.tile(self.roots, len(features))
+        case = np.repeat(np.arange(len(features)), len(self.roots))
+        walking = np.arange(len(node))
+        while True:
+            feature = self.feature[node[walking]]
+            inner = feature != LEAF
+            walking = walking[inner]
+            if not len(walking):
+                leaves = self.value[node].reshape(len(features), len(self.roots))
+                return np.asarray(np.mean(leaves, axis=1), dtype=np.float64)
+            at = node[walking]
+            goes_left = features[case[walking], feature[inner]] <= self.threshold[at]
+            node[walking] = np.where(goes_left, self.left[at], self.right[at])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelModel:
+    """Time of a kernel: a fitted roofline times the exponential of what a forest adds."""
+
+    roofline: FittedRoofline
+    forest: FlatForest
+    learner: str = ""
+
+    def predict(self, features: Floats) -> Floats:
+        """Seconds [cases] for features whose first column is FLOPs and last is bytes."""
+        base = self.roofline.predict(features)
+        return np.asarray(base * np.exp(self.forest.predict(features)), dtype=np.float64)
+
+    def to_bytes(self) -> bytes:
+        body = io.BytesIO()
+        arrays = {f.name: getattr(self.forest, f.name) for f in fields(FlatForest)}
+        roofline = [self.roofline.launch_s, self.roofline.s_per_flop, self.roofline.s_per_byte]
+        side = np.array(self.roofline.side, dtype=np.float64).reshape(-1, 2)
+        told = {"learner": np.array(self.learner), "roofline": np.array(roofline), "side": side}
+        np.savez(body, allow_pickle=False, **told, **arrays)
+        return body.getvalue()
+
+    @staticmethod
+    def from_bytes(body: bytes) -> KernelModel:
+        with np.load(io.BytesIO(body), allow_pickle=False) as saved:
+            forest = FlatForest(**{f.name: saved[f.name] for f in fields(FlatForest)})
+            launch_s, s_per_flop, s_per_byte = (float(x) for x in saved["roofline"])
+            side = tuple((int(column), float(rate)) for column, rate in saved["side"])
+            roofline = FittedRoofline(launch_s, s_per_flop, s_per_byte, side)
+            return KernelModel(roofline, forest, str(saved["learner"]))

@@ -1,0 +1,236 @@
+"""Learners of kernel times, by scikit-learn's conventions. Importing this module costs a second: only
+fitting needs it, predictions run from the arrays of ``forest.py``.
+
+Features [cases, features] hold FLOPs in column 0 and bytes in the last; times [cases] are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
+from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
+
+from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
+from servecast.estimator.learners.forest import FlatForest, KernelModel
+from servecast.estimator.learners.roofline import FittedRoofline
+from servecast.estimator.learners.roofline_fit import fit_roofline
+from servecast.estimator.measurement import Floats
+
+TREES = 20
+BOOSTED = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How trees grow: the seed, and the share of the usual number of them."""
+
+    seed: int = 0
+    effort: float = 1.0
+
+
+Grower = Callable[[Floats, Floats, Growth], FlatForest]
+
+
+def random_forest(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
+    """Each tree sees half of the rows, by count, for scikit-learn warns of shares of small data."""
+    forest = RandomForestRegressor(
+        max(1, round(TREES * growth.effort)),
+        max_features=0.4,
+        max_samples=max(1, len(residual) // 2),
+        random_state=growth.seed,
+    )
+    return flatten(forest.fit(features, residual))
+
+
+def randomised_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
+    forest = ExtraTreesRegressor(
+        max(1, round(TREES * growth.effort)),
+        max_features=0.6,
+        min_samples_leaf=2,
+        random_state=growth.seed,
+    )
+    return flatten(forest.fit(features, residual))
+
+
+def boosted_trees(
+    features: Floats, residual: Floats, growth: Growth, increasing: bool = False
+) -> FlatForest:
+    """``increasing``: with every feature."""
+    boosting = HistGradientBoostingRegressor(
+        max_iter=max(1, round(BOOSTED * growth.effort)),
+        max_leaf_nodes=63,
+        learning_rate=0.08,
+        min_samples_leaf=10,
+        max_features=0.5,
+        monotonic_cst=[1] * features.shape[1] if increasing else None,
+        early_stopping=False,
+        random_state=growth.seed,
+    )
+    with threadpool_limits(1, "openmp"):  # on a busy machine more threads only spin
+        return flatten_boosting(boosting.fit(features, residual))
+
+
+def shallow_boosted_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
+    """For few rows: trees of few leaves, which may hold few rows."""
+    boosting = HistGradientBoostingRegressor(
+        max_iter=max(1, round(BOOSTED * growth.effort / 2)),
+        max_leaf_nodes=8,
+        learning_rate=0.08,
+        min_samples_leaf=3,
+        max_features=0.5,
+        early_stopping=False,
+        random_state=growth.seed,
+    )
+    with threadpool_limits(1, "openmp"):
+        return flatten_boosting(boosting.fit(features, residual))
+
+
+GROWERS: dict[str, Grower] = {
+    "forest": random_forest,
+    "randomised": randomised_trees,
+    "boosting": boosted_trees,
+    "shallow": shallow_boosted_trees,
+}
+
+
+class KernelLearner(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library
+    """What learners of positive times share."""
+
+    model_: KernelModel
+
+    def predict(self, X: Any) -> Floats:  # noqa: N803  # scikit-learn's name
+        check_is_fitted(self)
+        features = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.model_.predict(np.asarray(features))
+
+    def __sklearn_tags__(self) -> Any:
+        return positive_targets(super().__sklearn_tags__())
+
+
+class RooflineTrees(KernelLearner):
+    """Trees on the logarithm of time over a fitted roofline; the mean of several kinds errs less than each.
+
+    Parameters
+    ----------
+    members : tuple of str
+        Names of GROWERS.
+    side : tuple of int
+        Columns that cost time beside the roofline.
+    effort : float
+        Share of the usual number of trees.
+    random_state : int
+        Seed of the trees.
+
+    Attributes
+    ----------
+    model_ : KernelModel
+        The fit as arrays.
+    """
+
+    def __init__(
+        self,
+        members: tuple[str, ...] = ("forest",),
+        side: tuple[int, ...] = (),
+        effort: float = 1.0,
+        random_state: int = 0,
+    ) -> None:
+        self.members = members
+        self.side = side
+        self.effort = effort
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803  # scikit-learn's name
+        """Times ``y`` [cases] in seconds, positive.
+
+        Raises
+        ------
+        ValueError
+            A time is not positive.
+        """
+        features, seconds = positive(self, X, y)
+        roofline = fit_roofline(features, seconds, self.side)
+        residual = np.log(seconds / roofline.predict(features))
+        growth = Growth(self.random_state, self.effort)
+        grown = [GROWERS[name](features, residual, growth) for name in self.members]
+        self.model_ = KernelModel(roofline, mean_of(grown), "+".join(self.members))
+        return self
+
+
+class MonotoneBoosting(KernelLearner):
+    """Boosted trees on the logarithm of time itself that never falls as any feature it reads grows.
+
+    Not over a roofline: a product with one would not keep the promise.
+
+    Parameters
+    ----------
+    increasing : tuple of int
+        The columns it reads; physics says that time grows with each.
+    effort : float
+        Share of the usual number of trees.
+    random_state : int
+        Seed of the trees.
+
+    Attributes
+    ----------
+    model_ : KernelModel
+        The fit as arrays.
+    """
+
+    def __init__(
+        self, increasing: tuple[int, ...] = (0, -1), effort: float = 1.0, random_state: int = 0
+    ) -> None:
+        self.increasing = increasing
+        self.effort = effort
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803  # scikit-learn's name
+        """Times ``y`` [cases] in seconds, positive.
+
+        Raises
+        ------
+        ValueError
+            A time is not positive.
+        """
+        features, seconds = positive(self, X, y)
+        read = np.zeros_like(features)  # no tree splits on a column without values
+        columns = np.array(self.increasing)
+        read[:, columns] = features[:, columns]
+        middle = float(np.exp(np.mean(np.log(seconds))))
+        growth = Growth(self.random_state, self.effort)
+        trees = boosted_trees(read, np.log(seconds / middle), growth, increasing=True)
+        self.model_ = KernelModel(FittedRoofline(middle, 0.0, 0.0), trees, "monotone")
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # it reads two columns unless told of more
+        return tags
+
+
+def positive(estimator: BaseEstimator, X: Any, y: Any) -> tuple[Floats, Floats]:  # noqa: N803
+    """Checked features and times.
+
+    Raises
+    ------
+    ValueError
+        A time is not positive.
+    """
+    features, seconds = validate_data(estimator, X, y, dtype=np.float64, y_numeric=True)
+    if (seconds <= 0).any():
+        raise ValueError(f"times must be positive, got {seconds.min()}")
+    return features, np.asarray(seconds, dtype=np.float64)
+
+
+def positive_targets(tags: Any) -> Any:
+    tags.target_tags.positive_only = True
+    return tags

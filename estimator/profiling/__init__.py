@@ -1,0 +1,1 @@
+"""What to measure, by which agents, and the progress of it."""

@@ -1,0 +1,1 @@
+"""The commands: options in, values to the pure core, answers out."""

@@ -1,0 +1,268 @@
+"""The main job's edge: reads the spec, the trace and the store that the options name, and plans."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as ProgressBar
+
+from servecast.compiler.catalog import Spec, parse_slo, shipped_skus
+from servecast.compiler.errors import DataMissingError, UserError
+from servecast.compiler.load import load_spec
+from servecast.compiler.service import Service, Slo
+from servecast.compiler.suggest import did_you_mean
+from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
+from servecast.simulator.report.render import render
+from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
+from servecast.simulator.search.dry_run import space_json
+from servecast.simulator.search.market import Market, check_known, priced
+from servecast.simulator.search.objective import objective_named
+from servecast.simulator.search.plan import plan
+from servecast.simulator.search.pool import Pool, local_pool
+from servecast.simulator.search.precision import at_precision
+from servecast.simulator.search.question import (
+    DEFAULT_MAX_GPUS,
+    DEFAULT_OBJECTIVE,
+    Question,
+    axes_of,
+)
+from servecast.simulator.search.robust import Weighted, check_weights, combined
+from servecast.simulator.search.searching import Means, Progress
+from servecast.simulator.search.worker import Demand
+from servecast.simulator.traffic.traces import TraceOptions, read_trace
+from servecast.simulator.traffic.workload import Workload
+
+DEFAULT_SLOS = (Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2))
+"""Where neither the spec nor the command line says any: an interactive chat."""
+JOURNAL = "search.jsonl"
+"""In the folder of the results, or beside the store where none is asked for."""
+DEFAULT_SKUS = ("h100-sxm", "a100-sxm-80gb")
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """The main job's command line. ``asked`` holds the axes it names; None and empty mean not said."""
+
+    spec: Path | Spec
+    trace: Path | Workload
+    asked: Service
+    model: str | None = None
+    service: str | None = None
+    traffic: TraceOptions = field(default_factory=TraceOptions)
+    prices: Mapping[str, float] = field(default_factory=dict)
+    stock: Mapping[str, int] = field(default_factory=dict)
+    whole_nodes: bool = False
+    store: Path | None = None
+    sources: tuple[str, ...] = ()
+    jobs: int | None = None
+    quiet: bool = False
+    out: Path | None = None
+    resume: bool = False
+    best_only: bool = False
+    confidence: float = DEFAULT_CONFIDENCE
+    more_traces: tuple[Path, ...] = ()
+    weights: tuple[float, ...] = ()
+    robust: str = "worst"
+    cluster: Callable[[Demand], Pool] | None = None
+
+
+def run_job(options: JobOptions) -> dict[str, Any]:
+    """The answer of ``docs/results.md``.
+
+    Raises:
+        UserError: the spec, the trace, the store or an option is wrong, or the model fits nowhere.
+    """
+    question = _question(options)
+    options = replace(options, store=options.store or default_store())
+    if not options.more_traces:
+        return _answer(options, question, _workload(options, question), JOURNAL)
+    return _robust_answer(options, question)
+
+
+def _robust_answer(options: JobOptions, question: Question) -> dict[str, Any]:
+    """One search for each trace, and the answer for all of them."""
+    if options.best_only:
+        raise UserError(
+            "--best-only: the best of several traces may be the best of none; leave it out"
+        )
+    traces = (options.trace, *options.more_traces)
+    weights = check_weights(len(traces), options.weights)
+    workloads = [_workload(replace(options, trace=trace), question) for trace in traces]
+    found = []
+    for index, (workload, weight) in enumerate(zip(workloads, weights, strict=True)):
+        result = _answer(options, question, workload, f"{index + 1}-{JOURNAL}")
+        found.append(Weighted(workload.name, weight, result))
+        if not result["complete"]:
+            break
+    return combined(found, question.objective, options.robust)
+
+
+def _answer(
+    options: JobOptions, question: Question, workload: Workload, journal: str
+) -> dict[str, Any]:
+    assert options.store is not None
+    with _progress(options.quiet) as progress:
+        means = Means(
+            TableLoader(options.store, _sources(options.sources)),
+            _pool_for(options),
+            progress,
+            journal=(options.out or options.store.parent) / journal,
+            resume=options.resume,
+            best_only=options.best_only,
+        )
+        return plan(question, workload, means, _versions())
+
+
+def describe_space(options: JobOptions) -> dict[str, Any]:
+    """What ``run_job`` would search: each axis with its size, and what of it cannot run.
+
+    Raises:
+        UserError: as ``run_job``, but for the store, which is not opened.
+    """
+    question = _question(options)
+    space = question.space(_workload(options, question).mean_sequence_tokens)
+    return space_json(question, space)
+
+
+def _workload(options: JobOptions, question: Question) -> Workload:
+    workload = options.trace
+    if isinstance(workload, Path):
+        workload = read_trace(workload, options.traffic)
+    workload.check_context(question.program.context_tokens)
+    return workload
+
+
+def _pool_for(options: JobOptions) -> Callable[[Demand], Pool]:
+    if options.cluster is not None:
+        return options.cluster
+    jobs = options.jobs or os.cpu_count() or 1
+    return lambda demand: local_pool(demand, jobs)
+
+
+def _sources(asked: tuple[str, ...]) -> tuple[str, ...]:
+    for source in asked:
+        if source not in DEFAULT_SOURCES:
+            hint = did_you_mean(source, DEFAULT_SOURCES)
+            known = ", ".join(DEFAULT_SOURCES)
+            raise UserError(f"--source: no source {source!r}{hint}; there are {known}")
+    return asked or DEFAULT_SOURCES
+
+
+def default_store() -> Path:
+    """The per-user profile store, made on first use."""
+    folder = Path(platformdirs.user_cache_dir("servecast"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{folder}: cannot be made for the profile store: {error.strerror}"
+        raise DataMissingError(f"{why}; name another place with --store") from error
+    return folder / "profiles.duckdb"
+
+
+def _question(options: JobOptions) -> Question:
+    spec = options.spec if isinstance(options.spec, Spec) else load_spec(options.spec)
+    service = _service(spec, options.service)
+    skus = priced({**shipped_skus(), **spec.skus}, options.prices)
+    check_known(options.stock, skus, "--stock")
+    said = service.slos if service else ()
+    asked_there = service.objective if service else None
+    max_gpus = options.asked.max_gpus or (service.max_gpus if service else None)
+    axes = axes_of(service, options.asked, DEFAULT_SKUS)
+    market = Market(max_gpus or DEFAULT_MAX_GPUS, options.stock, options.whole_nodes)
+    return Question(
+        programs={name: at_precision(spec, options.model, name) for name in axes.precisions},
+        skus=skus,
+        axes=axes,
+        slos=options.asked.slos or said or DEFAULT_SLOS,
+        market=market,
+        seed=options.traffic.seed,
+        objective=objective_named(options.asked.objective or asked_there or DEFAULT_OBJECTIVE.name),
+        confidence=options.confidence,
+    )
+
+
+def _service(spec: Spec, name: str | None) -> Service | None:
+    """The service block asked for, else the spec's first, else none."""
+    if name is None:
+        return next(iter(spec.services.values()), None)
+    if name not in spec.services:
+        hint = did_you_mean(name, spec.services)
+        known = ", ".join(spec.services) or "none"
+        raise UserError(f"{spec.path}: no service {name!r}{hint}; it declares {known}")
+    return spec.services[name]
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "servecast_version": version("servecast"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """A bar on stderr where a person is looking, silence elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    hidden = quiet or not console.is_terminal
+    with ProgressBar(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=hidden,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("compiling")
+
+        def report(done: int, total: int, doing: str) -> None:
+            bar.update(task, completed=done, total=total, description=doing)
+
+        yield report
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError where nothing could be saved, before anything is searched."""
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the result there: {error.strerror}") from error
+
+
+def save(result: dict[str, Any], folder: Path) -> None:
+    """Writes ``results.json`` and ``report.html`` into ``folder``, each whole or not at all."""
+    texts = {
+        "results.json": json.dumps(result, indent=2, allow_nan=False) + "\n",
+        "report.html": render(result),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            partial = folder / f"{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(folder / name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the result there: {error.strerror}") from error
+
+
+def asked_slos(texts: tuple[str, ...]) -> tuple[Slo, ...]:
+    return tuple(parse_slo(text) for text in texts)

@@ -1,0 +1,1 @@
+"""A result as files that start an engine."""

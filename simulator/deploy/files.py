@@ -1,0 +1,105 @@
+"""A configuration of the answer as files that start it and load it. Pure.
+
+The row of a configuration that serves prefill and decode apart holds one row for each role, under ``prefill``
+and ``decode``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.deploy.engines import ENGINES, PORT, QUANTISED, Command, Row, degree
+from servecast.simulator.deploy.kubernetes import dynamo_graph, kubernetes
+
+LOAD_TEST_S = 600
+ROLES = ("prefill", "decode")
+ATTENTION_DP = "enable_attention_dp: true\n"
+
+
+def load_test(result: Row, model: str) -> Command:
+    """``vllm bench serve`` at the trace's rate and burstiness, with its mean lengths, for ten minutes."""
+    traffic = result["workload"]
+    rate_per_s, cv = _rate(traffic), traffic["gap_cv"]
+    options = (
+        ("--model", model),
+        ("--base-url", f"http://localhost:{PORT}"),
+        ("--dataset-name", "random"),
+        ("--random-input-len", str(round(traffic["prompt_tokens"]["mean"]))),
+        ("--random-output-len", str(round(traffic["output_tokens"]["mean"]))),
+        ("--ignore-eos",),
+        ("--num-prompts", str(_requests(rate_per_s))),
+        ("--request-rate", f"{rate_per_s:.3f}"),
+        *((("--burstiness", f"{1 / cv**2:.3f}"),) if cv else ()),
+        ("--percentile-metrics", "ttft,tpot,itl,e2el"),
+        ("--metric-percentiles", "50,90,99"),
+        ("--save-result",),
+    )
+    return Command(("vllm", "bench", "serve"), options)
+
+
+def guidellm_test(result: Row, model: str) -> Command:
+    """The same load from guidellm, as Poisson arrivals, with the spread of the lengths."""
+    traffic = result["workload"]
+    prompt, output = traffic["prompt_tokens"], traffic["output_tokens"]
+    rate_per_s = _rate(traffic)
+    data = (
+        f"kind=synthetic_text,prompt_tokens={round(prompt['mean'])},prompt_tokens_max={prompt['max']},"
+        f"output_tokens={round(output['mean'])},output_tokens_max={output['max']}"
+    )
+    options = (
+        ("--backend", f"kind=openai_http,target=http://localhost:{PORT},model={model}"),
+        ("--profile", f"kind=poisson,rate={rate_per_s:.3f}"),
+        ("--constraint", f"kind=max_duration,seconds={LOAD_TEST_S}"),
+        ("--tokenizer", f"kind=huggingface_auto,model={model}"),
+        ("--data", data),
+        ("--output", "kind=json,path=guidellm.json"),
+    )
+    return Command(("guidellm", "run"), options)
+
+
+def files(result: Row, rank: int) -> dict[str, str]:
+    """File names and texts for the configuration at ``rank`` (from 1) of a result.
+
+    Raises:
+        UserError: the result's trace has no rate to test with.
+    """
+    row, model = result["ranked"][rank - 1], result["question"]["source"]
+    roles = {role: {**row[role], "role": role} for role in ROLES if row.get(role)}
+    texts: dict[str, str] = {}
+    for role, part in roles.items() or ((None, row),):
+        texts |= _scripts(result, part, model, f"-{role}" if role else "")
+    if roles:
+        texts["dynamo.json"] = dynamo_graph(roles, model)
+    else:
+        texts["kubernetes.json"] = kubernetes(row, model)
+    predicted = f"predicted: ttft p90 {row['metrics']['ttft_s']['p90']:.3f} s when full"
+    texts["load-test.sh"] = load_test(result, model).script(predicted)
+    texts["load-test-guidellm.sh"] = guidellm_test(result, model).script(predicted)
+    return texts
+
+
+def _scripts(result: Row, row: Row, model: str, suffix: str) -> dict[str, str]:
+    says = [f"{result['question']['model']}: one of {row['replicas']} replicas on {row['sku']}"]
+    if row.get("precision") in QUANTISED:
+        says.append(f"put a checkpoint that is quantised to {row['precision']} in place of {model}")
+    if int(row["replicas"]) > 1 and row.get("router"):
+        says.append(f"predicted with the router {row['router']} before the replicas")
+    texts = {
+        f"{name}{suffix}.sh": command(row, model).script(*says) for name, command in ENGINES.items()
+    }
+    if degree(row, "dp") > 1:
+        texts["trtllm.yaml"] = ATTENTION_DP
+    return texts
+
+
+def _rate(traffic: Mapping[str, Any]) -> float:
+    rate_per_s = traffic["rate_per_s"]
+    if rate_per_s is None:
+        raise UserError("the result's trace has all requests at one instant: no rate to test with")
+    return float(rate_per_s)
+
+
+def _requests(rate_per_s: float) -> int:
+    return max(1, round(rate_per_s * LOAD_TEST_S))

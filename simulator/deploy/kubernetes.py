@@ -1,0 +1,114 @@
+"""A configuration as Kubernetes objects, in JSON, which ``kubectl apply -f`` takes. Pure.
+
+A deployment whose replicas do the whole request is a plain Deployment and Service. One that has prefill and
+decode apart needs something that hands requests and caches over: its graph is NVIDIA Dynamo's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from servecast.simulator.deploy.engines import PORT, Row, degree, vllm_command
+
+IMAGE = "vllm/vllm-openai:latest"
+DYNAMO_IMAGE = "nvcr.io/nvidia/ai-dynamo/vllm-runtime:1.0.0"
+MINUTES_TO_START = 20
+"""What loading the largest checkpoints takes; a pod that is not ready by then has failed."""
+
+PROBE_PERIOD_S = 10
+
+
+def gpus_of(row: Row) -> int:
+    """GPUs of one replica."""
+    return int(row["tp"]) * int(row["pp"]) * degree(row, "dp")
+
+
+def kubernetes(row: Row, model: str) -> str:
+    """A vLLM Deployment of all replicas, and its Service."""
+    labels = {"app": _name(row)}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": labels["app"], "labels": labels},
+        "spec": {
+            "replicas": row["replicas"],
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(row, model)},
+        },
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": labels["app"], "labels": labels},
+        "spec": {"selector": labels, "ports": [{"port": PORT, "targetPort": PORT}]},
+    }
+    return _text({"apiVersion": "v1", "kind": "List", "items": [deployment, service]})
+
+
+def dynamo_graph(roles: Mapping[str, Row], model: str) -> str:
+    """A DynamoGraphDeployment of a frontend and the workers of each role, ``prefill`` and ``decode``."""
+    services: dict[str, Any] = {
+        "Frontend": {
+            "componentType": "frontend",
+            "replicas": 1,
+            "extraPodSpec": {"mainContainer": {"image": DYNAMO_IMAGE}},
+        }
+    }
+    for role, row in roles.items():
+        services[f"Vllm{role.capitalize()}Worker"] = {
+            "componentType": "worker",
+            "subComponentType": role,
+            "replicas": row["replicas"],
+            "resources": {"limits": {"gpu": str(gpus_of(row))}},
+            "extraPodSpec": {
+                "mainContainer": {
+                    "image": DYNAMO_IMAGE,
+                    "command": ["python3", "-m", "dynamo.vllm"],
+                    "args": _dynamo_arguments(row, model, role),
+                }
+            },
+        }
+    graph = {
+        "apiVersion": "nvidia.com/v1alpha1",
+        "kind": "DynamoGraphDeployment",
+        "metadata": {"name": "servecast-disaggregated"},
+        "spec": {"backendFramework": "vllm", "services": services},
+    }
+    return _text(graph)
+
+
+def _dynamo_arguments(row: Row, model: str, role: str) -> list[str]:
+    """Dynamo's vLLM worker takes the engine's own options, and its role."""
+    options = vllm_command({**row, "role": role}, model).options
+    engine = [word for option in options if option[0] != "--port" for word in option]
+    return ["--model", model, *engine, *(["--is-prefill-worker"] if role == "prefill" else [])]
+
+
+def _pod(row: Row, model: str) -> dict[str, Any]:
+    container = {
+        "name": "vllm",
+        "image": IMAGE,
+        "command": vllm_command(row, model).words,
+        "ports": [{"containerPort": PORT}],
+        "resources": {"limits": {"nvidia.com/gpu": str(gpus_of(row))}},
+        "readinessProbe": {
+            "httpGet": {"path": "/health", "port": PORT},
+            "failureThreshold": MINUTES_TO_START * 60 // PROBE_PERIOD_S,
+            "periodSeconds": PROBE_PERIOD_S,
+        },
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    return {
+        "containers": [container],
+        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],  # NCCL's, between ranks
+    }
+
+
+def _name(row: Row) -> str:
+    return "servecast-" + str(row["sku"]).lower().replace("_", "-")
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"

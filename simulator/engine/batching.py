@@ -1,0 +1,122 @@
+"""Forming a batch by vLLM v1's rules: decodes, the partial prefill, admissions if nothing was preempted."""
+
+from __future__ import annotations
+
+from servecast.simulator.engine.cohort import blocks_for, preempt, start_running
+from servecast.simulator.engine.prefix_cache import adopt, look_up, remember, take_blocks
+from servecast.simulator.engine.state import NONE, Simulation
+from servecast.simulator.engine.step_time import prefill_s
+from servecast.simulator.engine.waiting import front, leave_queue, lose_impatient
+
+
+def free_lane(sim: Simulation, r: int) -> int:
+    """A lane with nothing in flight; the one with decodes, if there is one."""
+    stages = sim.run[0].num_stages
+    lane = r * stages
+    if stages == 1:
+        return lane
+    idle = lane
+    for k in range(lane, lane + stages):
+        if sim.lanes[k].in_flight == 0:
+            idle = k
+            if sim.lanes[k].decodes > 0:
+                return k
+    return idle
+
+
+def add_chunk(sim: Simulation, r: int, lane: int, i: int, context: int, chunk: int) -> None:
+    """Put a prefill chunk into the lane's batch; what is left of the prompt makes it the partial."""
+    replica, batch, request = sim.replicas[r], sim.lanes[lane], sim.requests[i]
+    batch.tokens += chunk
+    batch.sequences += 1
+    for stage in range(sim.run[0].num_stages):
+        chunk_s = prefill_s(sim, stage, context, chunk)
+        sim.stages[r * sim.run[0].num_stages + stage].chunks_s += chunk_s
+    request.lane = lane
+    if sim.run[0].caching:
+        remember(sim, r, i, context, chunk)
+    if context + chunk < request.prompt:
+        replica.partial = i
+        replica.filled = context + chunk
+        replica.partial_lane = lane
+    else:
+        replica.partial = NONE
+        request.link = batch.joined
+        batch.joined = i
+
+
+def take_decodes(sim: Simulation, r: int, lane: int) -> None:
+    """Start the batch with the lane's decodes, preempting until their blocks suffice.
+
+    Evicting whenever one decode after the other finds no block ends with the fewest victims whose going
+    leaves enough for those who stay; so does this.
+    """
+    replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
+    crossing = run.phase_at + lane * run.block_tokens + (-batch.step & (run.block_tokens - 1))
+    while sim.pool[crossing] > replica.free:
+        preempt(sim, r, 0)
+    take_blocks(sim, r, sim.pool[crossing])
+    batch.tokens = batch.sequences = batch.decodes
+    for stage in range(r * run.num_stages, (r + 1) * run.num_stages):
+        sim.stages[stage].chunks_s = 0.0
+
+
+def continue_partial(sim: Simulation, r: int, lane: int) -> bool:
+    """Give the partial prefill, if there is one, its next chunk; False if memory was short."""
+    replica = sim.replicas[r]
+    i = replica.partial
+    if i < 0:
+        return True
+    budget = sim.run[0].max_batched_tokens - sim.lanes[lane].tokens
+    chunk = min(sim.requests[i].prompt - replica.filled, budget)
+    if chunk == 0:
+        return True
+    need = blocks_for(sim, replica.filled + chunk) - blocks_for(sim, replica.filled)
+    while need > replica.free:
+        if not preempt(sim, r, 1) or replica.partial < 0:
+            return False
+    take_blocks(sim, r, need)
+    add_chunk(sim, r, lane, i, replica.filled, chunk)
+    return True
+
+
+def admissible(sim: Simulation, r: int, left: int) -> int:
+    """The waiting request that may be admitted with this much budget left, or NONE."""
+    replica, run = sim.replicas[r], sim.run[0]
+    if left <= 0 or replica.num_running >= run.max_num_seqs:
+        return NONE
+    i = front(sim, r)
+    if i < 0:
+        return NONE
+    shared = look_up(sim, r, i) if run.caching else 0
+    tokens = sim.requests[i].prompt
+    if run.reserve_prompt == 0:
+        tokens = min(tokens, sim.requests[i].loaded + left)
+    watermark = run.watermark_blocks if replica.num_running > 0 else 0
+    return i if blocks_for(sim, tokens) - shared <= replica.free - watermark else NONE
+
+
+def next_to_admit(sim: Simulation, r: int, left: int) -> int:
+    """`admissible`, behind those that have waited too long."""
+    if sim.run[0].losing and left > 0 and sim.replicas[r].num_running < sim.run[0].max_num_seqs:
+        lose_impatient(sim, r)
+    return admissible(sim, r, left)
+
+
+def admit(sim: Simulation, r: int, lane: int) -> None:
+    """Move waiting requests into the lane's batch while budget, sequences and blocks allow."""
+    replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
+    budget = run.max_batched_tokens
+    while True:
+        i = next_to_admit(sim, r, budget - batch.tokens)
+        if i < 0:
+            return
+        request = sim.requests[i]
+        leave_queue(sim, r)
+        start_running(sim, r, i)
+        chunk = min(request.prompt - request.loaded, budget - batch.tokens)
+        held = adopt(sim, r, i) if run.caching else 0
+        take_blocks(sim, r, blocks_for(sim, request.loaded + chunk) - held)
+        if request.scheduled_s != request.scheduled_s:  # NaN: never was
+            request.scheduled_s = replica.seen_s
+        add_chunk(sim, r, lane, i, request.loaded, chunk)

@@ -1,0 +1,173 @@
+"""Prefill and decode on replicas of their own (DistServe, Splitwise), with KV sent over links.
+
+A request's first token comes from a prefill replica. Its KV crosses that replica's link, or one that all of
+them share, one request after another in the order of first tokens, and the request decodes where it arrives;
+its first step there is timed as a prefill chunk of one token. Sent layer by layer, the KV of a layer can
+leave when the prefill's last step has passed it, all layers taking equally long.
+
+Nothing flows back, so the prefill fleet is simulated to its end and its transfers are the arrivals of the
+decode fleet: exact as long as decode replicas do not hold prefill back. A prefill replica's blocks are free
+with the first token. A request that a decode replica preempts recomputes its prompt there.
+
+SOURCE: Zhong et al. 2024 (DistServe), section 3; Patel et al. 2024 (Splitwise), section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.engine.records import Floats, Records
+from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.metrics import Samples, samples
+from servecast.simulator.traffic.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class KvLink:
+    """From the prefill to the decode replicas: one for each, or ``shared`` by all. ``layers`` is in how many
+    parts KV leaves while the prefill runs; 1: all of it after the first token.
+
+    Raises:
+        UserError: no bandwidth, a negative latency, no layer.
+    """
+
+    kv_bytes_per_token: float
+    bytes_per_s: float
+    latency_s: float = 0.0
+    layers: int = 1
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.bytes_per_s > 0 or not self.latency_s >= 0:
+            raise UserError(
+                f"a KV link of {self.bytes_per_s:g} bytes/s and {self.latency_s:g} s latency: "
+                "the bandwidth must be above 0, the latency 0 or more"
+            )
+        if self.layers < 1:
+            raise UserError(f"a KV link of {self.layers} layers: there must be 1 or more")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DisaggregatedRun:
+    """Both fleets' records. ``decoded`` are the numbers of the requests in the decode fleet's records, which
+    have the token after the first as their first; a request with one token is only in ``prefill``."""
+
+    prefill: Records
+    decode: Records | None  # None: no request asked for a second token
+    decoded: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    transfer_s: Floats  # [requests] in the link and in its queue; NaN where nothing was sent
+
+    @property
+    def finish_s(self) -> Floats:
+        finish_s = np.where(self.output_tokens > 1, np.nan, self.prefill.finish_s)
+        if self.decode is not None:
+            finish_s[self.decoded] = self.decode.finish_s
+        return finish_s
+
+    @property
+    def rejected(self) -> NDArray[np.bool_]:
+        """Too long for either fleet's KV cache."""
+        rejected = self.prefill.rejected.copy()
+        if self.decode is not None:
+            rejected[self.decoded] = self.decode.rejected
+        return rejected
+
+    def samples(self, metric: str) -> Samples:
+        """As `metrics.samples`, over the whole life of the requests that finished."""
+        finish_s, first_s = self.finish_s, self.prefill.first_token_s
+        served = np.isfinite(finish_s)
+        arrival_s = self.prefill.arrival_s
+        match metric:
+            case "queue_delay" | "ttft":
+                started = self.prefill.scheduled_s if metric == "queue_delay" else first_s
+                return Samples((started - arrival_s)[served])
+            case "e2e":
+                return Samples((finish_s - arrival_s)[served])
+            case "tpot":
+                several = served & (self.output_tokens > 1)
+                gaps = self.output_tokens[several] - 1
+                return Samples((finish_s - first_s)[several] / gaps)
+            case "tbt":
+                return self._gaps()
+        raise ValueError(f"no metric {metric!r}")
+
+    def _gaps(self) -> Samples:
+        """The decode fleet's, and from each first token over the link to the second."""
+        if self.decode is None:
+            return Samples(np.empty(0))
+        later = samples(self.decode, "tbt")
+        handover_s = self.decode.first_token_s - self.prefill.first_token_s[self.decoded]
+        handover_s = handover_s[self.decode.finished]
+        weights = np.ones(len(later.values), np.int64) if later.weights is None else later.weights
+        return Samples(
+            np.concatenate((later.values, handover_s)),
+            weights=np.concatenate((weights, np.ones(len(handover_s), np.int64))),
+        )
+
+
+def run_disaggregated(
+    engine: Engine, workload: Workload, prefill: Fleet, decode: Fleet, link: KvLink
+) -> DisaggregatedRun:
+    """Simulate every request to its end.
+
+    Raises LivelockError.
+    """
+    first_only = replace(workload, output_tokens=np.ones(len(workload), np.int64), prefix=None)
+    first = engine.run(first_only, prefill).copy()
+    sent = np.flatnonzero(first.finished & (workload.output_tokens > 1))
+    transfer_s = np.full(len(workload), np.nan)
+    received_s = _received_s(first, workload, sent, link)
+    transfer_s[sent] = received_s - first.first_token_s[sent]
+    if len(sent) == 0:
+        return DisaggregatedRun(first, None, sent, workload.output_tokens, transfer_s)
+    order = np.argsort(received_s, kind="stable")
+    sent = sent[order]
+    rest = replace(
+        workload.take(sent, received_s[order]),
+        prompt_tokens=workload.prompt_tokens[sent] + 1,
+        output_tokens=workload.output_tokens[sent] - 1,
+        prefix=None,
+    )
+    second = engine.run(rest, decode, loaded_tokens=workload.prompt_tokens[sent]).copy()
+    return DisaggregatedRun(first, second, sent, workload.output_tokens, transfer_s)
+
+
+def _received_s(
+    first: Records, workload: Workload, sent: NDArray[np.int64], link: KvLink
+) -> Floats:
+    """When each request's KV is across: a link sends one request's at a time.
+
+    Of n layers, the last can leave with the first token, and the first 1/n into the prefill's last step: the
+    KV is across when all of it is, behind the first layer, and the last one, behind the first token.
+    """
+    ready_s = first.first_token_s[sent]
+    busy_s = workload.prompt_tokens[sent] * (link.kv_bytes_per_token / link.bytes_per_s)
+    begun_s = ready_s
+    if link.layers > 1:
+        begun_s = ready_s - _last_step_s(first, sent) * (1 - 1 / link.layers)
+    received_s = np.empty(len(sent))
+    through = np.zeros(len(sent)) if link.shared else first.replica[sent]
+    for one in np.unique(through):
+        mine = np.flatnonzero(through == one)
+        mine = mine[np.argsort(ready_s[mine], kind="stable")]
+        free_s = 0.0
+        for i in mine:
+            all_s = max(free_s, float(begun_s[i])) + float(busy_s[i])
+            free_s = max(all_s, float(ready_s[i]) + float(busy_s[i]) / link.layers)
+            received_s[i] = free_s + link.latency_s
+    return received_s
+
+
+def _last_step_s(first: Records, sent: NDArray[np.int64]) -> Floats:
+    """How long the step took that each of these requests had its first token from."""
+    by_end = np.lexsort((first.lane, first.end_s))
+    ends, lanes = first.end_s[by_end], first.lane[by_end] // first.stages
+    took_s = (first.end_s - first.start_s)[by_end]
+    found = {(end, lane): s for end, lane, s in zip(ends, lanes, took_s, strict=True)}
+    mine = zip(first.first_token_s[sent], first.replica[sent], strict=True)
+    return np.array([found[each] for each in mine])

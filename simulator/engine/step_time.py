@@ -1,0 +1,79 @@
+"""How long a batch takes: `RuntimeTables`' formula on its flattened arrays, added up as written there.
+
+Beyond the last grid point the last two points are extended.
+"""
+
+from __future__ import annotations
+
+from servecast.simulator.engine.state import Simulation
+
+
+def prefill_s(sim: Simulation, stage: int, context: int, chunk: int) -> float:
+    """Attention time of one prefill chunk, bilinear."""
+    run, times = sim.run[0], sim.times
+    x = context * run.per_context_step
+    y = chunk * run.per_chunk_step
+    i = min(int(x), run.num_contexts - 2)
+    j = min(int(y), run.num_chunks - 2)
+    k = run.prefill_at + (stage * run.num_contexts + i) * run.num_chunks + j
+    below = times[k] + (times[k + 1] - times[k]) * (y - j)
+    k += run.num_chunks
+    above = times[k] + (times[k + 1] - times[k]) * (y - j)
+    return below + (above - below) * (x - i)
+
+
+def decode_s(sim: Simulation, stage: int, decodes: int, cached: int) -> float:
+    """Attention time of the decodes, linear in their cached tokens."""
+    run, times = sim.run[0], sim.times
+    x = cached * run.per_kv_step
+    j = min(int(x), run.num_kv - 2)
+    k = run.decode_at + (stage * run.num_sequences + decodes) * run.num_kv + j
+    return times[k] + (times[k + 1] - times[k]) * (x - j)
+
+
+def mixed_s(sim: Simulation, stage: int, chunk: int, decodes: int, cached: int) -> float:
+    """What prefill and decodes in one launch take besides, bilinear; 0 where nobody measured it."""
+    run, times = sim.run[0], sim.times
+    if run.num_mixed == 0:
+        return 0.0
+    above = 0
+    while above < run.num_mixed - 1 and times[run.mixed_chunk_at + above] < chunk:
+        above += 1
+    below = max(above - 1, 0)
+    low, high = times[run.mixed_chunk_at + below], times[run.mixed_chunk_at + above]
+    share = min((chunk - low) / (high - low), 1.0) if high > low else 1.0
+    x = cached * run.per_kv_step
+    j = min(int(x), run.num_kv - 2)
+    first = run.mixed_at + stage * run.num_mixed * run.num_sequences * run.num_kv
+    k = first + (below * run.num_sequences + decodes) * run.num_kv + j
+    left = times[k] + (times[k + 1] - times[k]) * (x - j)
+    k = first + (above * run.num_sequences + decodes) * run.num_kv + j
+    right = times[k] + (times[k + 1] - times[k]) * (x - j)
+    return left + (right - left) * share
+
+
+def linear_s(sim: Simulation, stage: int, tokens: int, sequences: int) -> float:
+    """Everything that depends on the numbers of tokens and sequences only."""
+    run, times = sim.run[0], sim.times
+    token_s = times[run.token_at + stage * run.num_tokens + tokens]
+    return token_s + times[run.sequence_at + stage * run.num_sequences + sequences]
+
+
+def stage_s(sim: Simulation, r: int, stage: int, lane: int) -> float:
+    """Time of the lane's batch in one stage."""
+    run, batch = sim.run[0], sim.lanes[lane]
+    time_s = linear_s(sim, stage, batch.tokens, batch.sequences)
+    if batch.tokens > batch.decodes:
+        chunks_s = sim.stages[r * run.num_stages + stage].chunks_s
+        time_s += sim.times[run.prefill_base_at + stage] + chunks_s
+    if batch.decodes > 0:
+        time_s += decode_s(sim, stage, batch.decodes, batch.cached)
+        if batch.tokens > batch.decodes:
+            chunk = batch.tokens - batch.decodes
+            time_s += mixed_s(sim, stage, chunk, batch.decodes, batch.cached)
+    return time_s
+
+
+def send_s(sim: Simulation, stage: int, tokens: int) -> float:
+    run = sim.run[0]
+    return sim.times[run.send_at + stage * run.num_tokens + tokens]

@@ -1,0 +1,1 @@
+"""Recordings of real engines: read, compared with predictions, calibrated from."""

@@ -1,0 +1,161 @@
+"""Range data of vLLM's own metrics, as Prometheus' ``/api/v1/query_range`` answers: on the server's clock.
+
+Histograms know no single request. As many requests as finished are drawn: lengths and latencies each by
+their histogram, linear within a bucket, arrivals evenly between two scrapes. Means and percentiles of a
+metric are then the recording's; which request had which is not.
+SOURCE: the metrics' names, vllm/v1/metrics/loggers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from servecast.compiler.errors import UserError
+from servecast.simulator.measured.run import MeasuredRun, Setting, read_json
+from servecast.simulator.traffic.arrivals import stream
+from servecast.simulator.traffic.workload import Floats, Workload
+
+LATENCY_NAMES = {
+    "queue_delay": ("vllm:request_queue_time_seconds",),
+    "ttft": ("vllm:time_to_first_token_seconds",),
+    "tpot": (
+        "vllm:request_time_per_output_token_seconds",
+        "vllm:inter_token_latency_seconds",
+        "vllm:time_per_output_token_seconds",
+    ),
+    "e2e": ("vllm:e2e_request_latency_seconds",),
+}
+PROMPT, OUTPUT = "vllm:request_prompt_tokens", "vllm:request_generation_tokens"
+FINISHED = "vllm:request_success_total"
+RUNNING = "vllm:num_requests_running"
+CACHE = "vllm:cache_config_info"
+LEAST_REQUESTS = 20
+NOTE = "histograms of a server: requests are drawn from them, and intervals do not pair requests"
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    labels: Mapping[str, str]
+    at_s: Floats
+    values: Floats
+
+    @property
+    def increase(self) -> float:
+        """A counter's; after a restart it begins again at 0."""
+        steps = np.diff(self.values)
+        return float(np.where(steps < 0, self.values[1:], steps).sum())
+
+
+def read_prometheus(path: Path) -> MeasuredRun:
+    """
+    Raises:
+        UserError: a histogram that is needed is missing, or too few requests finished.
+    """
+    series = _series(path)
+    finished = _increases(path, series)
+    count = int(finished.values.sum())
+    if count < LEAST_REQUESTS:
+        raise UserError(
+            f"{path}: {count} requests finished in it; at least {LEAST_REQUESTS} make a run"
+        )
+    rng = stream(0, path.name)
+    prompt, output = (
+        rng.permutation(np.maximum(np.rint(_drawn(path, series, name, count)), 1)).astype(np.int64)
+        for name in (PROMPT, OUTPUT)
+    )
+    workload = Workload(path.name, _arrivals(finished, count), prompt, output)
+    latencies_s = {}
+    for metric, names in LATENCY_NAMES.items():
+        told = [name for name in names if any(_is(s, f"{name}_bucket") for s in series)]
+        if told:
+            latencies_s[metric] = rng.permutation(_drawn(path, series, told[0], count))
+    if not latencies_s:
+        raise UserError(f"{path}: no latency histogram of vLLM in it")
+    running = [s.values for s in series if _is(s, RUNNING)]
+    return MeasuredRun(
+        workload,
+        "server",
+        latencies_s,
+        settings=_settings(series),
+        notes=(NOTE,),
+        engine="vllm",
+        running=np.sum(running, axis=0) if running else None,
+    )
+
+
+def is_prometheus(found: Any) -> bool:
+    answers = found if isinstance(found, list) else [found]
+    first = answers[0] if answers else None
+    return isinstance(first, dict) and isinstance(first.get("data"), dict)
+
+
+def _series(path: Path) -> list[_Series]:
+    """Of one answer, or of a list of them.
+
+    Raises:
+        UserError: it is no range data.
+    """
+    found = read_json(path)
+    series = []
+    for answer in found if isinstance(found, list) else [found]:
+        kind = answer["data"].get("resultType")
+        if answer.get("status") != "success" or kind != "matrix":
+            raise UserError(
+                f"{path}: is {kind or 'an error'}, not range data; ask /api/v1/query_range"
+            )
+        for row in answer["data"]["result"]:
+            at_s, values = np.array(row["values"], dtype=np.float64).T
+            series.append(_Series(row["metric"], at_s, values))
+    return series
+
+
+def _is(series: _Series, name: str) -> bool:
+    return series.labels.get("__name__") == name
+
+
+def _increases(path: Path, series: list[_Series]) -> _Series:
+    """Requests that finished between scrapes: at the later one, summed over reasons."""
+    found = [s for s in series if _is(s, FINISHED) and len(s.values) > 1]
+    if not found:
+        raise UserError(f"{path}: lacks {FINISHED}, or has one scrape of it")
+    at_s = np.unique(np.concatenate([s.at_s for s in found]))
+    total = np.zeros(len(at_s))
+    for s in found:
+        steps = np.diff(s.values)
+        total[np.searchsorted(at_s, s.at_s[1:])] += np.where(steps < 0, s.values[1:], steps)
+    return _Series({}, at_s, total)
+
+
+def _arrivals(finished: _Series, count: int) -> Floats:
+    """Evenly over the time in which as many finished."""
+    done = np.cumsum(finished.values)
+    arrival_s = np.interp((np.arange(count) + 0.5) / count * done[-1], done, finished.at_s)
+    return np.asarray(arrival_s - arrival_s[0], dtype=np.float64)
+
+
+def _drawn(path: Path, series: list[_Series], name: str, count: int) -> Floats:
+    """``count`` equally likely values of a histogram; what is above its last bound stands at it."""
+    buckets = [s for s in series if _is(s, f"{name}_bucket")]
+    by_bound: dict[float, float] = {}
+    for s in buckets:
+        bound = float(s.labels["le"])
+        by_bound[bound] = by_bound.get(bound, 0.0) + s.increase
+    bounds = np.array(sorted(bound for bound in by_bound if np.isfinite(bound)))
+    below = np.array([by_bound[bound] for bound in bounds])
+    if not len(bounds) or below[-1] <= 0:
+        raise UserError(f"{path}: lacks {name}_bucket, or nothing was counted in it")
+    shares = np.concatenate([[0.0], below / max(below[-1], *by_bound.values())])
+    quantiles = (np.arange(count) + 0.5) / count
+    drawn = np.interp(quantiles, shares, np.concatenate([[0.0], bounds]))
+    return np.asarray(drawn, dtype=np.float64)
+
+
+def _settings(series: list[_Series]) -> dict[str, Setting]:
+    """The KV blocks, where vLLM told its cache."""
+    blocks = [s.labels.get("num_gpu_blocks", "") for s in series if _is(s, CACHE)]
+    return {"kv_blocks": int(blocks[0])} if blocks and blocks[0].isdigit() else {}

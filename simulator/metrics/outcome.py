@@ -1,0 +1,184 @@
+"""What a simulated run came to, as the keys of ``docs/simulate.md``. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from servecast.compiler.hardware import Sku
+from servecast.compiler.service import Slo
+from servecast.compiler.sharded import ShardedProgram
+from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.state import GAVE_UP, TURNED_AWAY
+from servecast.simulator.metrics.flops import flops_model
+from servecast.simulator.metrics.metrics import ReplicaMetrics, distribution, summarise
+from servecast.simulator.metrics.steady import steady_state
+from servecast.simulator.metrics.usage import bubbles, computed_s, energy, mbu
+from servecast.simulator.search.capacity import attained_share
+from servecast.simulator.search.rows import metrics_json
+from servecast.simulator.traffic.workload import Workload
+
+MAX_NAMED = 20
+"""Rejected requests that the summary names; the requests table has all of them."""
+
+Row = dict[str, Any]  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What ran, for the figures that depend on it. ``gpus``: of all replicas."""
+
+    sharded: ShardedProgram
+    tables: RuntimeTables
+    sku: Sku
+    limits: EngineLimits
+    gpus: int
+    slos: tuple[Slo, ...] = ()
+    carbon_g_per_kwh: float | None = None
+
+
+def outcome(deployed: Deployed, workload: Workload, records: Records) -> Row:
+    metrics = summarise(records)
+    return {
+        "requests": {
+            "arrived": len(workload),
+            "finished": metrics.num_finished,
+            "rejected": metrics.num_rejected,
+            "unfinished": metrics.num_unfinished,
+        },
+        "rejected": _rejected(workload, records, deployed.limits),
+        "metrics": {
+            **metrics_json(metrics),
+            "normalised_latency_s": _plain(asdict(distribution(records, "normalised_latency"))),
+        },
+        "duration_s": _finite(metrics.duration_s),
+        "requests_per_s": _finite(metrics.requests_per_s),
+        "output_tokens_per_s": _finite(metrics.output_tokens_per_s),
+        "usd_per_million_output_tokens": _usd_per_million(deployed, metrics),
+        "goodput": _goodput(deployed.slos, records, metrics),
+        "steady_state": _steady(records),
+        "steps": len(records.steps),
+        "mean_batch": _finite(metrics.mean_batch),
+        "mean_tokens": _finite(metrics.mean_tokens),
+        "kv_use": {"mean": _finite(metrics.kv_use_mean), "peak": _finite(metrics.kv_use_peak)},
+        "prefix_hit_rate": _hit_rate(records),
+        "preemptions": metrics.preemptions,
+        "restarted": int((records.preemptions > 0).sum()),
+        "stable": metrics.stable,
+        **_use(deployed, records, metrics),
+    }
+
+
+def _use(deployed: Deployed, records: Records, metrics: ReplicaMetrics) -> Row:
+    """What the GPUs did: null where no request finished, or the GPU's peak is not known."""
+    duration_s = metrics.duration_s
+    if not isfinite(duration_s) or duration_s == 0:
+        return dict.fromkeys(("busy", "bubbles", "mfu", "mbu", "energy"))
+    busy_s = metrics.busy * duration_s
+    return {
+        "busy": metrics.busy,
+        "bubbles": bubbles(records, busy_s, computed_s(deployed.tables, records)),
+        "mfu": _mfu(deployed, records, duration_s),
+        "mbu": mbu(deployed.sharded, deployed.sku, records, duration_s),
+        "energy": _energy(deployed, records, duration_s),
+    }
+
+
+def _energy(deployed: Deployed, records: Records, duration_s: float) -> Row | None:
+    used = energy(deployed.sharded, deployed.sku, records, duration_s)
+    if used is None:
+        return None
+    tokens = int(records.output_tokens[records.finished].sum())
+    intensity = deployed.carbon_g_per_kwh
+    return {
+        "joules": used.joules,
+        "joules_per_output_token": used.joules / tokens,
+        "mean_power_w": used.joules / duration_s,
+        "carbon_g": None if intensity is None else used.carbon_g(intensity),
+    }
+
+
+def _goodput(slos: tuple[Slo, ...], records: Records, metrics: ReplicaMetrics) -> Row | None:
+    """Requests that keep every limit by themselves; those rejected do not. None: no limits were given."""
+    if not slos:
+        return None
+    share = attained_share(records, slos)
+    return {
+        "attained": share,
+        "requests_per_s": _finite(share * len(records) / metrics.duration_s),
+    }
+
+
+def _steady(records: Records) -> Row | None:
+    window = steady_state(records)
+    if window is None:
+        return None
+    inside = summarise(records, window)
+    return {
+        "start_s": window.start_s,
+        "end_s": window.end_s,
+        "requests_per_s": inside.num_finished / (window.end_s - window.start_s),
+        "metrics": metrics_json(inside),
+    }
+
+
+def _hit_rate(records: Records) -> float | None:
+    """Of the tokens of the prompts that were served; None: there was no prefix cache."""
+    if records.prefix_hit_tokens is None:
+        return None
+    served = ~records.rejected
+    tokens = int(records.prompt_tokens[served].sum())
+    return float(records.prefix_hit_tokens[served].sum()) / tokens if tokens else None
+
+
+def _rejected(workload: Workload, records: Records, limits: EngineLimits) -> list[Row]:
+    """The first requests that were not served, by name, and why."""
+    named = records.rejected.nonzero()[0][:MAX_NAMED].tolist()
+    kv_tokens = workload.prompt_tokens + workload.output_tokens - 1
+    rows = []
+    for i in named:
+        blocks = int(-(-kv_tokens[i] // limits.block_tokens))
+        reason = _reason(int(records.requests["gone"][i]), blocks, limits)
+        rows.append({"request": workload.where(i), "kv_blocks": blocks, "reason": reason})
+    return rows
+
+
+def _reason(gone: int, kv_blocks: int, limits: EngineLimits) -> str:
+    if gone == TURNED_AWAY:
+        return f"found {limits.max_queue} requests waiting"
+    if gone == GAVE_UP:
+        return f"gave up after {limits.queue_timeout_s} s in the queue"
+    if kv_blocks > limits.kv_blocks:
+        return f"needs more than the {limits.kv_blocks} KV blocks there are"
+    return (
+        f"is more than the policy ever puts into {limits.max_batched_tokens} tokens a step "
+        f"and {limits.kv_blocks} KV blocks"
+    )
+
+
+def _usd_per_million(deployed: Deployed, metrics: ReplicaMetrics) -> float | None:
+    usd_per_s = deployed.gpus * deployed.sku.usd_per_hour / 3600
+    per_s = metrics.output_tokens_per_s
+    return _finite(usd_per_s / per_s * 1e6) if per_s else None
+
+
+def _mfu(deployed: Deployed, records: Records, duration_s: float) -> float | None:
+    """Model FLOPs of the finished requests over the GPUs' peak (bf16, as the ranking's)."""
+    peak = deployed.sku.peak("bf16")
+    if peak is None:
+        return None
+    done = records.finished
+    model = flops_model(deployed.sharded)
+    flops = model.served(records.prompt_tokens[done], records.output_tokens[done]).sum()
+    return float(flops / (duration_s * peak * deployed.gpus))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+def _plain(row: Row) -> Row:
+    return {name: _finite(value) for name, value in row.items()}

@@ -1,0 +1,143 @@
+"""What a run made of its GPUs: bandwidth, pipeline bubbles, energy. Formulas: ``docs/metrics.md``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.hardware import Sku
+from servecast.compiler.ir import Collective, TokenOperator
+from servecast.compiler.sharded import Rows, ShardedProgram
+from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.engine.records import Floats, Records
+from servecast.simulator.metrics.flops import flops_model
+
+JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Of all GPUs over the run; ``utilisation``: mean of what a busy GPU draws between idle and peak."""
+
+    joules: float
+    utilisation: float
+
+    def carbon_g(self, g_per_kwh: float) -> float:
+        """Grams of CO2 equivalent at a grid's intensity."""
+        return self.joules / JOULES_PER_KWH * g_per_kwh
+
+
+def moved_bytes(sharded: ShardedProgram, records: Records) -> Floats:
+    """Bytes that all ranks of an engine read and write in each step, shape [steps].
+
+    Every operator's weights and activations at the step's rows, experts as far as routing touches them, and
+    the decodes' caches. What prefill attention reads is left out: it is bound by FLOPs.
+    """
+    steps = records.steps
+    decodes, cached = steps["decodes"].astype(float), steps["cached"].astype(float)
+    total = np.zeros(len(steps))
+    degrees = sharded.parallelism
+    ranks = degrees.gpus // (degrees.pp * degrees.dp)
+    runs = [run for stage in sharded.stages for run in stage.runs]
+    for times, call in [(run.count * ranks, call) for run in runs for call in run.calls]:
+        match call.op:
+            case Collective():
+                continue
+            case Attention() | LatentAttention() as op:
+                window = op.window if isinstance(op, Attention) else None
+                seen = cached if window is None else np.minimum(cached, decodes * window)
+                total += times * op.kv_bytes_per_token * seen
+            case op:
+                rows = steps["sequences" if call.rows is Rows.LAST_TOKENS else "tokens"]
+                total += times * _moved_bytes(op, rows * call.row_factor)
+    return total
+
+
+def step_flops(sharded: ShardedProgram, records: Records) -> Floats:
+    """FLOPs of all ranks of an engine in each step, shape [steps], but those of prefill attention."""
+    model, steps = flops_model(sharded), records.steps
+    decodes, cached = steps["decodes"].astype(float), steps["cached"].astype(float)
+    total = steps["tokens"] * model.per_token + steps["sequences"] * model.per_output
+    for window, cost in model.per_pair:
+        seen = cached + decodes
+        total = total + cost * (seen if window is None else np.minimum(seen, decodes * window))
+    return np.asarray(total / sharded.parallelism.dp)
+
+
+def mbu(sharded: ShardedProgram, sku: Sku, records: Records, duration_s: float) -> float:
+    """Model bandwidth utilisation: bytes moved over what all GPUs could move in the run."""
+    could = sku.bandwidth_bytes_per_s * _gpus(sharded) * records.replicas
+    return float(moved_bytes(sharded, records).sum()) / (could * duration_s)
+
+
+def computed_s(tables: RuntimeTables, records: Records) -> float:
+    """Seconds of all stages' batches, by the formula of `RuntimeTables`; sending and the host are none."""
+    steps = records.steps
+    tokens, decodes = steps["tokens"], steps["decodes"]
+    total = tables.token_s.sum(axis=0)[tokens] + tables.sequence_s.sum(axis=0)[steps["sequences"]]
+    total += steps["prefill_s"] + tables.prefill_base_s.sum() * (tokens > decodes)
+    some = decodes > 0
+    total[some] += _by_cache(tables, tables.decode_s.sum(axis=0), steps[some])
+    points = tables.mixed_chunk_tokens
+    both = some & (tokens > decodes)
+    if len(points) and both.any():
+        chunk = (tokens - decodes)[both]
+        extra = [_by_cache(tables, table, steps[both]) for table in tables.mixed_s.sum(axis=0)]
+        at = np.interp(chunk, points, np.arange(len(points)))
+        low = np.minimum(at.astype(int), max(len(points) - 2, 0))
+        row = np.arange(len(chunk))
+        left, right = (
+            np.stack(extra)[low, row],
+            np.stack(extra)[np.minimum(low + 1, len(points) - 1), row],
+        )
+        total[both] += left + (right - left) * (at - low)
+    return float(total.sum())
+
+
+def _by_cache(tables: RuntimeTables, table: Floats, steps: NDArray[np.void]) -> Floats:
+    """Rows of a table by decodes, linear in their cached tokens, beyond the last point, too."""
+    at = steps["cached"] / tables.kv_step_tokens
+    low = np.minimum(at.astype(int), table.shape[1] - 2)
+    left, right = table[steps["decodes"], low], table[steps["decodes"], low + 1]
+    return np.asarray(left + (right - left) * (at - low))
+
+
+def bubbles(records: Records, busy_s: float, stages_s: float) -> float:
+    """Share of the stages' time that they idle although their replica has a batch in flight.
+
+    ``busy_s``: with a batch in flight, mean over the replicas; ``stages_s``: `computed_s`.
+    """
+    return max(0.0, 1.0 - stages_s / (busy_s * records.replicas * records.stages))
+
+
+def energy(sharded: ShardedProgram, sku: Sku, records: Records, duration_s: float) -> Energy | None:
+    """None where the GPU's peak at the model's format is not known.
+
+    A GPU draws its idle power always, and of what is between that and its peak power the share that the step
+    uses of its FLOP/s or of its bandwidth, whichever is more.
+    """
+    peak = sku.peak(flops_model(sharded).format)
+    if peak is None:
+        return None
+    gpus = _gpus(sharded)
+    took_s = records.end_s - records.start_s
+    flops_s = step_flops(sharded, records) / (peak * gpus)
+    bytes_s = moved_bytes(sharded, records) / (sku.bandwidth_bytes_per_s * gpus)
+    used_s = float(np.minimum(np.maximum(flops_s, bytes_s), took_s).sum())
+    idle_j = sku.power_idle_w * gpus * records.replicas * duration_s
+    busy_j = (sku.power_peak_w - sku.power_idle_w) * gpus * used_s
+    return Energy(idle_j + busy_j, used_s / (records.replicas * duration_s))
+
+
+def _gpus(sharded: ShardedProgram) -> int:
+    """Of one engine: a replica of several with experts in common is several in the records."""
+    return sharded.parallelism.gpus // sharded.parallelism.dp
+
+
+def _moved_bytes(op: TokenOperator, rows: Floats) -> Floats:
+    """At each step's rows; each number of rows is asked for once."""
+    distinct, where = np.unique(np.ceil(rows), return_inverse=True)
+    return np.array([float(op.moved_bytes(int(n))) for n in distinct])[where]

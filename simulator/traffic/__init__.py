@@ -1,0 +1,1 @@
+"""What arrives: traces in any format, made workloads, arrival processes, and what they have in common."""
