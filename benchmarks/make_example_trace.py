@@ -3,10 +3,10 @@
     python benchmarks/make_example_trace.py spec/traces/chat.csv
 
 Drawn from published statistics; no request is copied from any trace:
-- Prompt and output medians of 1,020 and 129 tokens: the conversation service of Splitwise (Patel et
-  al., ISCA 2024, section III). Log-normal spread to 90th percentiles of 2,734 and 424 tokens: those
-  of the public Azure LLM inference trace 2023 (conversation), as `describe` gives them.
-- Prompt and output lengths are independent: their correlation is weak (ServeGen, Xiang et al. 2025).
+- Prompt and output medians of 1,020 and 129 tokens, 90th percentiles of 2,734 and 424: those of the
+  public Azure LLM inference trace 2023 (conversation), as `servecast workload` describes it.
+- Prompt and output lengths are independent: their correlation is weaker than was thought (ServeGen,
+  Xiang et al. 2025).
 - Gamma gaps (BurstGPT, Wang et al. 2024; ServeGen) with a coefficient of variation of 1.5, our choice
   for "bursty": 1 would be Poisson.
 """

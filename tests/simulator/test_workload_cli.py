@@ -31,7 +31,7 @@ def test_without_a_subject_it_lists_the_kinds_with_their_sources() -> None:
     assert {row["name"] for row in json.loads(run("--json").stdout)} == set(KINDS)
     shown = run().stdout
     assert all(f"{name}  {kind.says}" in shown for name, kind in KINDS.items())
-    assert "Splitwise" in shown
+    assert "Vidur (Agrawal et al., MLSys 2024, table 1)" in shown
 
 
 def test_a_kind_is_described_and_saved(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from servecast.simulator.traffic.shape import (
     prefix_summary,
     rank_correlation,
 )
-from servecast.simulator.traffic.traces import read_trace, write_trace
+from servecast.simulator.traffic.traces import TraceOptions, read_trace, write_trace
 from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 
@@ -40,6 +40,36 @@ def test_a_kind_has_the_percentiles_that_are_published(name: str) -> None:
         assert np.percentile(tokens, 90) == pytest.approx(min(lengths.p90, lengths.most), rel=0.05)
         assert tokens.min() >= 1
         assert tokens.max() <= lengths.most
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("chat", "azure-2023-conv.csv"),
+        ("code", "azure-2023-code.csv"),
+        ("summarisation", "vidur-arxiv-summarization-lengths.csv"),
+    ],
+)
+def test_the_percentiles_are_those_of_the_trace_that_is_named(
+    name: str, file: str, shared_data: Path
+) -> None:
+    options = TraceOptions(rate_per_s=1.0, arrival_cv=1.0)
+    trace = read_trace(shared_data / "traces" / file, options)
+    for lengths, tokens in (
+        (KINDS[name].prompt, trace.prompt_tokens),
+        (KINDS[name].output, trace.output_tokens),
+    ):
+        assert np.percentile(tokens, [50, 90]) == pytest.approx([lengths.p50, lengths.p90], abs=0.6)
+        assert tokens.max() <= lengths.most
+
+
+def test_agentic_lengths_vary_as_in_mooncake_s_conversations(shared_data: Path) -> None:
+    """And prompts say next to nothing of outputs there, which is why kinds draw them independently."""
+    trace = read_trace(shared_data / "traces" / "mooncake-conversation.jsonl")
+    prompt, output = trace.prompt_tokens, trace.output_tokens
+    assert prompt.std() / prompt.mean() == pytest.approx(1.3, abs=0.05)
+    assert output.std() / output.mean() == pytest.approx(0.7, abs=0.05)
+    assert rank_correlation(prompt, output) == pytest.approx(0.07, abs=0.005)
 
 
 @pytest.mark.parametrize("name", KINDS)
