@@ -46,7 +46,7 @@ from servecast.simulator.search.question import (
 )
 from servecast.simulator.search.robust import Weighted, check_weights, combined
 from servecast.simulator.search.searching import Means, Progress
-from servecast.simulator.search.worker import Demand
+from servecast.simulator.search.task import Demand
 from servecast.simulator.traffic.traces import TraceOptions, read_trace
 from servecast.simulator.traffic.workload import Workload
 

@@ -13,7 +13,8 @@ from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.rows import Row
 from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.space import Placement
-from servecast.simulator.search.worker import Shape, Worker
+from servecast.simulator.search.task import Shape
+from servecast.simulator.search.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ from servecast.simulator.search.sensitivity import (
     start_tornado,
 )
 from servecast.simulator.search.space import UTILISATION, Placement
+from servecast.simulator.search.task import Demand, Shape
 from servecast.simulator.search.whatif import Breakdown, breakdown, deployment_if
-from servecast.simulator.search.worker import Demand, Shape
 
 ROOM = 1.1
 """Of the GPU's memory, for its shadow price."""

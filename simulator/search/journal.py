@@ -16,10 +16,10 @@ from servecast.compiler.errors import UserError
 from servecast.compiler.service import Slo
 from servecast.simulator.metrics.metrics import Distribution, ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
+from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
 from servecast.simulator.search.rows import identity
 from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.space import Candidate, Placement
-from servecast.simulator.search.worker import Beaten, Carried, Found, TooFewGpus
 from servecast.simulator.traffic.workload import Workload
 
 DISTRIBUTIONS = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")

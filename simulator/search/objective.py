@@ -8,7 +8,7 @@ from typing import Any
 from servecast.compiler.errors import UserError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.suggest import did_you_mean
-from servecast.simulator.search.worker import Stake
+from servecast.simulator.search.task import Stake
 
 Row = dict[str, Any]
 GOODPUT_SHARE = 0.9

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.search.worker import Demand, Worker
+from servecast.simulator.search.task import Demand
+from servecast.simulator.search.worker import Worker
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from servecast.simulator.search.space import (
     Space,
     enumerate_space,
 )
-from servecast.simulator.search.worker import Demand
+from servecast.simulator.search.task import Demand
 from servecast.simulator.traffic.workload import Workload
 
 DEFAULT_TP = (1, 2, 4, 8)

@@ -20,7 +20,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from servecast.compiler.errors import AgentError, UserError
-from servecast.simulator.search.worker import Demand, Worker
+from servecast.simulator.search.task import Demand
+from servecast.simulator.search.worker import Worker
 
 T = TypeVar("T")
 

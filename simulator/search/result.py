@@ -9,6 +9,7 @@ from typing import Any
 
 from servecast.simulator.search.capacity import Hopeless
 from servecast.simulator.search.confidence import CONTENDER, MAX_CONTENDERS
+from servecast.simulator.search.found import Beaten, TooFewGpus
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.objective import Objective
 from servecast.simulator.search.rows import (
@@ -21,7 +22,7 @@ from servecast.simulator.search.rows import (
 )
 from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.space import Infeasible
-from servecast.simulator.search.worker import Beaten, Demand, TooFewGpus
+from servecast.simulator.search.task import Demand
 
 SCHEMA_VERSION = 1
 

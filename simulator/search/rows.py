@@ -13,10 +13,11 @@ from servecast.compiler.service import Slo
 from servecast.simulator.metrics.flops import flops_model
 from servecast.simulator.metrics.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
+from servecast.simulator.search.found import Carried, TooFewGpus
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.space import Candidate, Placement
-from servecast.simulator.search.worker import Carried, Demand, TooFewGpus
+from servecast.simulator.search.task import Demand
 from servecast.simulator.traffic.workload import Workload
 
 METRIC_NAMES = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")

@@ -7,9 +7,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.search.found import Found
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.space import Candidate, Placement
-from servecast.simulator.search.worker import Found, Shape, Stake, Worker
+from servecast.simulator.search.task import NO_STAKE, Shape, Stake
+from servecast.simulator.search.worker import Worker
 
 IN_FLIGHT = 2
 """Groups a process has at hand: one in work and one waiting. More would only hold tables in memory."""
@@ -24,7 +26,6 @@ class Outcome:
 
 TablesFor = Callable[[Placement], RuntimeTables]
 ShapeOf = Callable[[Placement], Shape]
-NO_STAKE = Stake()
 KEPT = 32
 """Tables that a race holds, of a few MB each, so that most are loaded once."""
 Group = tuple[Candidate, ...]

@@ -12,6 +12,7 @@ from servecast.estimator.tables import RuntimeTables
 from servecast.estimator.uncertain import Step
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.certainty import Certainty
+from servecast.simulator.search.found import Carried
 from servecast.simulator.search.insight import Insight
 from servecast.simulator.search.journal import Journal, question_key
 from servecast.simulator.search.pool import LostWorkerError, Pool
@@ -21,7 +22,7 @@ from servecast.simulator.search.rows import carried_row
 from servecast.simulator.search.run import Outcome, Race, search
 from servecast.simulator.search.space import Candidate, Placement, Space
 from servecast.simulator.search.table_bounds import bounds
-from servecast.simulator.search.worker import Carried, Demand, Shape, Stake
+from servecast.simulator.search.task import Demand, Shape, Stake
 
 MAX_OPERATORS = 3
 """Named for a tie that profiling would end."""

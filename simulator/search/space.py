@@ -15,7 +15,7 @@ from servecast.compiler.shard import shard
 from servecast.compiler.sharded import Parallelism, ShardedProgram
 from servecast.compiler.suggest import did_you_mean
 from servecast.simulator.engine.deployment import EngineLimits
-from servecast.simulator.search.worker import Setting
+from servecast.simulator.search.task import Setting
 
 UTILISATION = 0.9  # of GPU memory, vLLM's gpu_memory_utilization default
 BLOCK_TOKENS = 16  # vLLM's default KV block

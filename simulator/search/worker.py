@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import ceil, inf
+from dataclasses import replace
+from math import ceil
 
-from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, StepWork, time_by_source
-from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.metrics.metrics import ReplicaMetrics, summarise
+from servecast.simulator.metrics.metrics import summarise
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import (
     LIKELY,
@@ -22,97 +20,14 @@ from servecast.simulator.search.capacity import (
     find_capacity,
     replicas_needed,
 )
+from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
+from servecast.simulator.search.task import NO_STAKE, Demand, Setting, Shape, Stake
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.workload import Workload
 
 BOUND_SLACK = 2.0
 """A trace that ends goes beyond the bound of a steady load by what its queue and batches still hold then: by
 a tenth or two for the 10,000 requests that are searched with at least."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """The trace to carry, the workload to find capacities with, the targets, and what else is asked for.
-
-    ``attainment``: instead of every target's percentile, this share of requests keeps all limits by itself.
-    """
-
-    trace: Workload
-    searched: Workload
-    slos: tuple[Slo, ...]
-    attainment: float | None = None
-    energy: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a candidate sets beside its placement."""
-
-    limits: EngineLimits
-    policy: str
-    router: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A replica's data-parallel ranks, each with its scheduler and cache, and what replicas cost.
-
-    ``usd_per_hour`` and ``costs`` (in the objective's unit) are of 1, 2, … replicas, as many as there can be.
-    """
-
-    dp: int
-    usd_per_hour: tuple[float, ...]
-    costs: tuple[float, ...]
-
-    @property
-    def most(self) -> int:
-        return len(self.usd_per_hour)
-
-    def fleet(self, tables: RuntimeTables, setting: Setting, replicas: int) -> Fleet:
-        return Fleet(tables, setting.limits, replicas * self.dp, setting.router, setting.policy)
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What a configuration carries: one replica, and the deployment of ``replicas`` for the trace as it is.
-
-    Metrics, seconds by source and ``breaks`` are of the deployment at its capacity ``rate_per_s``.
-    """
-
-    replica_rate_per_s: float
-    replicas: int
-    rate_per_s: float
-    metrics: ReplicaMetrics
-    seconds_by_source: tuple[tuple[str, float], ...]
-    breaks: tuple[Slo, ...]
-    busy_at_trace_rate: float | None = None
-    goodput_per_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TooFewGpus:
-    """So many replicas are all that the GPUs make, and they do not keep the targets under the trace."""
-
-    replicas: int
-    replica_rate_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Beaten:
-    """Worse than a configuration found before; ``by`` says what showed it."""
-
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stake:
-    """What the best configuration so far has: another must reach its value and not exceed its cost."""
-
-    qps_per_usd_hour: float = 0.0
-    cost: float = inf
-
-
-Found = Carried | Hopeless | TooFewGpus | Beaten
 
 
 class Worker:
@@ -156,7 +71,7 @@ class Worker:
         self, tables: RuntimeTables, setting: Setting, shape: Shape, stake: Stake
     ) -> str | None:
         """What shows that the stake is out of reach; every test is one that the whole search would fail."""
-        if stake == Stake():
+        if stake == NO_STAKE:
             return None
         upper = self._upper(tables, setting, shape)
         dollars = shape.usd_per_hour

@@ -11,7 +11,7 @@ from invented_search import die, num_requests, question, searching, workload
 
 from servecast.simulator.search.pool import LostWorkerError, Processes
 from servecast.simulator.search.space import Axes
-from servecast.simulator.search.worker import Demand
+from servecast.simulator.search.task import Demand
 
 AXES = Axes(("h100-sxm",), (1,), (1,), (64,), (512, 2048))
 

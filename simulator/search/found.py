@@ -1,0 +1,44 @@
+"""What a process of a search finds of a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from servecast.compiler.service import Slo
+from servecast.simulator.metrics.metrics import ReplicaMetrics
+from servecast.simulator.search.capacity import Hopeless
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a configuration carries: one replica, and the deployment of ``replicas`` for the trace as it is.
+
+    Metrics, seconds by source and ``breaks`` are of the deployment at its capacity ``rate_per_s``.
+    """
+
+    replica_rate_per_s: float
+    replicas: int
+    rate_per_s: float
+    metrics: ReplicaMetrics
+    seconds_by_source: tuple[tuple[str, float], ...]
+    breaks: tuple[Slo, ...]
+    busy_at_trace_rate: float | None = None
+    goodput_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TooFewGpus:
+    """So many replicas are all that the GPUs make, and they do not keep the targets under the trace."""
+
+    replicas: int
+    replica_rate_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """Worse than a configuration found before; ``by`` says what showed it."""
+
+    by: str
+
+
+Found = Carried | Hopeless | TooFewGpus | Beaten
