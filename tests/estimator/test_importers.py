@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from servecast.estimator.importers.silicon import SiliconQuery, data_root, impor
 from servecast.estimator.importers.silicon_tables import LATENT_DIMS
 from servecast.estimator.importers.vidur import Skipped, import_vidur
 from servecast.estimator.physics import KernelKind, work_of
+from servecast.estimator.sources import chosen_samples
 from servecast.estimator.store import Store
 
 needs_silicon = pytest.mark.skipif(
@@ -262,3 +264,46 @@ def test_of_two_kernels_of_one_engine_the_faster_answers() -> None:
     kept, left_out = times_s(kept_back=False), times_s(kept_back=True)
     assert left_out
     assert all(kept[case] <= slower_s for case, slower_s in left_out.items())
+
+
+def table(root: Path, where: str, columns: str, *rows: str) -> None:
+    """A table of an H100 in the public package's layout, from SQL values."""
+    path = root / "h100_sxm" / where
+    path.parent.mkdir(parents=True)
+    values = ", ".join(f"({row})" for row in rows)
+    with duckdb.connect() as sql:
+        sql.execute(f"COPY (SELECT * FROM (VALUES {values}) t({columns})) TO '{path}'")
+
+
+def test_finding_an_inputs_scale_is_no_part_of_a_static_checkpoints_gemm(tmp_path: Path) -> None:
+    columns = "gemm_dtype, m, n, k, latency"
+    rows = ("'fp8', 8, 64, 256, 0.013", "'fp8', 9, 64, 256, 0.013", "'bfloat16', 8, 64, 256, 0.01")
+    for backend in ("trtllm", "vllm"):
+        table(tmp_path, f"gemm/{backend}/1.0/gemm_perf.parquet", columns, *rows)
+        scales = f"quantize/{backend}/1.0/computescale_perf.parquet"
+        table(tmp_path, scales, "quant_dtype, m, k, latency", "'fp8', 8, 256, 0.008")
+
+    def times_s(backend: str) -> dict[str, list[float]]:
+        batches = import_silicon(SiliconQuery("h100-sxm", backend), tmp_path)
+        return {batch.dtype: batch.times_s["mean_s"].tolist() for batch in batches}
+
+    assert times_s("trtllm")["fp8"] == pytest.approx([5e-6, 13e-6])  # the second was not timed
+    assert times_s("trtllm")["bf16"] == pytest.approx([10e-6])
+    assert times_s("vllm")["fp8"] == pytest.approx([13e-6, 13e-6])  # its layer has a static scale
+
+
+def test_experts_are_routed_by_a_mild_power_law_where_it_was_timed(tmp_path: Path) -> None:
+    columns = (
+        "moe_dtype, distribution, kernel_source, num_tokens, hidden_size, inter_size, topk, num_experts, "
+        "moe_tp_size, moe_ep_size, latency"
+    )
+    sizes = "32, 64, 32, 8, 256, 1, 1"
+    rows = [
+        f"'bfloat16', '{name}', 'k', {sizes}, {ms}"
+        for name, ms in (("balanced", 0.5), ("power_law_1.01", 0.3), ("power_law_1.2", 0.28))
+    ]
+    table(tmp_path, "moe/vllm/1.0/moe_perf.parquet", columns, *rows)
+    with Store.open(":memory:") as store:
+        store.add_batches(import_silicon(SiliconQuery("h100-sxm"), tmp_path))
+        data = store.kernel_data("h100-sxm", "experts", ("bf16", ""), ["silicon"])
+    assert chosen_samples(data).seconds.tolist() == pytest.approx([0.3e-3])
