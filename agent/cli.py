@@ -34,12 +34,12 @@ class AgentGroup(click.Group):
             raise failure from error
 
 
-@click.group(cls=AgentGroup)
+@click.group(cls=AgentGroup, epilog="agent serve")
 def main() -> None:
     """Measure kernels on this machine for Servecast."""
 
 
-@main.command()
+@main.command(epilog="agent serve --port 50051 --sku h100-sxm")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -104,7 +104,7 @@ def serve(  # noqa: PLR0913  # one option each
     serve_until_stopped(server, as_json)
 
 
-@main.command()
+@main.command(epilog="agent describe --agent 127.0.0.1:50051")
 @click.option(
     "--agent", "address", metavar="HOST:PORT", help="An agent; this machine if not given."
 )

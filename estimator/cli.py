@@ -35,12 +35,12 @@ store_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 
 
-@click.group("store")
+@click.group("store", epilog="servecast store ls")
 def store_command() -> None:
     """What has been measured: list it, check it, import more."""
 
 
-@store_command.command("ls")
+@store_command.command("ls", epilog="servecast store ls --store profile.duckdb")
 @store_option
 @json_option
 @result_alone_option
@@ -53,7 +53,7 @@ def list_command(path: Path, as_json: bool) -> None:
     _print_rows(lines, as_json)
 
 
-@store_command.command("show")
+@store_command.command("show", epilog="servecast store show h100-sxm linear --limit 5")
 @click.argument("sku")
 @click.argument("kernel")
 @store_option
@@ -69,7 +69,7 @@ def show_command(sku: str, kernel: str, path: Path, limit: int, as_json: bool) -
     _print_rows(rows, as_json)
 
 
-@store_command.command("doctor")
+@store_command.command("doctor", epilog="servecast store doctor --store profile.duckdb")
 @store_option
 @json_option
 @result_alone_option
@@ -84,7 +84,7 @@ def doctor_command(path: Path, as_json: bool) -> None:
     _print_rows([dataclasses.asdict(finding) for finding in findings], as_json)
 
 
-@store_command.command("import")
+@store_command.command("import", epilog="servecast store import silicon --sku h100-sxm")
 @click.argument("source", type=click.Choice([*PACKAGES, *FOLDERS]))
 @click.argument(
     "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
@@ -144,7 +144,7 @@ def _print_intake(intake: Intake, details: bool) -> None:
         click.echo(f"  no datasheet of {intake.of}: times were not checked against physics")
 
 
-@store_command.command("export")
+@store_command.command("export", epilog="servecast store export profile.parquet")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @store_option
 @json_option
@@ -157,7 +157,7 @@ def export_command(file: Path, path: Path, as_json: bool) -> None:
         _print_count("rows", store.export(file), f"rows written to {file}", as_json)
 
 
-@store_command.command("merge")
+@store_command.command("merge", epilog="servecast store merge profile.parquet")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @store_option
 @json_option
@@ -171,7 +171,7 @@ def merge_command(file: Path, path: Path, as_json: bool) -> None:
         _print_count("new_rows", store.merge(file), f"new rows from {file}", as_json)
 
 
-@store_command.command("gc")
+@store_command.command("gc", epilog="servecast store gc --store profile.duckdb")
 @store_option
 @json_option
 @result_alone_option

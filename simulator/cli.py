@@ -74,6 +74,9 @@ def cli() -> None:
     \b
     servecast compile spec/llama.llm --tp 2
     servecast compile-and-search spec/llama.llm --trace spec/traces/chat.csv
+
+    Exit codes: 0 done; 1 a bug; 2 wrong usage or input; 3 nothing meets the targets; 4 profile data
+    missing; 5 an agent, cluster or worker failed; 130 interrupted.
     """
 
 

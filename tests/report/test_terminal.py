@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from servecast.simulator.cli import COMMANDS, cli
+from servecast.simulator.cli import cli
 
 Result = dict[str, Any]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -126,36 +125,6 @@ def test_a_pipe_gets_plain_text(saved: Path) -> None:
         check=True,
     )
     assert "\x1b" not in done.stdout
-
-
-def leaves(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        inner = command.commands.items()
-        return [leaf for name, each in sorted(inner) for leaf in leaves(each, (*path, name))]
-    return [(" ".join(path), command)]
-
-
-def every_command() -> list[tuple[str, click.Command]]:
-    context = click.Context(cli)
-    found = []
-    for name in sorted(COMMANDS):
-        command = cli.get_command(context, name)
-        assert command is not None
-        found += leaves(command, (name,))
-    return found
-
-
-def test_every_command_prints_json_and_is_quiet_where_asked() -> None:
-    for name, command in every_command():
-        options = {text for parameter in command.params for text in parameter.opts}
-        assert {"--json", "--quiet"} <= options, name
-
-
-@pytest.mark.parametrize(("name", "command"), every_command(), ids=lambda each: str(each))
-def test_help_is_at_most_80_columns_wide(name: str, command: click.Command) -> None:
-    shown = CliRunner().invoke(cli, [*name.split(), "--help"], terminal_width=80).output
-    wide = [line for line in shown.splitlines() if len(line) > 80]
-    assert [line for line in wide if not re.match(r"  (servecast|compile-and-search) ", line)] == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
