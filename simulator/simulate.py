@@ -21,9 +21,9 @@ from servecast.estimator.tables import RuntimeTables, time_by_source
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.outcome import Deployed, outcome
+from servecast.simulator.search.serving import step_work
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
-from servecast.simulator.search.worker import step_work
 from servecast.simulator.traffic.summary import describe
 from servecast.simulator.traffic.workload import Workload
 

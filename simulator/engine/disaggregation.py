@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.engine.records import Floats, Records
+from servecast.simulator.engine.records import Floats, LateTargets, Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.metrics import Samples, samples
 from servecast.simulator.traffic.workload import Workload
@@ -51,6 +51,15 @@ class KvLink:
             raise UserError(f"a KV link of {self.layers} layers: there must be 1 or more")
 
 
+@dataclass(frozen=True, slots=True)
+class Disaggregated:
+    """Prefill and decode replicas, and the links between them."""
+
+    prefill: Fleet
+    decode: Fleet
+    link: KvLink
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DisaggregatedRun:
     """Both fleets' records. ``decoded`` are the numbers of the requests in the decode fleet's records, which
@@ -61,6 +70,7 @@ class DisaggregatedRun:
     decoded: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
     transfer_s: Floats  # [requests] in the link and in its queue; NaN where nothing was sent
+    broken_metric: str | None = None  # more was late than may be: the rest was not simulated
 
     @property
     def finish_s(self) -> Floats:
@@ -111,20 +121,31 @@ class DisaggregatedRun:
 
 
 def run_disaggregated(
-    engine: Engine, workload: Workload, prefill: Fleet, decode: Fleet, link: KvLink
+    engine: Engine,
+    workload: Workload,
+    fleets: Disaggregated,
+    late: LateTargets | None = None,
+    loaded_tokens: NDArray[np.int64] | None = None,
 ) -> DisaggregatedRun:
-    """Simulate every request to its end.
+    """Simulate every request to its end, or until ``late`` is missed.
+
+    The prefill replicas show what is late of the queue and of first tokens, the decode replicas gaps between
+    tokens but those over the link: what breaks a target in part breaks it in all. ``loaded_tokens``
+    [requests] of the prompts need no prefill.
 
     Raises LivelockError.
     """
     first_only = replace(workload, output_tokens=np.ones(len(workload), np.int64), prefix=None)
-    first = engine.run(first_only, prefill).copy()
-    sent = np.flatnonzero(first.finished & (workload.output_tokens > 1))
+    early, later = (None, None) if late is None else _by_pool(late)
+    first = engine.run(first_only, fleets.prefill, early, loaded_tokens=loaded_tokens).copy()
     transfer_s = np.full(len(workload), np.nan)
-    received_s = _received_s(first, workload, sent, link)
+    sent = np.flatnonzero(first.finished & (workload.output_tokens > 1))
+    if len(sent) == 0 or first.given_up:
+        none = sent[:0]
+        broken = first.broken_metric
+        return DisaggregatedRun(first, None, none, workload.output_tokens, transfer_s, broken)
+    received_s = _received_s(first, workload, sent, fleets.link)
     transfer_s[sent] = received_s - first.first_token_s[sent]
-    if len(sent) == 0:
-        return DisaggregatedRun(first, None, sent, workload.output_tokens, transfer_s)
     order = np.argsort(received_s, kind="stable")
     sent = sent[order]
     rest = replace(
@@ -133,8 +154,16 @@ def run_disaggregated(
         output_tokens=workload.output_tokens[sent] - 1,
         prefix=None,
     )
-    second = engine.run(rest, decode, loaded_tokens=workload.prompt_tokens[sent]).copy()
-    return DisaggregatedRun(first, second, sent, workload.output_tokens, transfer_s)
+    loaded = workload.prompt_tokens[sent]
+    second = engine.run(rest, fleets.decode, later, loaded_tokens=loaded).copy()
+    broken = second.broken_metric
+    return DisaggregatedRun(first, second, sent, workload.output_tokens, transfer_s, broken)
+
+
+def _by_pool(late: LateTargets) -> tuple[LateTargets, LateTargets]:
+    """What each pool's run can tell: a finish in the prefill pool is no later than the request's."""
+    gaps = LateTargets(tbt_s=late.tbt_s, max_late_gaps=late.max_late_gaps)
+    return replace(late, tbt_s=np.inf), gaps
 
 
 def _received_s(
@@ -146,8 +175,9 @@ def _received_s(
     KV is across when all of it is, behind the first layer, and the last one, behind the first token.
     """
     ready_s = first.first_token_s[sent]
-    busy_s = workload.prompt_tokens[sent] * (link.kv_bytes_per_token / link.bytes_per_s)
-    begun_s = ready_s
+    a_token_s = link.kv_bytes_per_token / link.bytes_per_s
+    busy_s = np.asarray(a_token_s * workload.prompt_tokens[sent], np.float64)
+    begun_s: Floats = ready_s
     if link.layers > 1:
         begun_s = ready_s - _last_step_s(first, sent) * (1 - 1 / link.layers)
     received_s = np.empty(len(sent))
@@ -155,12 +185,15 @@ def _received_s(
     for one in np.unique(through):
         mine = np.flatnonzero(through == one)
         mine = mine[np.argsort(ready_s[mine], kind="stable")]
-        free_s = 0.0
-        for i in mine:
-            all_s = max(free_s, float(begun_s[i])) + float(busy_s[i])
-            free_s = max(all_s, float(ready_s[i]) + float(busy_s[i]) / link.layers)
-            received_s[i] = free_s + link.latency_s
-    return received_s
+        received_s[mine] = through_link(begun_s[mine], ready_s[mine], busy_s[mine], link.layers)
+    return received_s + link.latency_s
+
+
+def through_link(begun_s: Floats, ready_s: Floats, busy_s: Floats, layers: int) -> Floats:
+    """When each is across, in order: its time behind the one before, or when it would be on a free link."""
+    alone_s = np.maximum(begun_s + busy_s, ready_s + busy_s / layers)
+    until_s = np.cumsum(busy_s)
+    return np.asarray(until_s + np.maximum.accumulate(alone_s - until_s))
 
 
 def _last_step_s(first: Records, sent: NDArray[np.int64]) -> Floats:

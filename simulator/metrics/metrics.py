@@ -199,7 +199,10 @@ def value(
 
 
 def distribution(records: Records, metric: str, window: Window = WHOLE_RUN) -> Distribution:
-    found = samples(records, metric, window)
+    return distribution_of(samples(records, metric, window))
+
+
+def distribution_of(found: Samples) -> Distribution:
     p50, p90, p95, p99, highest = (found.percentile(p) for p in (50, 90, 95, 99, 100))
     return Distribution(p50, p90, p95, p99, found.mean(), highest)
 

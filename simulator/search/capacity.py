@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.records import LateTargets, Records
-from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.metrics.metrics import allowed_late, value
+from servecast.simulator.engine.routing import Engine
+from servecast.simulator.metrics.metrics import allowed_late
+from servecast.simulator.search.serving import Lives, Run, Serving, lives, run, value
 from servecast.simulator.traffic.workload import Ints, Workload
 
 QUEUE_DELAY = Slo("queue_delay", 99, 5.0)
@@ -51,7 +52,7 @@ class Capacity:
     """
 
     rate_per_s: float
-    records: Records
+    records: Run
     breaks: tuple[Slo, ...]
     probes: int
 
@@ -91,32 +92,33 @@ def late_targets(workload: Workload, slos: Sequence[Slo]) -> LateTargets:
     )
 
 
-def violations(records: Records, slos: Sequence[Slo]) -> tuple[Violation, ...]:
+def violations(records: Run, slos: Sequence[Slo]) -> tuple[Violation, ...]:
     """The targets that a finished run breaks; NaN (nothing to judge) breaks none."""
     judged = (Violation(slo, value(records, slo.metric, slo.percentile)) for slo in slos)
     return tuple(v for v in judged if not isnan(v.value_s) and v.value_s > v.slo.limit_s)
 
 
-def attained_share(records: Records, slos: Sequence[Slo]) -> float:
+def attained_share(records: Run, slos: Sequence[Slo]) -> float:
     """The share of requests that keep every limit by themselves; a ``tbt`` limit binds the mean gap."""
-    kept = records.finished.copy()
+    requests = lives(records)
+    kept = requests.finished
     for slo in slos:
-        kept &= ~(_per_request_s(records, slo.metric) > slo.limit_s)  # NaN: no gap to judge
+        kept &= ~(_per_request_s(requests, slo.metric) > slo.limit_s)  # NaN: no gap to judge
     return float(kept.mean())
 
 
-def _per_request_s(records: Records, metric: str) -> NDArray[np.float64]:
+def _per_request_s(requests: Lives, metric: str) -> NDArray[np.float64]:
     """[requests]"""
     match metric:
         case "queue_delay":
-            return records.scheduled_s - records.arrival_s
+            return requests.scheduled_s - requests.arrival_s
         case "ttft":
-            return records.first_token_s - records.arrival_s
+            return requests.first_token_s - requests.arrival_s
         case "e2e":
-            return records.finish_s - records.arrival_s
+            return requests.finish_s - requests.arrival_s
         case _:
-            gaps = np.where(records.output_tokens > 1, records.output_tokens - 1.0, np.nan)
-            return np.asarray((records.finish_s - records.first_token_s) / gaps)
+            gaps = np.where(requests.output_tokens > 1, requests.output_tokens - 1.0, np.nan)
+            return np.asarray((requests.finish_s - requests.first_token_s) / gaps)
 
 
 class Judge:
@@ -137,7 +139,7 @@ class Judge:
         self.workload = workload
         self._asked = tuple(slos)
         self._attainment = attainment
-        self._loaded_tokens = loaded_tokens
+        self.loaded_tokens = loaded_tokens
         self._slos = (*slos, QUEUE_DELAY) if attainment is None else (QUEUE_DELAY,)
         self._late = late_targets(workload, self._slos)
         counted = {s.metric: s for s in reversed(self._slos) if s.percentile is not None}
@@ -145,36 +147,37 @@ class Judge:
         self._judged = tuple(s for s in self._slos if s not in self._counted.values())
         self._engine = engine
 
-    def broken(self, fleet: Fleet, rate_per_s: float | None = None) -> tuple[Slo, ...] | int:
+    def broken(self, serving: Serving, rate_per_s: float | None = None) -> tuple[Slo, ...] | int:
         """The targets that do not hold at a rate (None: the workload's own).
 
         Of several it may name only the first; a number says how many requests no replica can hold.
         """
-        records = self._run(fleet, rate_per_s, self._late)
+        records = self._run(serving, rate_per_s, self._late)
         if records.rejected.any():
             return int(records.rejected.sum())
         if records.broken_metric is not None:
             return (self._counted[records.broken_metric],)
-        broken = tuple(v.slo for v in violations(records, self._judged))
+        judged = self._judged if isinstance(records, Records) else self._slos  # late in part, too
+        broken = tuple(v.slo for v in violations(records, judged))
         if self._attainment is not None and not broken:
             attained = attained_share(records, self._asked) >= self._attainment
             return () if attained else self._asked
         return broken
 
-    def records(self, fleet: Fleet, rate_per_s: float | None = None) -> Records:
+    def records(self, serving: Serving, rate_per_s: float | None = None) -> Run:
         """The whole run; valid until the engine's next one."""
-        return self._run(fleet, rate_per_s, None)
+        return self._run(serving, rate_per_s, None)
 
-    def violations(self, fleet: Fleet, rate_per_s: float) -> tuple[Violation, ...]:
-        return violations(self.records(fleet, rate_per_s), self._slos)
+    def violations(self, serving: Serving, rate_per_s: float) -> tuple[Violation, ...]:
+        return violations(self.records(serving, rate_per_s), self._slos)
 
-    def _run(self, fleet: Fleet, rate_per_s: float | None, late: LateTargets | None) -> Records:
+    def _run(self, serving: Serving, rate_per_s: float | None, late: LateTargets | None) -> Run:
         workload = self.workload if rate_per_s is None else self.workload.at_rate(rate_per_s)
-        return self._engine.run(workload, fleet, late, loaded_tokens=self._loaded_tokens)
+        return run(self._engine, workload, serving, late, self.loaded_tokens)
 
 
 def find_capacity(
-    judge: Judge, fleet: Fleet, upper_rate_per_s: float, guess_per_s: float | None = None
+    judge: Judge, serving: Serving, upper_rate_per_s: float, guess_per_s: float | None = None
 ) -> Capacity | Hopeless:
     """The capacity on the grid of ``upper_rate_per_s``: gallops away from the guess, then bisects.
 
@@ -189,7 +192,7 @@ def find_capacity(
     breaks: tuple[Slo, ...] = ()
     while low is None or high is None or high - low > 1:
         probes += 1
-        broken = judge.broken(fleet, grid_rate(upper_rate_per_s, at))
+        broken = judge.broken(serving, grid_rate(upper_rate_per_s, at))
         if isinstance(broken, int):
             return Hopeless((), broken)
         if broken:
@@ -197,13 +200,13 @@ def find_capacity(
         else:
             low = at
         if high == IDLE:
-            return Hopeless(judge.violations(fleet, grid_rate(upper_rate_per_s, IDLE)), 0)
+            return Hopeless(judge.violations(serving, grid_rate(upper_rate_per_s, IDLE)), 0)
         if low == HIGHEST:
             break
         at, step = _next_place(low, high, step)
     assert low is not None
     rate_per_s = grid_rate(upper_rate_per_s, low)
-    return Capacity(rate_per_s, judge.records(fleet, rate_per_s), breaks, probes + 1)
+    return Capacity(rate_per_s, judge.records(serving, rate_per_s), breaks, probes + 1)
 
 
 def grid_rate(upper_rate_per_s: float, place: int) -> float:

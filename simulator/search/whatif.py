@@ -13,8 +13,9 @@ from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.metrics.metrics import summarise, value
 from servecast.simulator.search.capacity import QUEUE_DELAY, Capacity, Judge, find_capacity
+from servecast.simulator.search.serving import step_work
 from servecast.simulator.search.task import Setting, Shape
-from servecast.simulator.search.worker import Worker, step_work
+from servecast.simulator.search.worker import Worker
 from servecast.simulator.traffic.arrival_processes import Gamma, with_arrivals
 from servecast.simulator.traffic.workload import Ints, Workload
 

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-from servecast.estimator.tables import RuntimeTables, StepWork, time_by_source
-from servecast.simulator.engine.records import Records
+from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.metrics.metrics import summarise
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import (
     LIKELY,
@@ -21,6 +19,7 @@ from servecast.simulator.search.capacity import (
     replicas_needed,
 )
 from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
+from servecast.simulator.search.serving import Serving, seconds_by_source, summary
 from servecast.simulator.search.task import NO_STAKE, Demand, Setting, Shape, Stake
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.workload import Workload
@@ -36,8 +35,8 @@ class Worker:
     def __init__(self, demand: Demand) -> None:
         self.engine = Engine()
         self.demand = demand
-        self._searched = self._judge(demand.searched)
-        self._trace = self._judge(demand.trace)
+        self.searched = self.judge(demand.searched)
+        self.trace = self.judge(demand.trace)
         self._resampled: dict[int, Judge] = {}
 
     def find_all(
@@ -49,7 +48,7 @@ class Worker:
         for setting in settings:
             upper = self._upper(tables, setting, shape)
             fleet = shape.fleet(tables, setting, 1)
-            capacity = find_capacity(self._searched, fleet, upper, guess_per_s)
+            capacity = find_capacity(self.searched, fleet, upper, guess_per_s)
             if isinstance(capacity, Hopeless):
                 found.append(capacity)
                 continue
@@ -101,17 +100,17 @@ class Worker:
         """
         rate_per_s = stake.qps_per_usd_hour * shape.usd_per_hour[replicas - 1]
         fleet = replace(replica, replicas=replicas * shape.dp)
-        return rate_per_s > 0 and bool(self._searched.broken(fleet, rate_per_s))
+        return rate_per_s > 0 and bool(self.searched.broken(fleet, rate_per_s))
 
     def _upper(self, tables: RuntimeTables, setting: Setting, shape: Shape) -> float:
         return shape.dp * max_rate_per_s(self.demand.searched, tables, setting.limits)
 
     def capacities(
-        self, fleet: Fleet, rate_per_s: float, seeds: Sequence[int]
+        self, serving: Serving, rate_per_s: float, seeds: Sequence[int]
     ) -> tuple[float, ...]:
         """A deployment's capacity under one resample of the trace for each seed; 0 where it has none."""
         found = (
-            find_capacity(self._sample(seed), fleet, 2 * rate_per_s, rate_per_s) for seed in seeds
+            find_capacity(self._sample(seed), serving, 2 * rate_per_s, rate_per_s) for seed in seeds
         )
         return tuple(each.rate_per_s if isinstance(each, Capacity) else 0.0 for each in found)
 
@@ -119,21 +118,21 @@ class Worker:
         self, trace: Workload, replica: Fleet, estimate: int, shape: Shape
     ) -> int | None:
         """The fewest replicas that keep the targets under a trace; None: there are too few GPUs."""
-        judge = self._judge(trace)
+        judge = self.judge(trace)
 
         def holds(replicas: int) -> bool:
             return judge.broken(replace(replica, replicas=replicas * shape.dp)) == ()
 
         return replicas_needed(holds, estimate, shape.most)
 
-    def _judge(self, workload: Workload) -> Judge:
+    def judge(self, workload: Workload) -> Judge:
         return Judge(workload, self.demand.slos, self.engine, self.demand.attainment)
 
     def _sample(self, seed: int) -> Judge:
         """Equal seeds give every configuration the same requests: what differs is the configuration."""
         if seed not in self._resampled:
             sample = bootstrap(self.demand.trace, len(self.demand.searched), seed)
-            self._resampled[seed] = self._judge(sample)
+            self._resampled[seed] = self.judge(sample)
         return self._resampled[seed]
 
     def _carried(
@@ -148,21 +147,20 @@ class Worker:
         whole = self._deployed(fleet, capacity, upper, replicas)
         if isinstance(whole, Hopeless):
             return TooFewGpus(replicas, capacity.rate_per_s)
-        seconds = time_by_source(replica.tables, step_work(whole.records))
         carried = Carried(
             capacity.rate_per_s,
             replicas,
             whole.rate_per_s,
-            summarise(whole.records),
-            tuple(seconds.items()),
+            summary(whole.records),
+            seconds_by_source(fleet, whole.records),
             whole.breaks,
-            goodput_per_s=self._goodput_per_s(whole),
+            goodput_per_s=self.goodput_per_s(whole),
         )
         if not self.demand.energy:
             return carried
-        return replace(carried, busy_at_trace_rate=summarise(self._trace.records(fleet)).busy)
+        return replace(carried, busy_at_trace_rate=summary(self.trace.records(fleet)).busy)
 
-    def _goodput_per_s(self, whole: Capacity) -> float | None:
+    def goodput_per_s(self, whole: Capacity) -> float | None:
         if self.demand.attainment is None:
             return None
         return whole.rate_per_s * attained_share(whole.records, self.demand.slos)
@@ -170,7 +168,7 @@ class Worker:
     def _replicas(self, replica: Fleet, estimate: int, shape: Shape, most: int) -> int | None:
         def holds(replicas: int) -> bool:
             fleet = replace(replica, replicas=replicas * shape.dp)
-            return self._trace.broken(fleet) == ()
+            return self.trace.broken(fleet) == ()
 
         return replicas_needed(holds, estimate, most)
 
@@ -179,20 +177,7 @@ class Worker:
     ) -> Capacity | Hopeless:
         """The capacity of all replicas together, given that of one."""
         if replicas == 1:
-            records = self._searched.records(fleet, capacity.rate_per_s)
+            records = self.searched.records(fleet, capacity.rate_per_s)
             return replace(capacity, records=records)
         guess_per_s = replicas * capacity.rate_per_s
-        return find_capacity(self._searched, fleet, replicas * upper, guess_per_s)
-
-
-def step_work(records: Records) -> StepWork:
-    """The steps of a run in the estimator's terms."""
-    steps = records.steps
-    return StepWork(
-        tokens=steps["tokens"],
-        sequences=steps["sequences"],
-        decodes=steps["decodes"],
-        cached_tokens=steps["cached"],
-        prefill_s=steps["prefill_s"],
-        prompt_tokens=records.prompt_tokens,
-    )
+        return find_capacity(self.searched, fleet, replicas * upper, guess_per_s)

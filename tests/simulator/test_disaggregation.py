@@ -7,10 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engine_cases import random_case, tables_of, workload_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.engine.deployment import EngineLimits
-from servecast.simulator.engine.disaggregation import DisaggregatedRun, KvLink, run_disaggregated
+from servecast.simulator.engine.disaggregation import (
+    Disaggregated,
+    DisaggregatedRun,
+    KvLink,
+    run_disaggregated,
+    through_link,
+)
+from servecast.simulator.engine.records import LateTargets
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.traffic.workload import Workload
 
@@ -22,7 +31,7 @@ NO_LINK = KvLink(kv_bytes_per_token=1.0, bytes_per_s=float("inf"))
 def run(workload: Workload, link: KvLink, limits: EngineLimits = LIMITS) -> DisaggregatedRun:
     """One second a token in both fleets of one replica."""
     fleet = Fleet(tables_of(), limits)
-    return run_disaggregated(Engine(compiled=False), workload, fleet, fleet, link)
+    return run_disaggregated(Engine(compiled=False), workload, Disaggregated(fleet, fleet, link))
 
 
 def test_a_request_is_prefilled_sent_and_decoded() -> None:
@@ -46,7 +55,7 @@ def test_every_prefill_replica_has_a_link() -> None:
     fleet = Fleet(tables_of(), LIMITS, replicas=2)
     workload = workload_of((0, 4, 2), (0, 4, 2))
     found = run_disaggregated(
-        Engine(compiled=False), workload, fleet, fleet, QUARTER_SECOND_A_TOKEN
+        Engine(compiled=False), workload, Disaggregated(fleet, fleet, QUARTER_SECOND_A_TOKEN)
     )
     assert found.transfer_s.tolist() == [1.5, 1.5]
 
@@ -55,7 +64,7 @@ def test_a_shared_link_sends_one_request_of_all_replicas_after_the_other() -> No
     fleet = Fleet(tables_of(), LIMITS, replicas=2)
     link = replace(QUARTER_SECOND_A_TOKEN, shared=True)
     workload = workload_of((0, 4, 2), (0, 4, 2))
-    found = run_disaggregated(Engine(compiled=False), workload, fleet, fleet, link)
+    found = run_disaggregated(Engine(compiled=False), workload, Disaggregated(fleet, fleet, link))
     assert found.transfer_s.tolist() == [1.5, 2.5]
 
 
@@ -72,7 +81,7 @@ def test_each_role_has_the_tables_of_its_own_gpu() -> None:
     """Prefill on a fast GPU: 0-2. Decode on a slow one: 2-3 and 3-4."""
     fast, slow = (Fleet(tables_of(per_token_s=s), LIMITS) for s in (0.5, 1.0))
     engine = Engine(compiled=False)
-    found = run_disaggregated(engine, workload_of((0, 4, 3)), fast, slow, NO_LINK)
+    found = run_disaggregated(engine, workload_of((0, 4, 3)), Disaggregated(fast, slow, NO_LINK))
     assert found.finish_s.tolist() == [4]
 
 
@@ -100,7 +109,9 @@ def test_every_request_is_served_or_rejected_and_no_time_goes_back() -> None:
     engine = Engine()
     for seed in range(150):
         workload, fleet = random_case(seed)
-        found = run_disaggregated(engine, workload, fleet, fleet, QUARTER_SECOND_A_TOKEN)
+        found = run_disaggregated(
+            engine, workload, Disaggregated(fleet, fleet, QUARTER_SECOND_A_TOKEN)
+        )
         assert np.array_equal(np.isfinite(found.finish_s), ~found.rejected)
         served = np.isfinite(found.finish_s)
         assert (found.finish_s >= found.prefill.first_token_s)[served].all()
@@ -113,3 +124,40 @@ def test_a_link_without_bandwidth_is_refused() -> None:
         KvLink(kv_bytes_per_token=1.0, bytes_per_s=0.0)
     with pytest.raises(UserError, match=r"^a KV link of 0 layers: there must be 1 or more$"):
         KvLink(kv_bytes_per_token=1.0, bytes_per_s=1.0, layers=0)
+
+
+def test_a_run_is_given_up_as_soon_as_too_many_are_late_and_only_then() -> None:
+    """Both first tokens come at 8, the second ones at 10; the decode replica has two gaps of two seconds."""
+    fleet = Fleet(tables_of(), LIMITS)
+    asked = Disaggregated(fleet, fleet, NO_LINK)
+    workload, engine = workload_of((0, 4, 3), (0, 4, 3)), Engine(compiled=False)
+    for late, metric in (
+        (LateTargets(ttft_s=7.9, max_late_ttft=1), "ttft"),
+        (LateTargets(ttft_s=7.9, max_late_ttft=2), None),
+        (LateTargets(tbt_s=1.9, max_late_gaps=1), "tbt"),
+        (LateTargets(tbt_s=2.0, max_late_gaps=1), None),
+    ):
+        assert run_disaggregated(engine, workload, asked, late).broken_metric == metric
+
+
+def test_tokens_that_are_loaded_before_need_no_prefill() -> None:
+    """Three of the prompt's four tokens are there: its first token comes after 1 second."""
+    fleet = Fleet(tables_of(), LIMITS)
+    asked = Disaggregated(fleet, fleet, NO_LINK)
+    workload, engine = workload_of((0, 4, 2)), Engine(compiled=False)
+    found = run_disaggregated(engine, workload, asked, loaded_tokens=np.array([3]))
+    assert found.samples("ttft").repeated().tolist() == [1]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
+def test_a_link_is_the_queue_that_one_request_after_the_other_makes(
+    sent: list[tuple[int, int]],
+) -> None:
+    """Layer by layer: a request is across behind the one before it, its first layer, and its last."""
+    sent.sort()
+    ready_s, busy_s = np.array(sent, float).T
+    free_s, expected = 0.0, []
+    for ready, busy in zip(ready_s, busy_s, strict=True):
+        free_s = max(max(free_s, ready - 0.5) + busy, ready + busy / 2)
+        expected.append(free_s)
+    assert through_link(ready_s - 0.5, ready_s, busy_s, layers=2).tolist() == expected

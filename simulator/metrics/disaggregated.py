@@ -1,0 +1,63 @@
+"""What a run with prefill and decode apart was like, in the figures of one that has them together. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import nan
+
+import numpy as np
+
+from servecast.simulator.engine.disaggregation import DisaggregatedRun
+from servecast.simulator.metrics.metrics import ReplicaMetrics, distribution_of, summarise
+
+
+def summarise_pools(run: DisaggregatedRun) -> ReplicaMetrics:
+    """Latencies over the requests' whole lives; batches and cache are the decode pool's, where it has steps.
+
+    ``busy`` is the mean over the replicas of both pools; preemptions are of both.
+    """
+    finish_s, rejected = run.finish_s, run.rejected
+    finished = np.isfinite(finish_s)
+    duration_s = nan
+    if finished.any():
+        duration_s = float(finish_s[finished].max() - run.prefill.arrival_s[0])
+    first, second = pool_metrics(run, duration_s)
+    pool = first if second is None else second
+    return replace(
+        pool,
+        ttft_s=distribution_of(run.samples("ttft")),
+        tbt_s=distribution_of(run.samples("tbt")),
+        tpot_s=distribution_of(run.samples("tpot")),
+        e2e_s=distribution_of(run.samples("e2e")),
+        queue_delay_s=distribution_of(run.samples("queue_delay")),
+        num_finished=int(finished.sum()),
+        num_rejected=int(rejected.sum()),
+        num_unfinished=int((~finished & ~rejected).sum()),
+        duration_s=duration_s,
+        requests_per_s=float(finished.sum()) / duration_s,
+        output_tokens_per_s=float(run.output_tokens[finished].sum()) / duration_s,
+        busy=_mean_busy(run, first, second),
+        preemptions=first.preemptions + (second.preemptions if second else 0),
+        stable=first.stable and (second is None or second.stable),
+    )
+
+
+def pool_metrics(
+    run: DisaggregatedRun, duration_s: float
+) -> tuple[ReplicaMetrics, ReplicaMetrics | None]:
+    """Each pool by itself, prefill first; ``busy`` is the share of the whole run's duration."""
+    first = _over(summarise(run.prefill), duration_s)
+    return first, None if run.decode is None else _over(summarise(run.decode), duration_s)
+
+
+def _over(metrics: ReplicaMetrics, duration_s: float) -> ReplicaMetrics:
+    return replace(metrics, busy=metrics.busy * metrics.duration_s / duration_s)
+
+
+def _mean_busy(
+    run: DisaggregatedRun, first: ReplicaMetrics, second: ReplicaMetrics | None
+) -> float:
+    if run.decode is None or second is None:
+        return first.busy
+    replicas = (run.prefill.replicas, run.decode.replicas)
+    return float(np.average((first.busy, second.busy), weights=replicas))
