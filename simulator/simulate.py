@@ -16,8 +16,11 @@ from servecast.compiler.errors import InfeasibleError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.program import Program
 from servecast.compiler.service import Slo
+from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables, time_by_source
+from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.outcome import Deployed, outcome
@@ -36,7 +39,8 @@ class Setup:
     """The configuration to simulate. ``kv_blocks`` None: as many as fit beside the weights.
 
     ``dp`` counts the engines of one replica, which share its experts: each schedules for itself.
-    ``slos`` ask for goodput, the grid's intensity for carbon.
+    ``slos`` ask for goodput, the grid's intensity for carbon. ``drafter`` is the model that drafts, where the
+    modes speculate and say no cost: it runs at the replica's tensor parallelism.
     """
 
     program: Program
@@ -57,6 +61,8 @@ class Setup:
     queue_timeout_s: float | None = None
     slos: tuple[Slo, ...] = ()
     carbon_g_per_kwh: float | None = None
+    modes: Modes = NO_MODES
+    drafter: Program | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +90,8 @@ def simulate_setup(
     placement = place(setup, skus, workload.mean_sequence_tokens)
     limits = placement.candidates[0].limits
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
-    fleet = Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy)
+    modes = _with_drafter(setup, placement, loader)
+    fleet = Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy, modes)
     records = Engine().run(workload, fleet, loaded_tokens=loaded_tokens)
     seconds = time_by_source(tables, step_work(records))
     total_s = sum(seconds.values())
@@ -93,6 +100,7 @@ def simulate_setup(
         "configuration": _configuration(setup, placement),
         "workload": asdict(describe(workload)),
         **outcome(_deployed(setup, placement, tables), workload, records),
+        "modes": dict(records.modes),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
         "provenance": {
             "operator_times": loader.provenance(placement.sku),
@@ -100,6 +108,22 @@ def simulate_setup(
         },
     }
     return Simulated(workload, records, summary)
+
+
+def _with_drafter(setup: Setup, placement: Placement, loader: TableLoader) -> Modes:
+    """The modes, with the drafter's own times."""
+    speculation = setup.modes.speculation
+    if setup.drafter is None or speculation is None:
+        return setup.modes
+    sharded = shard(setup.drafter, Parallelism(tp=setup.tp))
+    tables = loader.tables(sharded, placement.sku, bounds(placement))
+    return replace(setup.modes, speculation=replace(speculation, drafter=tables))
+
+
+def mtp_module(program: Program) -> Program:
+    """What predicts one more token: one more layer, with the model's embedding and head (DeepSeek-AI 2024,
+    DeepSeek-V3 technical report, section 2.2; the projection before it is left out)."""
+    return replace(program, layers=(replace(program.layers[-1], count=1),))
 
 
 def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = None) -> Placement:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from servecast.compiler.output_options import quiet_option
+from servecast.simulator.commands.mode_options import mode_options, take_modes
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)
@@ -60,6 +61,7 @@ SETUP = (
     type=click.FloatRange(min=0),
     help="Seconds until a client gives up that no batch has taken.",
 )
+@mode_options
 @click.option("--slo", "slos", multiple=True, help="Target for goodput: 'ttft p90 < 2s'; repeat.")
 @click.option("--carbon", "carbon_g_per_kwh", type=float, help="Grid intensity, g CO2e per kWh.")
 @click.option("--trace-format", "format", help="Where the trace's fields do not tell it.")
@@ -108,6 +110,7 @@ def simulate_command(
     quiet = options.pop("quiet")
     said = {name: options.pop(name) for name in SETUP}
     configuration = {name: value for name, value in said.items() if value is not None}
+    configuration |= take_modes(options)
     configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
     asked = SimulateOptions(spec, trace, configuration, TraceOptions(**options), model, store)
     done = run_simulation(asked)

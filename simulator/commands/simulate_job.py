@@ -17,7 +17,7 @@ from servecast.estimator.load import TableLoader
 from servecast.simulator.commands.search_job import DEFAULT_SKUS, default_store
 from servecast.simulator.report.parquet import write_requests, write_steps
 from servecast.simulator.report.timeline import write_timeline
-from servecast.simulator.simulate import Setup, Simulated, simulate_setup
+from servecast.simulator.simulate import Setup, Simulated, mtp_module, simulate_setup
 from servecast.simulator.traffic.traces import TraceOptions, read_trace
 
 
@@ -40,7 +40,10 @@ def run_simulation(asked: SimulateOptions) -> Simulated:
     """
     spec = load_spec(asked.spec)
     program = spec.model(asked.model)
-    setup = Setup(program, **{"sku": DEFAULT_SKUS[0], **asked.configuration})
+    said = {"sku": DEFAULT_SKUS[0], **asked.configuration}
+    if drafter := said.get("drafter"):
+        said["drafter"] = mtp_module(program) if drafter == "mtp" else spec.model(drafter)
+    setup = Setup(program, **said)
     workload = read_trace(asked.trace, asked.options)
     workload.check_context(program.context_tokens)
     loader = TableLoader(asked.store or default_store())

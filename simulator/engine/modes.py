@@ -1,13 +1,13 @@
-"""Serving modes in which requests differ from step to step, or replicas come and go: values, and how to write them.
+"""Serving modes in which requests differ from step to step, or replicas come and go, and how to write them.
 
 A fleet with any of them runs on the executable specification (`reference.py`), one object for each request:
-thousands of requests a second. Everything else runs compiled. Formulas and sources: ``docs/serving-modes.md``.
+thousands of requests a second. Everything else runs compiled. Formulas: ``docs/serving-modes.md``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
 from random import Random
 
@@ -80,7 +80,7 @@ class Speculation:
             drafted = rng.choices(range(len(self.lengths)), self.lengths)[0]
             sure = [self.acceptance[min(j, len(self.acceptance) - 1)] for j in range(drafted)]
             lucky = [rng.random() < each for each in sure]
-            yield drafted, (lucky + [False]).index(False)
+            yield drafted, [*lucky, False].index(False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,14 @@ class Modes:
     speculation: Speculation | None = None
 
     @property
-    def any(self) -> bool:
-        return self != Modes()
+    def names(self) -> tuple[str, ...]:
+        """Those that are on."""
+        off = NO_MODES
+        every = [field.name for field in fields(self)]
+        return tuple(name for name in every if getattr(self, name) != getattr(off, name))
+
+
+NO_MODES = Modes()
 
 
 def parse_speculation(text: str) -> Speculation:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,7 @@ class Records:
     prefix_hit_tokens: Ints | None  # [requests] of the prompt; None: there was no prefix cache
     broken_metric: str | None  # more was late than may be: the rest was not simulated
     lock_step: bool = True  # a step's decodes all had a token in their lane's step before
+    modes: Mapping[str, Any] = field(default_factory=dict)  # JSON: what the fleet's modes did
 
     def __len__(self) -> int:
         return len(self.requests)

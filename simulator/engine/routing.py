@@ -18,6 +18,7 @@ from servecast.simulator.engine.compiled import compile_engine
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.dispatch import DEFERRED, STATIC, simulate_all
 from servecast.simulator.engine.engine import FULL, IDLE, STUCK
+from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.policy import Policy, parse_policy
 from servecast.simulator.engine.pools import Pools, as_lists, as_records, records
 from servecast.simulator.engine.records import LateTargets, Records
@@ -26,6 +27,7 @@ from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set
 from servecast.simulator.engine.scheduling import LivelockError
 from servecast.simulator.engine.state import CachedPrompt, Request, Run, Segment, Simulation, Step
 from servecast.simulator.reference.object_run import ObjectFleet, broken_metric, run_objects
+from servecast.simulator.reference.specified_run import run_specified
 from servecast.simulator.traffic.workload import Workload
 
 
@@ -38,6 +40,7 @@ class Fleet:
     replicas: int = 1
     router: str = "round_robin"
     policy: str = "vllm_v1"
+    modes: Modes = NO_MODES
 
     def __post_init__(self) -> None:
         if parse_router(self.router).name == "deferred" and self.limits.async_scheduling:
@@ -126,8 +129,11 @@ class Engine:
         kv_tokens = workload.prompt_tokens + workload.output_tokens - 1  # the last is never cached
         fits = -(-kv_tokens // limits.block_tokens) <= limits.kv_blocks
         policy = parse_policy(fleet.policy)
+        clients = (concurrency or 0, client_s)
+        if fleet.modes.names or (concurrency and fleet.replicas > 1):
+            records = run_specified(workload, fleet, clients, loaded_tokens)
+            return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
         if not policy.is_compiled:
-            clients = (concurrency or 0, client_s)
             objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas, *clients)
             records = run_objects(workload, objects, fits, parse_router(fleet.router))
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
@@ -179,11 +185,8 @@ def _check_asked(
         raise ValueError("loaded_tokens must leave one token of each prompt to compute")
     if loaded_tokens is not None and not parse_policy(fleet.policy).is_compiled:
         raise UserError(f"policy {fleet.policy!r} with loaded_tokens: it keeps no prefixes")
-    if concurrency is not None and (concurrency < 1 or fleet.replicas > 1):
-        raise UserError(
-            f"concurrency {concurrency} with {fleet.replicas} replicas: "
-            "closed-loop clients need 1 replica, and at least 1 of them"
-        )
+    if concurrency is not None and concurrency < 1:
+        raise UserError(f"concurrency must be at least 1, got {concurrency}")
     _check_waiting(fleet, concurrency)
 
 

@@ -6,7 +6,7 @@ SOURCE: vllm/v1/core/block_pool.py and kv_cache_manager.py (0.32).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 from servecast.simulator.engine.deployment import EngineLimits
@@ -28,12 +28,15 @@ class ReferenceRequest:
     loaded: int = 0  # of them, those whose KV is there at the first admission
     hashes: list[Hashable] = field(default_factory=list)  # of the prompt's full blocks
     blocks: list[ReferenceBlock] = field(default_factory=list)  # that it holds
-    gone: bool = False  # turned away, or it gave up waiting
+    why: int = 0  # it is not served: `state.TURNED_AWAY`, `GAVE_UP`, …
     hit: int = 0  # tokens found in the prefix cache at the first admission
     computed: int = 0  # tokens whose KV is cached, or will be by the batches in flight
     in_flight: int = 0  # batches
     expected: int = 0  # tokens that batches in flight will bring, where scheduling counts on them
     decoding: bool = False
+    drafts: Iterator[tuple[int, int]] | None = None  # drafted and accepted, of steps to come
+    next_draft: tuple[int, int] | None = None
+    drafted: bool = False  # its last batch held a draft, if there is a drafter
     scheduled_s: float = float("nan")
     preemptions: int = 0
     place: int = 0  # among those that are served
@@ -41,6 +44,7 @@ class ReferenceRequest:
     client: int = 0
     replica: int = 0
     token_s: list[float] = field(default_factory=list)
+    token_steps: list[tuple[int, int]] = field(default_factory=list)  # replica, and its step
 
     @property
     def prompt(self) -> int:
@@ -49,6 +53,31 @@ class ReferenceRequest:
     @property
     def first_token_s(self) -> float:
         return self.token_s[0] if self.token_s else float("nan")
+
+    @property
+    def gone(self) -> bool:
+        return self.why > 0
+
+    def draft(self) -> int:
+        """Tokens that the drafter proposes for its next step."""
+        if self.drafts is None:
+            return 0
+        if self.next_draft is None:
+            self.next_draft = next(self.drafts)
+        return self.next_draft[0]
+
+    def gain(self, scheduled: int) -> int:
+        """Tokens that come out of a batch with so many of it."""
+        if not self.drafted or self.next_draft is None:
+            return 1
+        accepted = min(self.next_draft[1], scheduled - 1)
+        self.next_draft = None
+        return min(1 + accepted, self.total - self.known)
+
+    def emit(self, tokens: int, at_s: float, step: tuple[int, int]) -> None:
+        self.known += tokens
+        self.token_s += [at_s] * tokens
+        self.token_steps += [step] * tokens
 
     def hash(self, k: int) -> Hashable:
         """Of its block k; what it writes itself, nobody else has."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from math import inf, isnan
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from servecast.estimator.tables import Floats
 from servecast.simulator.engine.hooks import Columns, Pick
-from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.engine.state import GAVE_UP
 from servecast.simulator.reference.blocks import (
     ReferenceBlocks,
     ReferenceRequest,
 )
+from servecast.simulator.reference.stage_times import Work, chunks_s, stage_s, whole_s
+
+if TYPE_CHECKING:
+    from servecast.simulator.engine.routing import Fleet
 
 
 @dataclass(slots=True)
@@ -28,19 +30,10 @@ class ReferenceStep:
     used_blocks: int
     replica: int
     scheduled: dict[ReferenceRequest, int]  # tokens
-    emitting: list[ReferenceRequest]  # those of whom a token comes out
     preemptions: dict[ReferenceRequest, int]  # that each had had
-
-
-def linear(row: Floats, at: float) -> float:
-    i = min(int(at), len(row) - 2)
-    return float(row[i] + (row[i + 1] - row[i]) * (at - i))
-
-
-def bilinear(table: Floats, x: float, y: float) -> float:
-    i = min(int(x), len(table) - 2)
-    below, above = linear(table[i], y), linear(table[i + 1], y)
-    return below + (above - below) * (x - i)
+    number: int  # on its replica
+    gains: dict[ReferenceRequest, int]  # tokens that come out for those
+    prefill_s: float = 0.0  # attention of the prefill chunks, over all stages
 
 
 class ReferenceReplica:
@@ -57,8 +50,18 @@ class ReferenceReplica:
         self.patience_s = inf if limit_s is None else limit_s
         self.depth = 2 if self.ahead else self.tables.num_stages  # batches in flight
         self.due_s = float("inf")  # when a batch is to be formed
+        self.speculation = fleet.modes.speculation
+        self.lookahead = self.speculation.lookahead if self.speculation else 0
+        self.taken = 0  # tokens of the batch that is being formed
+        self.num_steps = 0
+        self.stalled = 0  # steps since one that brought a token
         self.pick: Pick | None = None  # the user's, over these columns of all requests
         self.columns: Columns | None = None
+
+    def wake(self, now_s: float) -> None:
+        """A batch may be formed now; where they are formed ahead it waits for the step."""
+        if not (self.ahead and self.flights):
+            self.due_s = now_s
 
     def next_end_s(self) -> float:
         if not self.flights:
@@ -71,11 +74,13 @@ class ReferenceReplica:
         finished: list[ReferenceRequest] = []
         for request in step.scheduled:
             request.in_flight -= 1
-        for request in step.emitting:
-            request.token_s.append(step.end_s)
-            request.known += 1
+        for request, gained in step.gains.items():
+            self.stalled = 0
+            request.emit(gained, step.end_s, (self.number, step.number))
             if request.preemptions == step.preemptions[request]:  # not preempted while in flight
                 request.expected -= 1
+                if step.scheduled[request] > gained and request.drafted:
+                    request.computed -= step.scheduled[request] - gained  # rejected drafts
                 self.blocks.remember(request, request.computed - request.expected)
             if request.known == request.total:
                 (self.running if request in self.running else self.waiting).remove(request)
@@ -98,16 +103,17 @@ class ReferenceReplica:
     def schedule(self, now_s: float) -> bool:
         """Form a batch of (request, tokens) and launch it; False if nothing can be scheduled."""
         batch: dict[ReferenceRequest, int] = {}
+        self.taken = 0
         short = False  # of memory
         for request in list(self.running):
-            tokens = min(self.to_compute(request), self.left(batch))
+            tokens = min(self.to_compute(request), self.left)
             if request not in self.running or tokens == 0:
                 continue
-            while not self.blocks.fits(request, request.computed + tokens):
+            while not self.blocks.fits(request, request.computed + tokens + self.lookahead):
                 short = True
                 victim = self.preempt()
                 if victim is not None and victim in batch:
-                    del batch[victim]
+                    self.taken -= batch.pop(victim)
                 if victim is None or victim is request:
                     break
             else:
@@ -123,21 +129,24 @@ class ReferenceReplica:
     def to_compute(self, request: ReferenceRequest) -> int:
         """Tokens that it could have in a batch now: none once those in flight bring its last."""
         sure = request.known + (request.expected if self.ahead else 0)
-        return sure - request.computed if sure < request.total else 0
+        tokens = max(sure - request.computed, 0) if sure < request.total else 0
+        return tokens + request.draft() if tokens and request.decoding else tokens
 
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
-        while self.waiting and self.left(batch) and len(self.running) < self.limits.max_num_seqs:
+        while self.waiting and self.left and len(self.running) < self.limits.max_num_seqs:
             request = self.next_waiting(now_s)
             if isnan(request.scheduled_s) and now_s > request.arrival_s + self.patience_s:
                 self.waiting.remove(request)
-                request.gone = True
+                request.why = GAVE_UP
                 continue
             hits = self.blocks.find(request)
             loaded = len(hits) * self.limits.block_tokens
             if not self.blocks.caching and not request.preemptions:
                 loaded = request.loaded
-            tokens = min(request.known - loaded, self.left(batch))
-            reserved = request.known if self.limits.reserve_prompt else loaded + tokens
+            tokens = min(request.known - loaded, self.left)
+            reserved = loaded + tokens + self.lookahead
+            if self.limits.reserve_prompt:
+                reserved = max(reserved, request.known)
             watermark = self.limits.watermark_blocks if self.running else 0
             shared = sum(block.references > 0 for block in hits)
             if self.blocks.count(reserved) - shared > len(self.blocks.free) - watermark:
@@ -156,73 +165,83 @@ class ReferenceReplica:
             return min(self.waiting, key=lambda r: r.key)
         return self.waiting[self.pick([r.place for r in self.waiting], self.columns, now_s)]
 
-    def left(self, batch: dict[ReferenceRequest, int]) -> int:
+    @property
+    def left(self) -> int:
         """Of the token budget."""
-        return self.limits.max_batched_tokens - sum(batch.values())
+        return self.limits.max_batched_tokens - self.taken
 
     def take(
         self, request: ReferenceRequest, tokens: int, batch: dict[ReferenceRequest, int]
     ) -> None:
         request.computed += tokens
-        self.blocks.take(request, request.computed)
+        self.blocks.take(request, request.computed + self.lookahead)
         batch[request] = tokens
+        self.taken += tokens
 
     def launch(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
+        step = self.step_of(batch)
+        work = self.work_of(step)
+        hidden = bool(self.flights) and self.ahead  # the host works while a step runs
+        at_s = now_s + (self.tables.host_step_s if hidden else 0.0)
+        step.start_s = max(at_s, self.stage_free_s[0])
+        for stage in range(self.tables.num_stages):
+            time_s = stage_s(self.tables, stage, work)
+            if self.speculation and stage == self.tables.num_stages - 1:
+                time_s += self.draft_s(step, work)
+            step.end_s = max(at_s, self.stage_free_s[stage]) + time_s
+            self.stage_free_s[stage] = step.end_s
+            at_s = step.end_s + float(self.tables.send_s[stage, step.tokens])
+            step.prefill_s += chunks_s(self.tables, stage, work)
+        for request in batch:
+            request.in_flight += 1
+        for request in step.gains:
+            request.expected += 1
+            request.decoding = True
+        self.num_steps += 1
+        self.stalled += 1
+        self.flights.append(step)
+
+    def step_of(self, batch: dict[ReferenceRequest, int]) -> ReferenceStep:
+        """The batch, before it has times."""
         decodes = [r for r in batch if r.decoding]
-        step = ReferenceStep(
+        for request in batch:
+            request.drafted = request.decoding and self.speculation is not None
+        emitting = [r for r in batch if r.computed >= r.known + r.expected]
+        return ReferenceStep(
             start_s=0.0,
             end_s=0.0,
             tokens=sum(batch.values()),
             sequences=len(batch),
             decodes=len(decodes),
-            cached=sum(r.computed - 1 for r in decodes),
+            cached=sum(r.computed - batch[r] for r in decodes),
             used_blocks=self.blocks.total - len(self.blocks.free),
             replica=self.number,
             scheduled=batch,
-            emitting=[r for r in batch if r.computed == r.known + r.expected],
             preemptions={r: r.preemptions for r in batch},
+            number=self.num_steps,
+            gains={r: r.gain(batch[r]) for r in emitting},
         )
-        chunks = [(r.computed - n, n) for r, n in batch.items() if not r.decoding]
-        hidden = bool(self.flights) and self.ahead  # the host works while a step runs
-        at_s = now_s + (self.tables.host_step_s if hidden else 0.0)
-        step.start_s = max(at_s, self.stage_free_s[0])
-        for stage in range(self.tables.num_stages):
-            step.end_s = max(at_s, self.stage_free_s[stage]) + self.stage_s(stage, step, chunks)
-            self.stage_free_s[stage] = step.end_s
-            at_s = step.end_s + float(self.tables.send_s[stage, step.tokens])
-        for request in batch:
-            request.in_flight += 1
-        for request in step.emitting:
-            request.expected += 1
-            request.decoding = True
-        self.flights.append(step)
 
-    def stage_s(self, stage: int, step: ReferenceStep, chunks: list[tuple[int, int]]) -> float:
-        """`RuntimeTables`' formula, added up in the order in which it is written there."""
-        t = self.tables
-        time_s = float(t.token_s[stage, step.tokens]) + float(t.sequence_s[stage, step.sequences])
-        if chunks:
-            x, y = 1.0 / t.context_step_tokens, 1.0 / t.chunk_step_tokens
-            attention_s = 0.0
-            for context, chunk in chunks:
-                attention_s += bilinear(t.prefill_s[stage], context * x, chunk * y)
-            time_s += float(t.prefill_base_s[stage]) + attention_s
-        if step.decodes:
-            per_kv = 1.0 / t.kv_step_tokens
-            time_s += linear(t.decode_s[stage, step.decodes], step.cached * per_kv)
-            if chunks and len(t.mixed_chunk_tokens):
-                chunk_tokens = sum(chunk for _, chunk in chunks)
-                time_s += self.mixed_s(stage, chunk_tokens, step)
-        return time_s
+    def work_of(self, step: ReferenceStep) -> Work:
+        batch = step.scheduled
+        decodes = sum(n for r, n in batch.items() if r.decoding)
+        return Work(
+            tokens=step.tokens,
+            rows=step.sequences - step.decodes + decodes,
+            chunks=tuple([(r.computed - n, n) for r, n in batch.items() if not r.decoding]),
+            decodes=step.decodes,
+            cached=step.cached,
+        )
 
-    def mixed_s(self, stage: int, chunk_tokens: int, step: ReferenceStep) -> float:
-        """Between the measured numbers of prefill tokens around; the nearest outside of them."""
-        t, x = self.tables, step.cached * (1.0 / self.tables.kv_step_tokens)
-        points = t.mixed_chunk_tokens
-        above = min(int(np.searchsorted(points, chunk_tokens)), len(points) - 1)
-        below = max(above - 1, 0)
-        left, right = (linear(t.mixed_s[stage, i, step.decodes], x) for i in (below, above))
-        if below == above:
-            return right
-        share = float((chunk_tokens - points[below]) / (points[above] - points[below]))
-        return left + (right - left) * min(share, 1.0)
+    def draft_s(self, step: ReferenceStep, work: Work) -> float:
+        """The drafter's passes: over all tokens of the step, then one for each further token of a draft."""
+        assert self.speculation is not None
+        tables, times = self.speculation.drafter or self.tables, self.speculation.longest - 1
+        share = 1.0 if self.speculation.drafter else self.speculation.cost
+        if share == 0.0:
+            return 0.0
+        count = len(step.gains)
+        cached = sum(request.computed for request in step.gains)
+        more_s = whole_s(tables, Work(count, count, (), count, cached)) if count else 0.0
+        first_s = whole_s(tables, Work(work.tokens, count, work.chunks, work.decodes, work.cached))
+        return share * (first_s + times * more_s)

@@ -48,6 +48,10 @@ def assert_equal(records: Records, reference: ReferenceRun) -> None:
             assert mine[name].tolist() == [getattr(s, name) for s in theirs], name
 
 
+def simulate_closed(workload: Workload, fleet: Fleet, clients: int) -> Records:
+    return Engine(compiled=False).run(workload, fleet, concurrency=clients)
+
+
 @pytest.mark.parametrize("block", range(10))
 def test_every_time_equals_the_reference_to_the_last_bit(
     compiled: Engine, interpreted: Engine, block: int
@@ -119,12 +123,30 @@ def test_a_request_that_its_client_sends_late_misses_the_next_step() -> None:
     assert times(records) == [[3, 4], [3], [6], [7]]
 
 
-def test_closed_loop_clients_of_several_replicas_are_refused() -> None:
-    fleet = Fleet(tables_of(), EngineLimits(8, 16, 1000), replicas=2)
-    with pytest.raises(
-        UserError, match=r"^concurrency 4 with 2 replicas: closed-loop clients need 1"
-    ):
-        Engine(compiled=False).run(workload_of((0, 1, 1)), fleet, concurrency=4)
+def test_clients_of_several_replicas_send_to_the_emptiest() -> None:
+    """Two clients, one second a token: A at the first 0-4, B at the second 0-1; C follows B there, 1-3."""
+    fleet = Fleet(tables_of(), EngineLimits(8, 16, 1000), 2, "least_outstanding")
+    workload = workload_of((0, 4, 1), (0, 1, 1), (0, 2, 1))
+    records = Engine(compiled=False).run(workload, fleet, concurrency=2)
+    assert records.arrival_s.tolist() == [0, 0, 1]
+    assert records.replica.tolist() == [0, 1, 1]
+    assert times(records) == [[4], [1], [3]]
+
+
+def test_no_more_requests_are_out_than_there_are_clients() -> None:
+    for seed in range(60):
+        workload, fleet = random_case(seed)
+        fleet = replace(fleet, replicas=1 + seed % 4)
+        records = simulate_closed(workload, fleet, 1 + seed % 5)
+        check_invariants(records)
+        at_s = records.arrival_s[records.finished]
+        out = (at_s[:, None] >= at_s) & (at_s[:, None] < records.finish_s[records.finished])
+        assert out.sum(1).max(initial=0) <= 1 + seed % 5
+
+
+def test_clients_that_are_none_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^concurrency must be at least 1, got 0$"):
+        simulate_closed(workload_of((0, 1, 1)), Fleet(tables_of(), EngineLimits(8, 16, 1000)), 0)
 
 
 def test_the_cases_are_scarce_enough_to_preempt_and_to_reject(compiled: Engine) -> None:

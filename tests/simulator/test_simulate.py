@@ -15,9 +15,11 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import InfeasibleError, UserError
 from servecast.compiler.load import load_spec
 from servecast.estimator.load import TableLoader
+from servecast.simulator.cli import cli
 from servecast.simulator.commands.simulate_cli import simulate_command
 from servecast.simulator.commands.simulate_job import save_simulation
-from servecast.simulator.simulate import Setup, Simulated, simulate_setup
+from servecast.simulator.engine.modes import Modes, Speculation
+from servecast.simulator.simulate import Setup, Simulated, mtp_module, simulate_setup
 from servecast.simulator.traffic.workload import TraceOrigin, Workload
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -62,6 +64,30 @@ def test_cost_is_the_price_over_the_tokens(loader: TableLoader) -> None:
     tokens = int(workload().output_tokens.sum())
     hours = summary["duration_s"] / 3600
     assert summary["usd_per_million_output_tokens"] == pytest.approx(price * hours / tokens * 1e6)
+
+
+def test_mtp_is_faster_than_one_token_a_step_where_most_drafts_are_accepted(
+    loader: TableLoader,
+) -> None:
+    modes, module = Modes(speculation=Speculation((0, 0, 1), (0.9,))), mtp_module(SETUP.program)
+    slow, fast, free = (
+        run(loader, **changes).summary
+        for changes in ({}, {"modes": modes, "drafter": module}, {"modes": modes})
+    )
+    tpot_s = [each["metrics"]["tpot_s"]["p50"] for each in (free, fast, slow)]
+    assert tpot_s == sorted(tpot_s)
+    assert 1 < fast["modes"]["speculation"]["tokens_per_check"] < 3
+
+
+def test_contradictory_options_of_speculation_are_refused_by_both_names() -> None:
+    wrong = {
+        ("--drafter", "mtp"): "Error: --drafter without --speculation: say how many tokens",
+        ("--drafter", "mtp", "--speculation", "cost=0.1"): "Error: --drafter with cost= in --spec",
+        ("--speculation", "draft=2", "--speculation-trace", "x"): "--speculation-trace with draft=",
+    }
+    for options, message in wrong.items():
+        command = ["simulate", "spec/llama.llm", "--trace", "spec/traces/chat.csv", *options]
+        assert message in CliRunner().invoke(cli, command).output
 
 
 def test_more_replicas_never_slow_the_median_down(loader: TableLoader) -> None:
