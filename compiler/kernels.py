@@ -58,6 +58,8 @@ class KernelCase:
 
 # Points that a shape is measured at with the profiler's usual limits, by the axes it is swept over.
 ROW_CASES, PAYLOAD_CASES, DECODE_CASES, PREFILL_CASES = 26, 27, 108, 208
+# And those of an uneven step: lengths of a batch that differ, experts that draw more rows than others.
+SKEWED_CASES = {"attention_decode": 21, "experts": 14}
 # The longest that an agent spends on one point before it says that the noise stays.
 MAX_CASE_S = 2.0
 # The least: ten samples of half a millisecond, and 50 ms around them.
@@ -66,11 +68,12 @@ MIN_CASE_S = 0.06
 
 def num_cases(shape: KernelShape) -> int:
     """About how many points there are to measure of a shape."""
+    skewed = SKEWED_CASES.get(shape.kernel, 0)
     if shape.kernel.endswith("_prefill"):
         return PREFILL_CASES
     if shape.kernel.endswith("_decode"):
-        return DECODE_CASES
-    return PAYLOAD_CASES if "degree" in dict(shape.dims) else ROW_CASES
+        return DECODE_CASES + skewed
+    return PAYLOAD_CASES if "degree" in dict(shape.dims) else ROW_CASES + skewed
 
 
 def _shape(kernel: str, dtype: str, kv_dtype: str = "", **dims: int) -> KernelShape:

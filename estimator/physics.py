@@ -101,6 +101,12 @@ def _decode(kind: KernelKind, d: Columns) -> Work:
     return Work(d["batch"] * 4 * visible * per_token, d["batch"] * moved)
 
 
+def _skewed_decode(kind: KernelKind, d: Columns) -> Work:
+    """``context`` is the batch's mean; of a window no sequence is sure to see more than half of it."""
+    sure = np.where(d["window"] > 0, d["context"] // 2, d["context"])
+    return _decode(kind, {**d, "context": sure})
+
+
 def _mixed(kind: KernelKind, d: Columns) -> Work:
     """``batch`` decodes beside one prompt of ``chunk`` tokens, in one launch."""
     prompt = _prefill(kind, {**d, "batch": np.ones_like(d["batch"]), "context": 0 * d["context"]})
@@ -187,9 +193,11 @@ _GATED, _PLAIN = _elementwise(4, 3), _elementwise(4, 2)
 WORK: dict[str, Callable[[KernelKind, Columns], Work]] = {
     "linear": _linear,
     "experts": _experts,
+    "experts_skewed": _experts,
     "router": _router,
     "attention_prefill": _prefill,
     "attention_decode": _decode,
+    "attention_decode_skewed": _skewed_decode,
     "attention_mixed": _mixed,
     "latent_prefill": _latent_prefill,
     "latent_decode": _latent_decode,
@@ -247,9 +255,7 @@ def _fewest_flops(kind: KernelKind, dims: Dims, work: Work) -> Floats:
 
 def _fewest_bytes(kind: KernelKind, dims: Dims, work: Work) -> Floats:
     """Where the count is an expectation or one algorithm's, what no routing and no algorithm undercuts."""
-    if (
-        kind.kernel == "experts"
-    ):  # all rows may be routed alike: to the first row's experts, or elsewhere
+    if kind.kernel.startswith("experts"):  # all rows may go to one row's experts, or elsewhere
         matrices = 3.0 * dims["hidden"] * dims["intermediate"] * bytes_per_element(kind.dtype)
         return np.where(dims["experts"] == dims["total_experts"], dims["top_k"] * matrices, 0.0)
     if kind.kernel in THROUGH_CACHE:

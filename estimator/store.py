@@ -38,6 +38,13 @@ _NOT_DIMENSIONS = frozenset(
     }
 )
 
+_KERNELS = {"experts": ["experts", "experts_skewed"]}
+# The public tables' names of the routings that agents draw (agent/kernels/skew.py).
+_VARIANT = (
+    "CASE kernel WHEN 'experts_skewed' THEN 'power_law_1.2'"
+    " WHEN 'experts' THEN if(source = 'agent', 'balanced', variant) ELSE variant END AS variant"
+)
+
 
 class Store:
     """Use as ``with Store.open(path) as store``."""
@@ -168,13 +175,16 @@ class Store:
     def kernel_data(
         self, sku: str, kernel: str, formats: tuple[str, str], sources: Sequence[str]
     ) -> KernelData:
-        """Usable rows of a kernel at ``formats`` (dtype, kv dtype) from any of ``sources``."""
+        """Usable rows of a kernel at ``formats`` (dtype, kv dtype) from any of ``sources``.
+
+        Those of experts tell their routing by the variant; agents time a skewed one as a kernel of its own.
+        """
         dims = ", ".join(f'"{d}"' for d in self.dimensions)
         read = self._sql.execute(
-            f"SELECT {dims}, coalesce(median_s, mean_s) AS seconds, std_s, source, variant FROM usable"
-            " WHERE sku = ? AND kernel = ? AND dtype = ? AND kv_dtype = ? AND list_contains(?, source)"
-            " ORDER BY content_hash",
-            (sku, kernel, *formats, list(sources)),
+            f"SELECT {dims}, coalesce(median_s, mean_s) AS seconds, std_s, source, {_VARIANT}"
+            " FROM usable WHERE sku = ? AND list_contains(?, kernel) AND dtype = ? AND kv_dtype = ?"
+            " AND list_contains(?, source) ORDER BY content_hash",
+            (sku, _KERNELS.get(kernel, [kernel]), *formats, list(sources)),
         ).fetchnumpy()
         present = {d: read[d] for d in self.dimensions if not np.ma.getmaskarray(read[d]).all()}
         return KernelData(

@@ -6,6 +6,7 @@ A window cuts the cache to the keys that any query of the chunk sees, so that no
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -15,6 +16,8 @@ from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
 from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, own_cache
 
 SHAPE = ("heads", "kv_heads", "head_dim", "window")
+# What a unit of a quantised cache is worth: buffers draw int8 as normal numbers times 32.
+CACHE_SCALES = {torch.int8: 1 / 32}
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -29,24 +32,36 @@ def prepare_decode(shape: Shape, buffers: Buffers) -> Prepared:
 
 
 def _prepare(shape: Shape, buffers: Buffers, chunk: int, keys: int) -> Prepared:
-    dtype = TORCH_DTYPES[shape.dtype]
+    dtype, kv_dtype = TORCH_DTYPES[shape.dtype], TORCH_DTYPES[shape.kv_dtype]
     window = shape["window"]
     seen = seen_keys(keys, chunk, window)
     batch, heads = shape["batch"], shape["heads"]
     cache = (batch, shape["kv_heads"], seen, shape["head_dim"])
     q = buffers.normal(batch, heads, chunk, shape["head_dim"], dtype=dtype)
-    one_cache = 2 * batch * shape["kv_heads"] * seen * shape["head_dim"] * dtype.itemsize
+    numbers = 2 * batch * shape["kv_heads"] * seen * shape["head_dim"]
     caches = [
-        tuple(buffers.normal(*cache, dtype=dtype) for _ in range(2))
-        for _ in range(buffers.copies(one_cache))
+        tuple(buffers.normal(*cache, dtype=kv_dtype) for _ in range(2))
+        for _ in range(buffers.copies(numbers * kv_dtype.itemsize))
     ]
-    buffers.reserve(q.nbytes)
+    buffers.reserve(q.nbytes + (numbers * dtype.itemsize if kv_dtype is not dtype else 0))
     attend = attention(chunk, seen, window, buffers)
+
+    def launch(queries: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attend(queries, widened(k, queries.dtype), widened(v, queries.dtype))
+
     return Prepared(
-        launches=tuple(lambda k=k, v=v: attend(q, k, v) for k, v in caches),  # type: ignore[misc]  # defaults bind
-        reference=lambda: attend(q.double(), caches[0][0].double(), caches[0][1].double()),
+        launches=tuple(partial(launch, q, *cache) for cache in caches),
+        reference=lambda: launch(q.double(), *caches[0]),
         tolerance=TOLERANCE[dtype],
     )
+
+
+def widened(cache: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A quantised cache's numbers; the cache itself where it has the dtype already."""
+    if cache.dtype is dtype:
+        return cache
+    wide = cache.to(dtype)
+    return wide.mul_(CACHE_SCALES[cache.dtype]) if cache.dtype in CACHE_SCALES else wide
 
 
 def seen_keys(keys: int, chunk: int, window: int) -> int:
@@ -81,6 +96,10 @@ def _window_mask(chunk: int, keys: int, window: int, device: torch.device) -> to
     return (key <= query) & (key > query - window)
 
 
-LACKS = {"fp8": "PyTorch's attention reads no cache of it; FlashInfer does, on GPUs from Ada on"}
+_READS_NONE = "PyTorch's attention reads no cache of it"
+LACKS = {
+    "fp8": f"{_READS_NONE}; FlashInfer does, on GPUs from Ada on, and dequantised widens it first",
+    "int8": f"{_READS_NONE}; dequantised widens it first",
+}
 PREFILL = Kernel((*SHAPE, "batch", "context", "chunk"), prepare_prefill, own_cache, LACKS)
 DECODE = Kernel((*SHAPE, "batch", "context"), prepare_decode, own_cache, LACKS)

@@ -36,7 +36,7 @@ def prepare_uniform(shape: Shape, buffers: Buffers) -> Prepared:
 
 
 def prepare_skewed(shape: Shape, buffers: Buffers) -> Prepared:
-    return _prepare(shape, buffers, route(shape, buffers, popularity(shape["total_experts"])))
+    return _prepare(shape, buffers, popular(shape, buffers))
 
 
 def _prepare(shape: Shape, buffers: Buffers, routing: Routing) -> Prepared:
@@ -56,10 +56,15 @@ def _prepare(shape: Shape, buffers: Buffers, routing: Routing) -> Prepared:
     buffers.reserve(len(routing.rows) * (hidden * 2 + inner * 3) * dtype.itemsize)
     up, down = weights[0]
     return Prepared(
-        launches=tuple(partial(_run, x, *pair, routing) for pair in weights),
-        reference=lambda: _run(x.double(), up.double(), down.double(), routing),
+        launches=tuple(partial(run, x, *pair, routing) for pair in weights),
+        reference=lambda: run(x.double(), up.double(), down.double(), routing),
         tolerance=TOLERANCE[dtype],
     )
+
+
+def popular(shape: Shape, buffers: Buffers) -> Routing:
+    """Experts chosen by their popularity."""
+    return route(shape, buffers, popularity(shape["total_experts"]))
 
 
 def route(shape: Shape, buffers: Buffers, shares: list[float] | None = None) -> Routing:
@@ -81,7 +86,7 @@ def route(shape: Shape, buffers: Buffers, shares: list[float] | None = None) -> 
     return Routing(row[order], weights, counts.cumsum(0).int())
 
 
-def _run(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, routing: Routing) -> torch.Tensor:
+def run(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor, routing: Routing) -> torch.Tensor:
     out = torch.zeros_like(x)
     if len(routing.rows):
         inner = _swiglu(_grouped(x[routing.rows], up, routing.ends))

@@ -23,8 +23,9 @@ from servecast.agent.kernels.kernel import (
     Shape,
     without_cache,
 )
+from servecast.agent.kernels.quantised import INT4_GROUPS
 from servecast.agent.kernels.scaled import prepare_fp8, prepare_fp8_block, prepare_nvfp4
-from servecast.agent.kernels.weight_only import INT4_GROUPS, prepare_int4
+from servecast.agent.kernels.weight_only import prepare_int4
 
 INT8_ROWS = 17  # the least that cuBLAS's int8 GEMM takes; fewer rows are padded
 
@@ -120,7 +121,7 @@ LACKS = {
         name: f"its units are in GPUs of compute {a}.{b} and later"
         for name, (a, b) in UNITS.items()
     },
-    "mxfp4": "no library that an agent calls multiplies it",
+    "mxfp4": "PyTorch multiplies it on no NVIDIA GPU; dequantised widens it first",
 }
 
 

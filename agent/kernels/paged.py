@@ -6,12 +6,12 @@ A library says how it attends; the tensors, the lengths and what must come out a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from servecast.agent.kernels.attention import SHAPE, attention, seen_keys
+from servecast.agent.kernels.attention import LACKS, SHAPE, attention, seen_keys, widened
 from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
 from servecast.agent.kernels.kernel import (
     TOLERANCE,
@@ -113,13 +113,13 @@ def attend_alone(buffers: Buffers, paged: Paged, number: int, cache: Cache) -> t
     blocks = paged.tables[number, first : -(-length // paged.block_tokens)]
     skip = length - seen - first * paged.block_tokens
     k, v = (part[blocks].flatten(0, 1)[skip : skip + seen].transpose(0, 1)[None] for part in cache)
-    q = paged.q[number * chunk : (number + 1) * chunk].to(k.dtype).transpose(0, 1)[None]
+    q = paged.q[number * chunk : (number + 1) * chunk].transpose(0, 1)[None]
+    k, v = (widened(part, q.dtype) for part in (k, v))
     return attention(chunk, seen, paged.window, buffers)(q, k, v)[0].transpose(0, 1)
 
 
 def _reference(paged: Paged, cache: Cache, buffers: Buffers) -> torch.Tensor:
-    wide = (cache[0].double(), cache[1].double())
-    return gathered(paged, partial(attend_alone, buffers), wide)
+    return gathered(replace(paged, q=paged.q.double()), partial(attend_alone, buffers), cache)
 
 
 def even_lengths(batch: int, context: int) -> list[int]:
@@ -137,7 +137,7 @@ def on_processors(capability: Capability) -> Formats:
 
 DIMS = (*SHAPE, "batch", "context")
 SKEWED_DECODE = Kernel(
-    DIMS, partial(prepare_paged, _through_sdpa, skewed_lengths, BLOCK_TOKENS), on_processors
+    DIMS, partial(prepare_paged, _through_sdpa, skewed_lengths, BLOCK_TOKENS), on_processors, LACKS
 )
 
 

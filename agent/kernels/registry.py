@@ -65,10 +65,14 @@ LIBRARIES: dict[str, Library] = {
     "cupy": Library("cupy", "with_cupy", "cuda"),
     "vllm": Library("vllm", "with_vllm", "cpu"),
     "torch_weight_only": Library("torch", "weight_only"),
+    "dequantised": Library("torch", "dequantised"),
+    "flex_attention": Library("torch", "with_flex"),
 }
 """In the order in which they are asked where nobody says another one."""
 
-SLOW = ("vllm",)  # importing it takes longer than most profiles: only where it is asked for
+# Only where they are asked for, by backend: importing vLLM takes longer than most profiles, compiling for
+# FlexAttention longer than most cases, and on a GPU few engines widen in a launch of its own.
+ON_DEMAND = {"vllm": ("cpu",), "flex_attention": ("cpu", "cuda"), "dequantised": ("cuda",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,11 @@ class Offer:
 
 def installed(backend: str) -> tuple[str, ...]:
     """Libraries that are there for devices of a backend, those aside that only come when asked for."""
-    return tuple(name for name in LIBRARIES if name not in SLOW and _is_there(name, backend))
+    return tuple(
+        name
+        for name in LIBRARIES
+        if backend not in ON_DEMAND.get(name, ()) and _is_there(name, backend)
+    )
 
 
 def offers(libraries: Sequence[str], capability: Capability) -> tuple[Offer, ...]:

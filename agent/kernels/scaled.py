@@ -14,16 +14,11 @@ from torch.nn import functional
 
 from servecast.agent.kernels.buffers import Buffers
 from servecast.agent.kernels.kernel import TOLERANCE, Prepared, Shape
+from servecast.agent.kernels.quantised import BLOCK, NVFP4_GROUP, from_e2m1
 
-BLOCK = (
-    128  # columns of a row, and side of a square of the weights, that share a scale in fp8_block
-)
 SCALES_TO_4 = 4  # the scales of the squares along a column are padded to a multiple of it
-NVFP4_GROUP = 16  # numbers that share a scale
 SWIZZLED_ROWS, SWIZZLED_COLUMNS = 128, 4  # nvfp4's scales come in tiles of so many
 Multiply = Callable[[torch.Tensor], torch.Tensor]
-# The numbers of e2m1 by their code: sign, two bits of exponent, one of mantissa.
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def prepare_fp8(shape: Shape, buffers: Buffers) -> Prepared:
@@ -83,13 +78,6 @@ def _nvfp4_scales(shape: Shape, name: str, device: torch.device) -> torch.Tensor
     rows = -(-shape[name] // SWIZZLED_ROWS) * SWIZZLED_ROWS
     groups = -(-shape["in_features"] // NVFP4_GROUP // SWIZZLED_COLUMNS) * SWIZZLED_COLUMNS
     return torch.ones(rows * groups, device=device).to(torch.float8_e4m3fn)
-
-
-def from_e2m1(packed: torch.Tensor) -> torch.Tensor:
-    """float64 [rows, 2 * bytes] of bytes with the first number in their low half."""
-    values = torch.tensor((*E2M1, *(-value for value in E2M1)), device=packed.device).double()
-    codes = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
-    return values[codes.long()]
 
 
 def _operands(

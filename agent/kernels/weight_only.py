@@ -17,9 +17,7 @@ from servecast.agent.kernels.kernel import (
     Shape,
     without_cache,
 )
-
-INT4_GROUPS = (32, 64, 128, 256)
-INT4_ZERO = 8  # the middle of 0 to 15
+from servecast.agent.kernels.quantised import INT4_ZERO
 
 
 def prepare_int4(shape: Shape, buffers: Buffers) -> Prepared:

@@ -30,6 +30,7 @@ from servecast.agent.kernels.paged import Bind, Cache, Paged, paged_kernels
 
 BLOCK_TOKENS = 128  # vLLM's default on processors
 EPSILON = norm.EPSILON
+CACHE_NAMES = {"fp8": "fp8_e4m3"}  # vLLM's, of formats that are not the model's own
 PRIMITIVES = 32  # shapes that oneDNN keeps ready, as vLLM asks
 
 
@@ -102,6 +103,7 @@ def prepare_rope(shape: Shape, buffers: Buffers) -> Prepared:
 def attend(paged: Paged, buffers: Buffers) -> Bind:
     """The scheduling of the work is the step's, made once for all layers; it is not in the launch."""
     shape, dtype = paged.shape, TORCH_DTYPES[paged.shape.dtype]
+    cache_dtype = CACHE_NAMES.get(shape.kv_dtype, "auto")
     lengths = torch.tensor(paged.lengths, dtype=torch.int32)
     starts = torch.arange(len(paged.lengths) + 1, dtype=torch.int32) * paged.chunk
     instructions = _instructions(shape["head_dim"], dtype)
@@ -117,6 +119,7 @@ def attend(paged: Paged, buffers: Buffers) -> Bind:
         sliding_window_size=paged.window or -1,
         isa=instructions,
         enable_kv_split=True,
+        kv_cache_dtype=cache_dtype,
     )
     asked = {
         "query": paged.q,
@@ -130,19 +133,25 @@ def attend(paged: Paged, buffers: Buffers) -> Bind:
         "softcap": 0.0,
         "scheduler_metadata": metadata,
         "s_aux": None,
+        "kv_cache_dtype": cache_dtype,
     }
-    return lambda cache: partial(_launch, asked, _written(cache, instructions, buffers))
+    return lambda cache: partial(_launch, asked, _written(cache, dtype, instructions, buffers))
 
 
-def _written(cache: Cache, instructions: str, buffers: Buffers) -> Cache:
-    """The cache as vLLM's own kernel writes it: [blocks, kv_heads, block tokens, head_dim], keys packed."""
+def _written(cache: Cache, dtype: torch.dtype, instructions: str, buffers: Buffers) -> Cache:
+    """The cache as vLLM's own kernel writes it: [blocks, kv_heads, block tokens, head_dim], keys packed.
+
+    It quantises what a layer gives it in ``dtype``.
+    """
     blocks, tokens, heads, width = cache[0].shape
-    whole = buffers.empty(blocks, heads, 2 * tokens, width, dtype=cache[0].dtype)
+    quantised = cache[0].dtype is not dtype
+    held = torch.uint8 if quantised else dtype
+    whole = buffers.empty(blocks, heads, 2 * tokens, width, dtype=held)
     keys, values = whole.chunk(2, dim=2)
     slots = torch.arange(blocks * tokens)
-    ops.cpu_attn_reshape_and_cache(
-        cache[0].flatten(0, 1), cache[1].flatten(0, 1), keys, values, slots, instructions
-    )
+    given = (part.flatten(0, 1).to(dtype) for part in cache)
+    name = CACHE_NAMES["fp8"] if quantised else "auto"
+    ops.cpu_attn_reshape_and_cache(*given, keys, values, slots, instructions, kv_cache_dtype=name)
     return keys, values
 
 
@@ -163,7 +172,10 @@ def _instructions(head_dim: int, dtype: torch.dtype) -> str:
 
 def formats(capability: Capability) -> Formats:
     """What its CPU build has; on GPUs its attention is FlashAttention or FlashInfer."""
-    return own_cache(capability)[:2] if capability.backend == "cpu" else ()
+    if capability.backend != "cpu":
+        return ()
+    fp8 = (("bf16", "fp8"),) if torch.cpu._is_avx512_supported() else ()
+    return (*own_cache(capability)[:2], *fp8)
 
 
 def bf16_formats(capability: Capability) -> Formats:

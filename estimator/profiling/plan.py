@@ -6,9 +6,10 @@ Points come in levels, coarse first, so that a plan cut short at any place still
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
+from servecast.agent.kernels.skew import skewed_lengths
 from servecast.compiler.dump import distinct_kernels
 from servecast.compiler.kernels import KernelCase, KernelShape
 from servecast.compiler.sharded import ShardedProgram
@@ -22,8 +23,12 @@ PREFILL_BATCHES = (
     4,
 )  # engines launch the prefills of a step together; four show what that gains
 
+SKEWED = {"attention_decode": "attention_decode_skewed", "experts": "experts_skewed"}
+SMALLEST_SKEWED_BATCH = 4  # of fewer sequences half of the tokens are one's share already
+
 LINE = (16.0, 4.0, 2.0, 2.0**0.5)  # of an axis alone
 SQUARE = LINE[:3]  # of axes that multiply with each other
+COARSE = LINE[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ def plan_cases(programs: Iterable[ShardedProgram], limits: PlanLimits) -> list[K
     """Distinct cases of all programs, coarse levels first; equal input gives equal order."""
     levels: dict[int, list[KernelCase]] = {}
     for shape in sorted(distinct_kernels(programs), key=_order):
-        for level, case in _points(shape, limits):
+        for level, case in (*_points(shape, limits), *_skewed_points(shape, limits)):
             levels.setdefault(level, []).append(case)
     ordered = (case for level in sorted(levels) for case in levels[level])
     return list(dict.fromkeys(ordered))
@@ -74,6 +79,23 @@ def _points(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, Kerne
     else:
         for level, rows in log_points(1, limits.max_batched_tokens):
             yield level, shape.case(rows=rows)
+
+
+def _skewed_points(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, KernelCase]]:
+    """What an uneven step takes more: a coarse grid, for the even ones tell the rest."""
+    if shape.kernel not in SKEWED:
+        return
+    skewed = replace(shape, kernel=SKEWED[shape.kernel])
+    if shape.kernel == "experts":
+        for level, rows in log_points(1, limits.max_batched_tokens, SQUARE):
+            yield level, skewed.case(rows=rows)
+        return
+    batches = log_points(1, limits.max_num_seqs, COARSE)
+    contexts = log_points(16, limits.max_context_tokens, COARSE)
+    for (a, batch), (b, context) in product(batches, contexts):
+        longest = max(skewed_lengths(batch, context))
+        if batch >= SMALLEST_SKEWED_BATCH and longest <= limits.max_context_tokens:
+            yield max(a, b), skewed.case(batch=batch, context=context)
 
 
 def log_points(low: int, high: int, factors: tuple[float, ...] = LINE) -> list[tuple[int, int]]:

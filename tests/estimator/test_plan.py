@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servecast.compiler.attention import Attention
-from servecast.compiler.ir import Collective, CollectiveKind, Linear
+from servecast.compiler.ir import Collective, CollectiveKind, Experts, Linear
 from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
 from servecast.estimator.profiling.plan import PlanLimits, log_points, plan_cases
 
@@ -15,6 +15,7 @@ def program(*calls: Call, tp: int = 1) -> ShardedProgram:
 
 
 LINEAR = Call("q_proj", Linear(32, 16))
+EXPERTS = Call("experts", Experts(32, 16, experts=4, total_experts=4, top_k=2))
 ATTENTION = Call("attention", Attention(heads=4, kv_heads=2, head_dim=8))
 
 
@@ -68,3 +69,22 @@ def test_every_shape_is_covered_before_any_is_refined() -> None:
     cases = plan_cases([program(LINEAR, Call("o_proj", Linear(16, 32)))], LIMITS)
     first = cases[: len(cases) // 4]
     assert {dict(case.dims)["in_features"] for case in first} == {16, 32}
+
+
+def test_uneven_steps_are_planned_beside_even_ones_on_a_coarse_grid() -> None:
+    cases = plan_cases([program(ATTENTION)], LIMITS)
+    skewed = [dict(c.dims) for c in cases if c.kernel == "attention_decode_skewed"]
+    points = sorted((d["batch"], d["context"]) for d in skewed)
+    # The longest of 4 or 8 sequences holds half of the tokens: 2 or 4 times the mean, 512 at most.
+    assert points == [(4, 16), (4, 64), (4, 256), (8, 16), (8, 64)]
+    assert {d["heads"] for d in skewed} == {4}
+
+
+def test_experts_are_planned_with_even_and_with_uneven_routing() -> None:
+    cases = plan_cases([program(EXPERTS)], LIMITS)
+    rows = {
+        name: [dict(c.dims)["rows"] for c in cases if c.kernel == name]
+        for name in ("experts", "experts_skewed")
+    }
+    assert sorted(rows["experts_skewed"]) == [1, 2, 4, 8, 16, 32, 64]
+    assert set(rows["experts_skewed"]) < set(rows["experts"])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -78,6 +79,20 @@ def test_imported_rows_never_count_as_measured_here() -> None:
     with Store.open(":memory:") as store:
         store.add_measurements([Measurement(case(8), "gpu", Origin("silicon"), Timing(1e-5))])
         assert store.missing([case(8)], "gpu") == (case(8),)
+
+
+def test_rows_of_experts_tell_their_routing_whoever_measured_them() -> None:
+    dims = tuple(sorted({"rows": 1, "hidden": 8, "experts": 4, "total_experts": 4}.items()))
+    agents = [
+        replace(measured(1, variant="dequantised"), case=KernelCase(kernel, "bf16", "", dims))
+        for kernel in ("experts", "experts_skewed")
+    ]
+    public = replace(agents[0], origin=Origin("silicon"), variant="power_law_1.01")
+    with Store.open(":memory:") as store:
+        store.add_measurements([*agents, public])
+        found = store.kernel_data("gpu", "experts", ("bf16", ""), ["agent", "silicon"])
+        assert sorted(found.variant) == ["balanced", "power_law_1.01", "power_law_1.2"]
+        assert store.missing([row.case for row in agents], "gpu") == ()
 
 
 def test_a_quarantined_batch_is_counted_but_not_read() -> None:
