@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.estimator.importers.silicon import SiliconQuery, import_silicon
@@ -50,10 +51,20 @@ class Table:
         return told | {"dtype": self.kind.dtype, "kv_dtype": self.kind.kv_dtype}
 
 
-def silicon_tables(sku: str) -> Iterator[Table]:
+def linear_tables(sku: str) -> Iterator[Table]:
+    return silicon_tables(sku, [kind for kind in SILICON_KINDS if kind.kernel == "linear"])
+
+
+def shape_names(samples: Samples) -> NDArray[np.str_]:
+    """Of a GEMM's shape, the same on every GPU [rows]."""
+    sizes = [samples.dims[name].astype(str) for name in ("in_features", "out_features")]
+    return np.char.add(np.char.add(sizes[0], "x"), sizes[1])
+
+
+def silicon_tables(sku: str, kinds: Sequence[KernelKind] = SILICON_KINDS) -> Iterator[Table]:
     with Store.open(":memory:") as store:
         _add(store, import_silicon(SiliconQuery(sku)))
-        for kind in SILICON_KINDS:
+        for kind in kinds:
             data = store.kernel_data(sku, kind.kernel, (kind.dtype, kind.kv_dtype), ["silicon"])
             if data.num_rows:
                 yield Table(sku, "silicon", kind, chosen_samples(data))

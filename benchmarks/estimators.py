@@ -1,6 +1,6 @@
 """How well held-out measurements are predicted, beside other ways: prints one JSON object.
 
-    python benchmarks/estimators.py [--sku h100-sxm …] [--folders] [--seeds 0 1] [--quick | --efficiency]
+    python benchmarks/estimators.py [--sku h100-sxm …] [--folders] [--seeds 0 1] [--borrow] [--quick]
 
 Splits hold out whole shapes (a model never seen), whole token counts (a batch never seen), the largest
 steps (a batch larger than any seen), all but 300 rows (a GPU measured for a few minutes), or one message
@@ -16,9 +16,19 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from estimator_data import Table, folder_rows, silicon_tables, splits, tables_of
+from estimator_data import (
+    FEW_ROWS,
+    Table,
+    folder_rows,
+    linear_tables,
+    shape_names,
+    silicon_tables,
+    splits,
+    tables_of,
+)
 
 from servecast.compiler.catalog import shipped_skus
+from servecast.estimator.learners.choice import Donors, fit_best
 from servecast.estimator.learners.evaluate import (
     CONTENDERS,
     Contender,
@@ -26,18 +36,38 @@ from servecast.estimator.learners.evaluate import (
     predicted_by,
     served,
 )
+from servecast.estimator.learners.splits import Mask
 from servecast.estimator.measurement import Floats
 from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES, bandwidth, compute_peak, work_of
 
 SKUS = ("h100-sxm", "h200-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
+SAME_CHIP = ("h100-sxm", "h200-sxm")
 LARGE_FLOPS = 1e11
 LARGE_BYTES = 1e8
 FAST = ("roofline",)
 Errors = dict[tuple[str, str], list[Floats]]
 
 
-def lines(table: Table, seed: int, contenders: Sequence[Contender]) -> Iterator[dict[str, object]]:
+def lent(table: Table, others: Sequence[Table], test: Mask) -> dict[str, Donors]:
+    """What other GPUs' models know of a kernel, none having seen a held-out shape: of all, and without the
+    one of the same chip.
+    """
+    held_out = np.unique(shape_names(table.samples)[test])
+    known = {}
+    for other in others:
+        if other.kind == table.kind and other.sku != table.sku:
+            rows = other.samples.rows(~np.isin(shape_names(other.samples), held_out))
+            model = fit_best(table.kind, rows, num_sms_of(other.sku), "blend")
+            known[other.sku] = model.forest
+    apart = {sku: x for sku, x in known.items() if {sku, table.sku} != set(SAME_CHIP)}
+    found = {"borrowing": tuple(known.values())}
+    return found if len(apart) == len(known) else found | {"borrowing apart": tuple(apart.values())}
+
+
+def lines(
+    table: Table, others: Sequence[Table], seed: int, contenders: Sequence[Contender]
+) -> Iterator[dict[str, object]]:
     """One line for each split and contender, and for what a run is answered with."""
     errors: Errors = {}
     counts: dict[str, list[tuple[int, int]]] = {}
@@ -46,6 +76,11 @@ def lines(table: Table, seed: int, contenders: Sequence[Contender]) -> Iterator[
     for name, train, test in splits(table, seed):
         measured = table.samples.seconds[test]
         found = {"served": served(table.kind, table.samples, datasheet, (train, test))}
+        if len(table.samples.seconds[train]) == FEW_ROWS:
+            for who, donors in lent(table, others, test).items():
+                found[who] = served(
+                    table.kind, table.samples, datasheet, (train, test), None, donors
+                )
         for contender in contenders:
             if contender.raw or not raw_only:
                 sms = num_sms_of(table.sku)
@@ -89,6 +124,7 @@ def main() -> None:
     parser.add_argument("--sku", nargs="+", help=f"default: {', '.join(SKUS)}")
     parser.add_argument("--folders", action="store_true", help="the shared folders' profiles")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--borrow", action="store_true", help="few rows start from other GPUs'")
     parser.add_argument("--quick", action="store_true", help="only what is served and the roofline")
     parser.add_argument("--efficiency", action="store_true", help="shares of the peaks reached")
     options = parser.parse_args()
@@ -103,7 +139,10 @@ def main() -> None:
     if options.efficiency:
         rows = [efficiencies(table) for table in tables]
     else:
-        rows = [x for t in tables for seed in options.seeds for x in lines(t, seed, contenders)]
+        others = [t for sku in SKUS for t in linear_tables(sku)] if options.borrow else []
+        rows = [
+            x for t in tables for seed in options.seeds for x in lines(t, others, seed, contenders)
+        ]
     print(json.dumps({"rows": rows, "cpu_s": round(time.process_time() - started, 1)}, indent=1))
 
 

@@ -18,13 +18,16 @@ from servecast.estimator.learners.uncertainty import (
 from servecast.estimator.models import calibrated
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import ErrorDraw, Predictor
+from servecast.estimator.sources import fitting_of
 from servecast.estimator.store import Store
 
 
 def calibrations_of(store: Store, predictor: Predictor) -> dict[KernelKind, Calibration]:
     """Of every kernel that a model answers for; each a handful of fits where the store has none."""
     return {
-        kind: calibrated(store, kind, predictor.samples[kind], predictor.num_sms)
+        kind: calibrated(
+            store, fitting_of(store, predictor.sku.name, kind, predictor.samples[kind])
+        )
         for kind in predictor.models
     }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
 
 from servecast.compiler.kernels import KernelShape
-from servecast.estimator.learners.forest import KernelModel
+from servecast.estimator.kept_choices import data_key, kept_choice
+from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.uncertainty import Calibration
 from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Samples
@@ -61,7 +63,10 @@ def code_version() -> str:
     folder = files("servecast.estimator")
     learners = [file for file in folder.joinpath("learners").iterdir() if file.name.endswith(".py")]
     digest = hashlib.sha256()
-    for file in (*(folder.joinpath(f"{name}.py") for name in PREDICTING), *sorted(learners, key=str)):
+    for file in (
+        *(folder.joinpath(f"{name}.py") for name in PREDICTING),
+        *sorted(learners, key=str),
+    ):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -86,38 +91,57 @@ def _covers(kind: KernelKind, shape: dict[str, int], samples: Samples) -> bool:
     return len(chunks) > 1 and int(alone) >= len(chunks) * len(contexts)
 
 
-def fitted(store: Store, kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitting:
+    """A kernel's samples on a GPU of ``sms`` multiprocessors, and where they are few the same kernel's on
+    other GPUs, to borrow from.
+    """
+
+    kind: KernelKind
+    samples: Samples
+    sms: int
+    others: tuple[Fitting, ...] = ()
+
+
+def fitted(store: Store, fitting: Fitting) -> KernelModel:
     """The kernel's model, from the store where the same code fitted the same data before."""
-    key = _key("model", kind, samples, sms)
+    key = _key("model", fitting)
     body = store.cached(key)
     if body is None:
-        body = _fit(kind, samples, sms).to_bytes()
+        donors = tuple(fitted(store, other).forest for other in fitting.others)
+        body = _fit(fitting, donors).to_bytes()
         store.put_cached(key, "model", body)
     return KernelModel.from_bytes(body)
 
 
-def calibrated(store: Store, kind: KernelKind, samples: Samples, sms: int) -> Calibration:
+def calibrated(store: Store, fitting: Fitting) -> Calibration:
     """How far the kernel's model is off on shapes not seen; a handful of fits, once."""
-    key = _key("calibration", kind, samples, sms)
+    key = _key("calibration", fitting)
     body = store.cached(key)
     if body is None:
         from servecast.estimator.learners.calibrate import calibrate  # scikit-learn, as below
 
-        learner = fitted(store, kind, samples, sms).learner
-        body = calibrate(kind, samples, sms, learner).to_bytes()
+        learner = fitted(store, fitting).learner
+        donors = tuple(fitted(store, other).forest for other in fitting.others)
+        known = fitting.kind, fitting.samples, fitting.sms
+        body = calibrate(*known, learner, donors=donors).to_bytes()
         store.put_cached(key, "calibration", body)
     return Calibration.from_bytes(body)
 
 
-def _key(what: str, kind: KernelKind, samples: Samples, sms: int) -> str:
-    digest = hashlib.sha256(f"{what} {kind} {sms} {code_version()}".encode())
-    for array in (samples.keys, samples.seconds):
-        digest.update(np.ascontiguousarray(array).tobytes())
+def _key(what: str, fitting: Fitting) -> str:
+    digest = hashlib.sha256(f"{what} {code_version()}".encode())
+    for each in (fitting, *fitting.others):
+        digest.update(data_key(each.kind, each.samples, each.sms).encode())
     return digest.hexdigest()
 
 
-def _fit(kind: KernelKind, samples: Samples, sms: int) -> KernelModel:
+def _fit(fitting: Fitting, donors: tuple[FlatForest, ...]) -> KernelModel:
     # Importing scikit-learn takes a second, which a run that finds its models in the store saves.
-    from servecast.estimator.learners.choice import choose, fit_best
+    from servecast.estimator.learners.choice import LEARNERS, choose, fit_best
 
-    return fit_best(kind, samples, sms, choose(kind, samples, sms).best)
+    known = fitting.kind, fitting.samples, fitting.sms
+    name = kept_choice(*known)
+    if name not in LEARNERS:
+        name = choose(*known, donors=donors).best
+    return fit_best(*known, name, donors)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.hardware import Sku
+from servecast.estimator.learners.beyond import LINE_SHARE as BEYOND_SHARE
+from servecast.estimator.learners.beyond import beyond, lined_beyond
 from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.learners.roofline import analytical_s
@@ -167,6 +169,7 @@ class Predictor:
         seconds = model.predict(feature_matrix(kind, dims, self.num_sms))
         if "rows" in dims:
             seconds = self._anchored(kind, dims, samples, seconds)
+            seconds = self._lined(kind, dims, samples, seconds)
         inside = SOURCE_CODE[Source.INTERPOLATED]
         outside = SOURCE_CODE[Source.EXTRAPOLATED]
         return seconds, np.where(samples.inside(dims), inside, outside).astype(np.int8)
@@ -191,6 +194,20 @@ class Predictor:
             there = np.interp(np.log(rows), np.log(points["rows"]), missed)
             anchored[cases] *= np.exp(np.where(inside, there, 0.0))
         return anchored
+
+    def _lined(self, kind: KernelKind, dims: Dims, samples: Samples, seconds: Floats) -> Floats:
+        """Beyond the most rows measured, where lines foretell better than trees."""
+        most = int(samples.dims["rows"].max())
+        cases = np.flatnonzero(dims["rows"] > most)
+        if not len(cases) or not lined_beyond(kind, most):
+            return seconds
+        wanted = {name: column[cases] for name, column in dims.items()}
+        line = beyond(lambda within: self._unguarded(kind, within)[0], wanted, most)
+        mixed = seconds.copy()
+        mixed[cases] = np.exp(
+            BEYOND_SHARE * np.log(line) + (1 - BEYOND_SHARE) * np.log(seconds[cases])
+        )
+        return mixed
 
     def _analytical(self, kind: KernelKind, dims: Dims) -> tuple[Floats, Codes]:
         seconds = analytical_s(self.sku, kind, dims)

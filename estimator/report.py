@@ -15,7 +15,7 @@ from servecast.estimator.learners.splits import unseen_shapes
 from servecast.estimator.models import MIN_SAMPLES, fitted, num_sms_of
 from servecast.estimator.physics import COLLECTIVES, WORK, KernelKind
 from servecast.estimator.predictor import Samples
-from servecast.estimator.sources import chosen_samples
+from servecast.estimator.sources import chosen_samples, fitting_of
 from servecast.estimator.store import Store
 
 Row = dict[str, object]
@@ -43,7 +43,7 @@ def fit_all(store: Store, sku: str, source: str) -> list[Row]:
     for kind, samples in kinds_in(store, sku, source):
         if kind.kernel not in COLLECTIVES:
             started = time.process_time()
-            model = fitted(store, kind, samples, num_sms_of(sku))
+            model = fitted(store, fitting_of(store, sku, kind, samples))
             rows.append(
                 _named(kind)
                 | {

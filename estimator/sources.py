@@ -22,12 +22,16 @@ from servecast.estimator.importers.silicon import (
 )
 from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.mixed_times import mixed_kind
-from servecast.estimator.models import fitted, needs_model, num_sms_of
+from servecast.estimator.models import Fitting, fitted, needs_model, num_sms_of
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
 from servecast.estimator.quarantine import screened
 from servecast.estimator.store import Store
 from servecast.estimator.stored import KernelData
+
+FEW_ROWS = 2000  # up to so many, a model may start from what it is on other GPUs
+LENDERS_ROWS = 5000
+MOST_LENDERS = 4  # each adds its trees to every prediction
 
 # Which kernel answers where a table has several, best first: the engine's own, then the library's. Of
 # experts' routings the mildest power law, as the tables' publisher takes it: the balanced rows deal tokens
@@ -61,7 +65,7 @@ def predictor_from(
         if kind.kernel == "attention_decode":
             samples |= _mixed_samples(store, sku, kind, data)
         if needs_model(kind, shapes, samples[kind]):
-            models[kind] = fitted(store, kind, samples[kind], num_sms_of(sku.name))
+            models[kind] = fitted(store, fitting_of(store, sku.name, kind, samples[kind]))
     found = Predictor(
         sku=sku,
         num_sms=num_sms_of(sku.name),
@@ -73,6 +77,29 @@ def predictor_from(
     every = sorted(shape for group in wanted.values() for shape in group)
     far = refuse_what_is_too_far(found, programs, every)
     return replace(found, notes=(*stand_ins, *far))
+
+
+def fitting_of(store: Store, sku: str, kind: KernelKind, samples: Samples) -> Fitting:
+    """What a kernel's model is made of: its samples, and where they are few those of other GPUs."""
+    few = len(samples.seconds) <= FEW_ROWS
+    others = _lenders(store, sku, kind, set(samples.dims)) if few else ()
+    return Fitting(kind, samples, num_sms_of(sku), others)
+
+
+def _lenders(store: Store, sku: str, kind: KernelKind, dims: set[str]) -> tuple[Fitting, ...]:
+    """The same kernel on other GPUs, of each the source with most rows, if many; largest first."""
+    most: dict[str, tuple[int, str]] = {}
+    for line in store.contents():
+        same = KernelKind(line.kernel, line.dtype, line.kv_dtype) == kind
+        if same and line.sku != sku and not line.quarantine and line.rows >= LENDERS_ROWS:
+            most[line.sku] = max((line.rows, line.source), most.get(line.sku, (0, "")))
+    found = []
+    for other, (_, source) in sorted(most.items(), key=lambda x: (-x[1][0], x[0]))[:MOST_LENDERS]:
+        data = store.kernel_data(other, kind.kernel, (kind.dtype, kind.kv_dtype), [source])
+        lent = chosen_samples(data)
+        if set(lent.dims) == dims:
+            found.append(Fitting(kind, lent, num_sms_of(other)))
+    return tuple(found)
 
 
 def _mixed_samples(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from servecast.estimator.learners.choice import fit_best
+from servecast.estimator.learners.choice import Donors, fit_best
 from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.side_by_side import side_by_side
 from servecast.estimator.learners.splits import Mask, folds_of
@@ -19,7 +19,12 @@ FRONTIER = 0.85  # rows above this quantile of work are held out to see how far 
 
 
 def calibrate(
-    kind: KernelKind, samples: Samples, num_sms: int, learner: str, seed: int = 0
+    kind: KernelKind,
+    samples: Samples,
+    num_sms: int,
+    learner: str,
+    seed: int = 0,
+    donors: Donors = (),
 ) -> Calibration:
     """Errors of models that had not seen a case's shape, and of one that had seen no work as large."""
     features = feature_matrix(kind, samples.dims, num_sms)
@@ -31,14 +36,16 @@ def calibrate(
     if large.all():  # nothing smaller to learn from
         large[:] = False
     *predicted, further = side_by_side(
-        lambda out: _predicted(kind, samples, num_sms, (learner, out)), [*unseen, large]
+        lambda out: _predicted(kind, samples, num_sms, (learner, out, donors)), [*unseen, large]
     )
     beyond = np.log(further / seconds[large])
     return calibration_of(np.concatenate(predicted), measured, np.abs(beyond))
 
 
-def _predicted(kind: KernelKind, samples: Samples, num_sms: int, how: tuple[str, Mask]) -> Floats:
+def _predicted(
+    kind: KernelKind, samples: Samples, num_sms: int, how: tuple[str, Mask, Donors]
+) -> Floats:
     """Times of the rows left out, by that learner of the others."""
-    learner, left_out = how
-    model = fit_best(kind, samples.rows(~left_out), num_sms, learner)
+    learner, left_out, donors = how
+    model = fit_best(kind, samples.rows(~left_out), num_sms, learner, donors)
     return model.predict(feature_matrix(kind, samples.rows(left_out).dims, num_sms))

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from servecast.estimator.learners.borrowing import BorrowedTrees
 from servecast.estimator.learners.features import INCREASING, feature_matrix, positions, side_of
-from servecast.estimator.learners.forest import KernelModel
+from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.regressors import (
     GROWERS,
     KernelLearner,
@@ -47,6 +48,15 @@ LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
     **{blend: _trees(*members) for blend, members in BLENDS.items()},
     "monotone": _monotone,
 }
+BORROWED = "borrowed"
+Donors = tuple[FlatForest, ...]
+
+
+def learner_of(name: str, kind: KernelKind, dims: Dims, donors: Donors = ()) -> KernelLearner:
+    """Unfitted; ``donors`` are what a borrowing one starts from."""
+    if name == BORROWED:
+        return BorrowedTrees(donors, positions(kind, dims, side_of(kind)))
+    return LEARNERS[name](kind, dims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +70,29 @@ class Choice:
         return min(self.errors, key=lambda pair: pair[1])[0] if self.errors else DEFAULT
 
 
-def choose(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> Choice:
+def _tried(kind: KernelKind, rows: int) -> list[str]:
+    """What is worth a try; blends of these cost nothing more."""
+    names = ["forest", "randomised", "boosting"]
+    names += ["shallow"] if rows <= FEW_ROWS else []
+    names += ["monotone"] if kind.kernel.startswith("attention") else []
+    return names + (["patient"] if kind.kernel == "linear" and rows > FEW_ROWS else [])
+
+
+def choose(
+    kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0, donors: Donors = ()
+) -> Choice:
     """Every learner's errors on shapes left out, learnt from the others."""
     part = samples.rows(some_shapes(samples, MAX_ROWS, seed))
     if shapes_of(part).max() + 1 < MIN_SHAPES:
         return Choice()
     features = feature_matrix(kind, part.dims, num_sms)
     fold = folds_of(part, FOLDS, seed)
-    names = [name for name in GROWERS if name != "shallow" or len(part.seconds) <= FEW_ROWS]
-    names += ["monotone"] if kind.kernel.startswith("attention") else []
+    names = _tried(kind, len(part.seconds)) + ([BORROWED] if donors else [])
 
     def log_errors(trial: tuple[str, int]) -> Floats:
         name, number = trial
         out = fold == number
-        learner = LEARNERS[name](kind, part.dims)
+        learner = learner_of(name, kind, part.dims, donors)
         learner.fit(features[~out], part.seconds[~out])
         return np.asarray(np.log(learner.predict(features[out]) / part.seconds[out]))
 
@@ -86,9 +105,11 @@ def choose(kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0) -> C
     return Choice(tuple((name, float(np.mean(np.abs(e)))) for name, e in errors.items()))
 
 
-def fit_best(kind: KernelKind, samples: Samples, num_sms: int, name: str) -> KernelModel:
+def fit_best(
+    kind: KernelKind, samples: Samples, num_sms: int, name: str, donors: Donors = ()
+) -> KernelModel:
     """The learner of that name, fitted to everything."""
     features = feature_matrix(kind, samples.dims, num_sms)
-    learner = LEARNERS[name](kind, samples.dims)
+    learner = learner_of(name, kind, samples.dims, donors)
     learner.fit(features, samples.seconds)
     return replace(learner.model_, learner=name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from servecast.compiler.hardware import Sku
 from servecast.estimator.learners.baselines import GridInterpolation, RawForest, RooflineOnly
-from servecast.estimator.learners.choice import LEARNERS, choose, fit_best
+from servecast.estimator.learners.choice import LEARNERS, Donors, choose, fit_best
 from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.splits import Mask
 from servecast.estimator.measurement import Floats
@@ -93,16 +93,18 @@ def served(
     sku: Sku,
     split: tuple[Mask, Mask],
     learner: str | None = None,
+    donors: Donors = (),
 ) -> Floats:
     """Seconds that a run is answered with: a model, look-ups and interpolation together. Without a
-    ``learner`` the rows to learn from choose one.
+    ``learner`` the rows to learn from choose one, with ``donors`` one that borrows from them among others.
     """
     train, test = split
     known = samples.rows(train)
     sms = num_sms_of(sku.name)
     models = {}
     if kind.kernel not in COLLECTIVES:
-        models[kind] = fit_best(kind, known, sms, learner or choose(kind, known, sms).best)
+        best = learner or choose(kind, known, sms, donors=donors).best
+        models[kind] = fit_best(kind, known, sms, best, donors)
     predictor = Predictor(sku, sms, samples={kind: known}, models=models)
     return predictor.predict(kind, samples.rows(test).dims).seconds
 

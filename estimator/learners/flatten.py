@@ -52,10 +52,15 @@ def flatten_boosting(boosting: HistGradientBoostingRegressor) -> FlatForest:
 
 def mean_of(forests: Sequence[FlatForest]) -> FlatForest:
     """A forest that predicts the mean of all."""
+    return sum_of(forests, [1 / len(forests)] * len(forests))
+
+
+def sum_of(forests: Sequence[FlatForest], weights: Sequence[float]) -> FlatForest:
+    """A forest that predicts the weighted sum of all."""
     trees = sum(len(forest.roots) for forest in forests)
     starts = np.cumsum([0, *(len(forest.feature) for forest in forests)])[:-1].astype(np.int32)
     pairs = list(zip(forests, starts, strict=True))
-    share = [np.float32(trees / len(forests) / len(forest.roots)) for forest in forests]
+    share = [np.float32(trees * w / len(f.roots)) for f, w in zip(forests, weights, strict=True)]
     return FlatForest(
         roots=np.concatenate([forest.roots + start for forest, start in pairs]),
         feature=np.concatenate([forest.feature for forest in forests]),

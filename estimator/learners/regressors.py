@@ -28,14 +28,16 @@ from servecast.estimator.measurement import Floats
 
 TREES = 20
 BOOSTED = 300
+LEARNING_RATE = 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How trees grow: the seed, and the share of the usual number of them."""
+    """How trees grow: the seed, the share of the usual number of them, and what each boosted one corrects."""
 
     seed: int = 0
     effort: float = 1.0
+    rate: float = LEARNING_RATE
 
 
 Grower = Callable[[Floats, Floats, Growth], FlatForest]
@@ -69,7 +71,7 @@ def boosted_trees(
     boosting = HistGradientBoostingRegressor(
         max_iter=max(1, round(BOOSTED * growth.effort)),
         max_leaf_nodes=63,
-        learning_rate=0.08,
+        learning_rate=growth.rate,
         min_samples_leaf=10,
         max_features=0.5,
         monotonic_cst=[1] * features.shape[1] if increasing else None,
@@ -78,6 +80,12 @@ def boosted_trees(
     )
     with threadpool_limits(1, "openmp"):  # on a busy machine more threads only spin
         return flatten_boosting(boosting.fit(features, residual))
+
+
+def patient_boosted_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
+    """Twice as many, each correcting less: for many rows, at twice the cost."""
+    patient = Growth(growth.seed, 2 * growth.effort, 0.6 * growth.rate)
+    return boosted_trees(features, residual, patient)
 
 
 def shallow_boosted_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
@@ -99,6 +107,7 @@ GROWERS: dict[str, Grower] = {
     "forest": random_forest,
     "randomised": randomised_trees,
     "boosting": boosted_trees,
+    "patient": patient_boosted_trees,
     "shallow": shallow_boosted_trees,
 }
 

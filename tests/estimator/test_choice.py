@@ -78,3 +78,33 @@ def test_some_shapes_are_whole_ones_within_the_limit() -> None:
     chosen, shape = some_shapes(samples, max_rows=40, seed=0), shapes_of(samples)
     assert np.count_nonzero(chosen) == 39  # three of thirteen rows
     assert len(np.unique(shape[chosen])) == 3
+
+
+def test_a_gpu_of_few_rows_borrows_what_another_gpus_model_knows() -> None:
+    """Odd row counts cost 1.5 times as much on both; eighteen rows of the slower GPU show less of it."""
+    lender, own = wasteful(speed=1.0), wasteful(speed=0.25)
+    donor = fit_best(LINEAR, lender, 132, "blend").forest
+    few = own.rows(np.isin(np.arange(len(own.seconds)), np.arange(0, len(own.seconds), 23)))
+    seen = feature_matrix(LINEAR, own.dims, 132)
+    alone, lent = (fit_best(LINEAR, few, 132, "borrowed", d).predict(seen) for d in ((), (donor,)))
+    off = [float(np.median(np.abs(found / own.seconds - 1))) for found in (alone, lent)]
+    assert off[1] < 0.75 * off[0]
+
+
+def test_borrowing_is_tried_where_there_is_a_lender() -> None:
+    samples = wasteful(speed=0.25)
+    donor = fit_best(LINEAR, wasteful(speed=1.0), 132, "blend").forest
+    assert "borrowed" in dict(choose(LINEAR, samples, 132, donors=(donor,)).errors)
+    assert "borrowed" not in dict(choose(LINEAR, samples, 132).errors)
+
+
+def wasteful(speed: float) -> Samples:
+    """Sixteen shapes at 26 row counts, odd ones half as fast again."""
+    rows, k, n = (
+        g.ravel()
+        for g in np.meshgrid([*2 ** np.arange(13), *(1 + 2 ** np.arange(2, 15))], SIZES, SIZES)
+    )
+    bound = np.maximum(2.0 * rows * k * n / 100e12, 2.0 * (k * n + rows * (k + n)) / 1e12)
+    seconds = 3e-6 + bound / speed * np.where(rows % 2 > 0, 1.5, 1.0)
+    dims = {"rows": rows, "in_features": k, "out_features": n}
+    return samples_of(dims, seconds, np.zeros(len(rows), dtype=np.bool_))

@@ -15,6 +15,8 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
 from servecast.compiler.kernels import KernelCase
 from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
+from servecast.estimator.learners.beyond import beyond
+from servecast.estimator.learners.choice import fit_best
 from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.roofline import analytical_s
 from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
@@ -177,3 +179,17 @@ def test_between_measured_row_counts_a_shape_keeps_what_its_model_misses(
     between = gemm(96, 300, 300)
     alone = model.predict(feature_matrix(LINEAR, between, predictor.num_sms))[0]
     assert anchored.predict(LINEAR, between).seconds[0] == pytest.approx(alone * 4 / 3)
+
+
+def test_beyond_the_most_rows_a_quantising_gemm_follows_its_line(gpu: Sku) -> None:
+    """20 us and 10 ns a row at every shape, measured up to 4096 rows: at 32,768 that is 347.7 us."""
+    kind = KernelKind("linear", "fp8")
+    rows, k, n = (g.ravel() for g in np.meshgrid(2 ** np.arange(13), [256, 512], [256, 512, 1024]))
+    dims = {"rows": rows, "in_features": k, "out_features": n}
+    samples = samples_of(dims, 20e-6 + 10e-9 * rows, np.zeros(len(rows), dtype=np.bool_))
+    model = fit_best(kind, samples, 132, "few")
+    found = Predictor(gpu, 132, samples={kind: samples}, models={kind: model})
+    expected = 20e-6 + 10e-9 * 32768
+    assert found.predict(kind, gemm(32768, 256, 512)).seconds[0] == pytest.approx(expected, rel=0.1)
+    line = beyond(lambda d: 20e-6 + 10e-9 * d["rows"], gemm(32768, 256, 512), 4096)
+    assert line[0] == pytest.approx(expected)

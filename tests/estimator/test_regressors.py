@@ -10,6 +10,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegresso
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from servecast.estimator.learners.baselines import GridInterpolation, RawForest, RooflineOnly
+from servecast.estimator.learners.borrowing import BorrowedTrees
 from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.learners.regressors import GROWERS, MonotoneBoosting, RooflineTrees
@@ -19,6 +20,7 @@ LEARNERS = [
     *(RooflineTrees((member,), effort=0.1) for member in GROWERS),
     RooflineTrees(("randomised", "boosting"), side=(0,), effort=0.1),
     MonotoneBoosting(effort=0.1),
+    BorrowedTrees(effort=0.1),
     RooflineOnly(),
     RawForest(),
     GridInterpolation(),
