@@ -75,10 +75,12 @@ def cpu_s(work: Callable[[], object], repeat: int = 3) -> float:
 
 
 def at_load(trace: Workload, fleet: Fleet, num_requests: int, engine: Engine) -> Workload:
-    """The trace's lengths, resampled, arriving at `LOAD` of the fleet's highest throughput."""
-    some = trace.first(5000)
+    """The trace's lengths, resampled, arriving at `LOAD` of the rate that the fleet serves when it is full:
+    of a rush, without its first and last fifth, when the batches fill and run empty."""
+    some = bootstrap(trace, 5000 * fleet.replicas, seed=1)
     rush = Workload(some.name, np.zeros(len(some)), some.prompt_tokens, some.output_tokens)
-    served_per_s = len(some) / float(np.nanmax(engine.run(rush, fleet).finish_s))
+    early_s, late_s = np.nanpercentile(engine.run(rush, fleet).finish_s, (20, 80))
+    served_per_s = 0.6 * len(some) / float(late_s - early_s)
     many = bootstrap(trace, num_requests, seed=0)
     return with_arrivals(many, LOAD * served_per_s, Poisson(), seed=0)
 

@@ -29,11 +29,13 @@ def add_chunk(sim: Simulation, r: int, lane: int, i: int, context: int, chunk: i
     replica, batch, request = sim.replicas[r], sim.lanes[lane], sim.requests[i]
     batch.tokens += chunk
     batch.sequences += 1
-    for stage in range(sim.run[0].num_stages):
-        chunk_s = prefill_s(sim, stage, context, chunk)
-        sim.stages[r * sim.run[0].num_stages + stage].chunks_s += chunk_s
+    run = sim.run[0]
+    first = r * run.num_stages
+    sim.stages[first].chunks_s += prefill_s(sim, 0, context, chunk)
+    for stage in range(1, run.num_stages):
+        sim.stages[first + stage].chunks_s += prefill_s(sim, stage, context, chunk)
     request.lane = lane
-    if sim.run[0].caching:
+    if run.caching:
         remember(sim, r, i, context, chunk)
     if context + chunk < request.prompt:
         replica.partial = i
@@ -55,34 +57,36 @@ def take_decodes(sim: Simulation, r: int, lane: int) -> None:
     crossing = run.phase_at + lane * run.block_tokens + (-batch.step & (run.block_tokens - 1))
     while sim.pool[crossing] > replica.free:
         preempt(sim, r, 0)
-    take_blocks(sim, r, sim.pool[crossing])
+    if sim.pool[crossing] > 0:
+        take_blocks(sim, r, sim.pool[crossing])
     batch.tokens = batch.sequences = batch.decodes
-    for stage in range(r * run.num_stages, (r + 1) * run.num_stages):
-        sim.stages[stage].chunks_s = 0.0
 
 
 def continue_partial(sim: Simulation, r: int, lane: int) -> bool:
-    """Give the partial prefill, if there is one, its next chunk; False if memory was short."""
-    replica = sim.replicas[r]
+    """Give the partial prefill its next chunk; False if memory was short."""
+    replica, run = sim.replicas[r], sim.run[0]
     i = replica.partial
-    if i < 0:
-        return True
-    budget = sim.run[0].max_batched_tokens - sim.lanes[lane].tokens
-    chunk = min(sim.requests[i].prompt - replica.filled, budget)
+    left = run.max_batched_tokens - sim.lanes[lane].tokens
+    chunk = sim.requests[i].prompt - replica.filled
+    if chunk > left:
+        chunk = left
     if chunk == 0:
         return True
-    need = blocks_for(sim, replica.filled + chunk) - blocks_for(sim, replica.filled)
+    filled, rounding = replica.filled, run.block_tokens - 1
+    need = (filled + chunk + rounding >> run.block_shift) - (filled + rounding >> run.block_shift)
     while need > replica.free:
         if not preempt(sim, r, 1) or replica.partial < 0:
             return False
     take_blocks(sim, r, need)
-    add_chunk(sim, r, lane, i, replica.filled, chunk)
+    add_chunk(sim, r, lane, i, filled, chunk)
     return True
 
 
 def admissible(sim: Simulation, r: int, left: int) -> int:
     """The waiting request that may be admitted with this much budget left, or NONE."""
     replica, run = sim.replicas[r], sim.run[0]
+    if replica.num_waiting == 0 and replica.num_fresh == 0:
+        return NONE
     if left <= 0 or replica.num_running >= run.max_num_seqs:
         return NONE
     i = front(sim, r)
@@ -107,7 +111,7 @@ def admit(sim: Simulation, r: int, lane: int) -> None:
     """Move waiting requests into the lane's batch while budget, sequences and blocks allow."""
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
     budget = run.max_batched_tokens
-    while True:
+    while batch.tokens < budget:
         i = next_to_admit(sim, r, budget - batch.tokens)
         if i < 0:
             return

@@ -19,6 +19,7 @@ from servecast.simulator.engine import (
     cohort,
     dispatch,
     engine,
+    fast_forward,
     lateness,
     prefix_cache,
     state,
@@ -27,7 +28,17 @@ from servecast.simulator.engine import (
 )
 from servecast.simulator.engine.state import Simulation
 
-_MODULES = (waiting, prefix_cache, cohort, step_time, lateness, batching, engine, dispatch)
+_MODULES = (
+    waiting,
+    prefix_cache,
+    cohort,
+    step_time,
+    lateness,
+    batching,
+    fast_forward,
+    engine,
+    dispatch,
+)
 
 # Nothing is allocated, so no reference is counted (3 times faster); what only the engine calls is inlined
 # (2.5 times) and has no entry from Python (compiles in 60 % of the time). Not all in numba's own stubs.

@@ -20,7 +20,7 @@ from numba import carray, types  # type: ignore[attr-defined]  # its stubs lack 
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.engine.pools import record_dtype
-from servecast.simulator.engine.state import NONE, Request, Simulation
+from servecast.simulator.engine.state import NONE, Request, Simulation, changed
 
 SEEN = ("arrival_s", "scheduled_s", "first_token_s", "prompt", "tokens", "preemptions", "client")
 """What a hook may know of a request: never its output. ``prompt`` is to be prefilled, ``tokens`` was sent."""
@@ -79,7 +79,7 @@ class PlainHook:
         self.error = None
         self._waiting, self._requests = sim.pool, columns_of(sim.requests)
         if not isinstance(sim.pool, np.ndarray):
-            return sim._replace(hooks=[self._decide])
+            return changed(sim, hooks=[self._decide])
         self._base = sim.pool.ctypes.data
         address = ctypes.cast(self._callback, ctypes.c_void_p).value
         return _with_addresses(sim, address or 0)
@@ -143,4 +143,4 @@ def _with_addresses(sim: Simulation, function: int) -> Simulation:
     pool: Any = sim.pool
     requests: Any = sim.requests
     hooks: Any = np.array([function, pool.ctypes.data, requests.ctypes.data])
-    return sim._replace(hooks=hooks)
+    return changed(sim, hooks=hooks)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from servecast.simulator.engine.state import (
     Block,
     CachedPrompt,
     Lane,
+    PlainSimulation,
     Replica,
     Request,
     Run,
@@ -25,6 +28,7 @@ from servecast.simulator.engine.state import (
     Simulation,
     Stage,
     Step,
+    changed,
 )
 from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
@@ -67,9 +71,27 @@ def as_records(record: type, rows: Sequence[Any]) -> Array:
     if isinstance(rows, np.ndarray):
         return rows
     array = np.empty(len(rows), record_dtype(record))
-    for field in fields(record):  # column by column: twice as fast as rows of tuples
-        array[field.name] = list(map(attrgetter(field.name), rows))
+    for field in fields(record):  # column by column: three times as fast as rows of tuples
+        column = map(attrgetter(field.name), rows)
+        array[field.name] = np.fromiter(column, array.dtype[field.name], len(rows))
     return array
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Python's garbage collector would look through all the lists again and again, and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _empty_log(record: type, count: int) -> list[Any]:
+    """Objects without any field, all of which are written before they are read."""
+    return [object.__new__(record) for _ in range(count)]
 
 
 def as_lists(sim: Simulation) -> Simulation:
@@ -77,12 +99,12 @@ def as_lists(sim: Simulation) -> Simulation:
     lists: dict[str, Any] = {}
     for name, value in sim._asdict().items():
         if name in _LOGS:
-            lists[name] = [_LOGS[name]() for _ in value]
+            lists[name] = _empty_log(_LOGS[name], len(value))
         elif name in _RECORDS:
             lists[name] = [_RECORDS[name](*row) for row in value.tolist()]
         else:
             lists[name] = value.tolist()
-    return Simulation(**lists)
+    return cast(Simulation, PlainSimulation(**lists))
 
 
 class Pools:
@@ -235,13 +257,13 @@ class Pools:
         return self._arrays[name]
 
     def with_longer_logs(self, sim: Simulation) -> Simulation:
-        """The same state with twice the room in both logs."""
+        """The same state with more room in both logs."""
         longer = {name: self._longer(name, getattr(sim, name)) for name in _LOGS}
-        return sim._replace(**longer)
+        return changed(sim, **longer)
 
     def _longer(self, name: str, log: Any) -> Any:
         if isinstance(log, list):
-            return log + [_LOGS[name]() for _ in log]
+            return log + _empty_log(_LOGS[name], len(log) // 2)
         longer = np.empty(2 * len(log), log.dtype)
         longer[: len(log)] = log
         self._arrays[name] = longer

@@ -7,6 +7,7 @@ the host has processed the step's output, and requests assigned before at the sa
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from servecast.simulator.engine.dispatch import DEFERRED, STATIC, simulate_all
 from servecast.simulator.engine.engine import FULL, IDLE, STUCK
 from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.policy import Policy, parse_policy
-from servecast.simulator.engine.pools import Pools, as_lists, as_records, records
+from servecast.simulator.engine.pools import Pools, as_lists, as_records, collector_paused, records
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set_router, set_targets
@@ -153,9 +154,10 @@ class Engine:
             choices = routing.choices(workload, fits, fleet.replicas)
             requests["replica"], requests["second_choice"] = choices
         sim = self._pools.simulation(run, requests, prompts, fleet.tables, fleet.replicas)
-        sim = sim if self._compiled else as_lists(sim)
-        sim = self._run_to_end(sim, policy, workload.name)
-        return _records(sim, workload, fleet, fits)
+        with nullcontext() if self._compiled else collector_paused():
+            sim = sim if self._compiled else as_lists(sim)
+            sim = self._run_to_end(sim, policy, workload.name)
+            return _records(sim, workload, fleet, fits)
 
     def _run_to_end(self, sim: Simulation, policy: Policy, name: str) -> Simulation:
         """The state at the end, in logs that are as long as it needs.
@@ -193,6 +195,8 @@ def _check_asked(
 def _check_waiting(fleet: Fleet, concurrency: int | None) -> None:
     """Whoever counts a replica's requests does not count those that leave its queue."""
     limits, routing = fleet.limits, parse_router(fleet.router)
+    if fleet.modes.names:
+        return  # the specification tells routers and clients
     for name in ("max_queue", "queue_timeout_s"):
         if getattr(limits, name) is None:
             continue

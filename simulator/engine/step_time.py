@@ -5,7 +5,7 @@ Beyond the last grid point the last two points are extended.
 
 from __future__ import annotations
 
-from servecast.simulator.engine.state import Simulation
+from servecast.simulator.engine.state import Lane, Simulation
 
 
 def prefill_s(sim: Simulation, stage: int, context: int, chunk: int) -> float:
@@ -13,8 +13,9 @@ def prefill_s(sim: Simulation, stage: int, context: int, chunk: int) -> float:
     run, times = sim.run[0], sim.times
     x = context * run.per_context_step
     y = chunk * run.per_chunk_step
-    i = min(int(x), run.num_contexts - 2)
-    j = min(int(y), run.num_chunks - 2)
+    i, j = int(x), int(y)
+    i = i if i < run.num_contexts - 2 else run.num_contexts - 2
+    j = j if j < run.num_chunks - 2 else run.num_chunks - 2
     k = run.prefill_at + (stage * run.num_contexts + i) * run.num_chunks + j
     below = times[k] + (times[k + 1] - times[k]) * (y - j)
     k += run.num_chunks
@@ -26,16 +27,15 @@ def decode_s(sim: Simulation, stage: int, decodes: int, cached: int) -> float:
     """Attention time of the decodes, linear in their cached tokens."""
     run, times = sim.run[0], sim.times
     x = cached * run.per_kv_step
-    j = min(int(x), run.num_kv - 2)
+    j = int(x)
+    j = j if j < run.num_kv - 2 else run.num_kv - 2
     k = run.decode_at + (stage * run.num_sequences + decodes) * run.num_kv + j
     return times[k] + (times[k + 1] - times[k]) * (x - j)
 
 
 def mixed_s(sim: Simulation, stage: int, chunk: int, decodes: int, cached: int) -> float:
-    """What prefill and decodes in one launch take besides, bilinear; 0 where nobody measured it."""
+    """What prefill and decodes in one launch take besides, bilinear, where somebody measured it."""
     run, times = sim.run[0], sim.times
-    if run.num_mixed == 0:
-        return 0.0
     above = 0
     while above < run.num_mixed - 1 and times[run.mixed_chunk_at + above] < chunk:
         above += 1
@@ -59,18 +59,17 @@ def linear_s(sim: Simulation, stage: int, tokens: int, sequences: int) -> float:
     return token_s + times[run.sequence_at + stage * run.num_sequences + sequences]
 
 
-def stage_s(sim: Simulation, r: int, stage: int, lane: int) -> float:
-    """Time of the lane's batch in one stage."""
-    run, batch = sim.run[0], sim.lanes[lane]
+def stage_s(sim: Simulation, batch: Lane, stage: int, chunks_s: float) -> float:
+    """Time of a lane's batch, whose prefill chunks take so long, in one stage."""
+    run, times = sim.run[0], sim.times
+    decodes, chunk = batch.decodes, batch.tokens - batch.decodes
     time_s = linear_s(sim, stage, batch.tokens, batch.sequences)
-    if batch.tokens > batch.decodes:
-        chunks_s = sim.stages[r * run.num_stages + stage].chunks_s
-        time_s += sim.times[run.prefill_base_at + stage] + chunks_s
-    if batch.decodes > 0:
-        time_s += decode_s(sim, stage, batch.decodes, batch.cached)
-        if batch.tokens > batch.decodes:
-            chunk = batch.tokens - batch.decodes
-            time_s += mixed_s(sim, stage, chunk, batch.decodes, batch.cached)
+    if chunk > 0:
+        time_s += times[run.prefill_base_at + stage] + chunks_s
+    if decodes > 0:
+        time_s += decode_s(sim, stage, decodes, batch.cached)
+        if chunk > 0 and run.num_mixed > 0:
+            time_s += mixed_s(sim, stage, chunk, decodes, batch.cached)
     return time_s
 
 

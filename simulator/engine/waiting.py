@@ -77,22 +77,19 @@ def front(sim: Simulation, r: int) -> int:
 
 def enqueue_arrivals(sim: Simulation, r: int) -> None:
     """Let the requests wait that have arrived when the next batch is formed."""
-    replica, requests = sim.replicas[r], sim.requests
-    replica.chosen = NONE  # time has passed
-    while replica.next_arrival >= 0:
-        i = replica.next_arrival
-        if requests[i].arrival_s > replica.seen_s:
-            return
+    replica, requests, run = sim.replicas[r], sim.requests, sim.run[0]
+    i = replica.next_arrival
+    while i >= 0 and requests[i].arrival_s <= replica.seen_s:
         replica.next_arrival = requests[i].next_in_replica
-        full = sim.run[0].losing and replica.num_waiting + replica.num_fresh >= sim.run[0].max_queue
-        if full:
+        if run.losing and replica.num_waiting + replica.num_fresh >= run.max_queue:
             lose(sim, r, i, TURNED_AWAY)
-        elif sim.run[0].ordered:
+        elif run.ordered:
             if replica.num_fresh == 0:
                 replica.head = i  # behind those that were turned away
             replica.num_fresh += 1
         else:
             push(sim, r, i)
+        i = replica.next_arrival
 
 
 def leave_queue(sim: Simulation, r: int) -> None:
