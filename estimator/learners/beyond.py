@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from servecast.estimator.learners.features import side_of
-from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import Dims, KernelKind
 
 TILE_ROWS = 128
@@ -34,9 +34,7 @@ def beyond(answer: Callable[[Dims], Floats], dims: Dims, most_rows: int) -> Floa
     spaced = np.geomspace(most_rows / SPAN, most_rows + 1 - TILE_ROWS, POINTS)
     points = np.unique(spaced.astype(np.int64) // TILE_ROWS) * TILE_ROWS
     rows = points + (dims["rows"] % TILE_ROWS).astype(np.int64)[:, None]
-    fixed: dict[str, Floats | Ints] = {
-        name: np.repeat(column, len(points)) for name, column in dims.items()
-    }
+    fixed = {n: np.repeat(d, len(points)).astype(np.int64) for n, d in dims.items()}
     seconds = answer({**fixed, "rows": rows.ravel()}).reshape(rows.shape)
     return _line(rows.astype(np.float64), seconds, dims["rows"].astype(np.float64))
 

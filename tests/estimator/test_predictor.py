@@ -186,10 +186,12 @@ def test_beyond_the_most_rows_a_quantising_gemm_follows_its_line(gpu: Sku) -> No
     kind = KernelKind("linear", "fp8")
     rows, k, n = (g.ravel() for g in np.meshgrid(2 ** np.arange(13), [256, 512], [256, 512, 1024]))
     dims = {"rows": rows, "in_features": k, "out_features": n}
-    samples = samples_of(dims, 20e-6 + 10e-9 * rows, np.zeros(len(rows), dtype=np.bool_))
+    seconds = np.asarray(20e-6 + 10e-9 * rows, dtype=np.float64)
+    samples = samples_of(dims, seconds, np.zeros(len(rows), dtype=np.bool_))
     model = fit_best(kind, samples, 132, "few")
     found = Predictor(gpu, 132, samples={kind: samples}, models={kind: model})
     expected = 20e-6 + 10e-9 * 32768
     assert found.predict(kind, gemm(32768, 256, 512)).seconds[0] == pytest.approx(expected, rel=0.1)
-    line = beyond(lambda d: 20e-6 + 10e-9 * d["rows"], gemm(32768, 256, 512), 4096)
+    law = lambda d: np.asarray(20e-6 + 10e-9 * d["rows"], dtype=np.float64)  # noqa: E731
+    line = beyond(law, gemm(32768, 256, 512), 4096)
     assert line[0] == pytest.approx(expected)
