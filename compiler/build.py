@@ -152,6 +152,9 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
     def latent_attention(self, meta: Meta, children: Children) -> s.Operation:
         return self._operation("attention latent", meta, children)
 
+    def delta_attention(self, meta: Meta, children: Children) -> s.Operation:
+        return self._operation("attention delta", meta, children)
+
     def body(self, _: Meta, children: Children) -> s.Body:
         return tuple(children)
 

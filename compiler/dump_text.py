@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.ir import (
     Activation,
     Add,
@@ -50,6 +50,8 @@ def shape_text(op: Operator) -> str:  # noqa: C901  # one case an operator
         case Attention():
             window = f" window {op.window}" if op.window else ""
             return f"{op.heads}/{op.kv_heads} x {op.head_dim}{window}"
+        case DeltaAttention():
+            return f"{op.heads}/{op.key_heads} x {op.head_dim}"
         case LatentAttention():
             return f"{op.heads} x {op.nope_dim} rank {op.rank} rope {op.rope_dim}"
         case Collective():
@@ -63,6 +65,8 @@ def format_text(op: Operator) -> str:
             return op.weights.name
         case Attention() | LatentAttention() | KvWrite():
             return op.kv.name
+        case DeltaAttention():
+            return op.state.name
         case Collective():
             return op.format.name
         case Sample():
@@ -88,6 +92,8 @@ def kind_text(op: Operator) -> str:
             return "kv_write"
         case LatentAttention():
             return "latent attention"
+        case DeltaAttention():
+            return "delta attention"
         case _:
             return type(op).__name__.lower()
 

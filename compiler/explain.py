@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.dump_text import format_text, kind_text, shape_text
 from servecast.compiler.errors import UserError
 from servecast.compiler.ir import (
@@ -109,6 +109,8 @@ def work_text(op: Operator) -> str:  # one case an operator
         case LatentAttention():
             per_pair = 2 * op.heads * (2 * op.rank + op.rope_dim)
             return f"{per_pair:,} FLOP for each query and key it sees; " + _cache_text(op)
+        case DeltaAttention():
+            return f"{op.flops(1):,} FLOP a row; {op.state_bytes:,} B of state a sequence"
         case Collective():
             return f"{op.payload_bytes(1):,} B a row over {op.degree} ranks of {op.group}"
         case _:

@@ -76,6 +76,8 @@ def operation_words(op: s.Operation) -> tuple[str, str]:
             rest = f"{atom_text(heads)}{grouped} x {args[2]}"
         case "attention latent":
             rest = f"latent {atom_text(op.args[0])} x {args[1]} rank {args[2]} rope {args[3]}"
+        case "attention delta":
+            rest = f"delta {atom_text(op.args[0])}/{atom_text(op.args[1])} x {args[2]}"
         case "rope":
             rest = f"{_before_x(op.args[0])} x {args[1]}"
         case _:

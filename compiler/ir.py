@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.formats import BF16, Format
 
 
@@ -304,6 +304,6 @@ TokenOperator = (
     Linear | Norm | Rope | Activation | Add | Embedding | Router | Experts | KvWrite | Sample
 )
 
-SequenceOperator = Attention | LatentAttention
+SequenceOperator = Attention | LatentAttention | DeltaAttention
 
 Operator = TokenOperator | SequenceOperator | Collective

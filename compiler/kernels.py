@@ -6,6 +6,7 @@ axes and is one point that can be measured. Two operators with one shape are mea
 Swept axes by kernel: token-level kernels ``rows``; ``attention_prefill`` and ``latent_prefill``
 ``batch, context, chunk`` (``context`` tokens cached before a chunk of ``chunk``); ``attention_decode``
 and ``latent_decode`` ``batch, context`` (``context`` counts the cached tokens of each sequence);
+``delta_prefill`` ``batch, chunk`` and ``delta_decode`` ``batch``, whatever the context;
 collectives ``payload_bytes``.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.ir import (
     Activation,
     Add,
@@ -56,6 +57,9 @@ class KernelCase:
     dims: Dims
 
 
+# Kernels whose time depends on the step's requests, not on its rows alone: a name begins so.
+SEQUENCE_KERNELS = ("attention", "latent", "delta")
+
 # Points that a shape is measured at with the profiler's usual limits, by the axes it is swept over.
 ROW_CASES, PAYLOAD_CASES, DECODE_CASES, PREFILL_CASES = 26, 27, 108, 208
 # And those of an uneven step: lengths of a batch that differ, experts that draw more rows than others.
@@ -68,6 +72,8 @@ MIN_CASE_S = 0.06
 
 def num_cases(shape: KernelShape) -> int:
     """About how many points there are to measure of a shape."""
+    if shape.kernel.startswith("delta"):
+        return ROW_CASES
     skewed = SKEWED_CASES.get(shape.kernel, 0)
     if shape.kernel.endswith("_prefill"):
         return PREFILL_CASES
@@ -109,6 +115,18 @@ def kernel_shapes(op: Operator) -> tuple[KernelShape, ...]:
                     value_dim=op.value_dim,
                 )
                 for kernel in ("latent_prefill", "latent_decode")
+            )
+        case DeltaAttention():
+            return tuple(
+                _shape(
+                    kernel,
+                    op.activations.name,
+                    op.state.name,
+                    heads=op.heads,
+                    kv_heads=op.key_heads,
+                    head_dim=op.head_dim,
+                )
+                for kernel in ("delta_prefill", "delta_decode")
             )
         case Collective():
             return (_shape(op.kind.value, op.format.name, degree=op.degree),)

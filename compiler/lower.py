@@ -41,7 +41,7 @@ def lower(definition: Definition) -> Program:
     hidden = walk.row(statements[first].at).width
     epilogue = walk.chunks(statements[last + 1 :])
     before, layers, after = find_layers(prologue, body, epilogue)
-    if not any(isinstance(site.op, SequenceOperator) for run in layers for site in run.sites):
+    if not any(_caches(site) for run in layers for site in run.sites):
         message = "the repeats hold no attention, so there are no layers to cache and cut"
         raise source.error(statements[first].at, message)
     _check_head(context, [*prologue, *body], epilogue)
@@ -56,6 +56,10 @@ def lower(definition: Definition) -> Program:
         layers,
         after,
     )
+
+
+def _caches(site: Site) -> bool:
+    return isinstance(site.op, SequenceOperator) and site.op.kv_bytes_per_token > 0
 
 
 def _check_head(context: Context, before: list[Chunk], epilogue: list[Chunk]) -> None:

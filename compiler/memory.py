@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.formats import BF16
 from servecast.compiler.ir import (
     Collective,
@@ -20,7 +20,6 @@ from servecast.compiler.ir import (
     Linear,
     Norm,
     Sample,
-    SequenceOperator,
 )
 from servecast.compiler.sharded import Call, Rows, ShardedProgram, Stage
 
@@ -67,6 +66,7 @@ class MemoryPlan:
     cuda_context_bytes: int
     graph_bytes: int
     collective_bytes: int
+    state_bytes: int
     kv_layers: tuple[KvLayers, ...]
     block_tokens: int
     sequence_tokens: int | None = None
@@ -76,9 +76,9 @@ class MemoryPlan:
     def kv_bytes_per_block(self) -> int:
         """Bytes that a block of ``block_tokens`` takes in all layers, on average over a sequence."""
         if self.sequence_tokens is None:
-            return self.block_tokens * sum(part.bytes_per_token for part in self.kv_layers)
+            return self.block_tokens * max(1, sum(part.bytes_per_token for part in self.kv_layers))
         blocks = -(-self.sequence_tokens // self.block_tokens)
-        return -(-self.kv_bytes(blocks * self.block_tokens) // blocks)
+        return max(1, -(-self.kv_bytes(blocks * self.block_tokens) // blocks))
 
     @property
     def hybrid_blocks(self) -> tuple[int, int]:
@@ -114,12 +114,13 @@ class MemoryPlan:
             ("CUDA context", self.cuda_context_bytes),
             ("graphs", self.graph_bytes),
             ("collective buffers", self.collective_bytes),
+            *((("states of linear attention", self.state_bytes),) if self.state_bytes else ()),
         )
 
     @property
     def kv_budget_bytes(self) -> int:
         """Left for the cache; negative where the model does not fit."""
-        inside = self.weight_bytes + self._peak_bytes + self.library_bytes
+        inside = self.weight_bytes + self._peak_bytes + self.library_bytes + self.state_bytes
         outside = self.cuda_context_bytes + self.graph_bytes + self.collective_bytes
         budget = int(self.total_bytes * self.utilisation)
         return min(budget, self.total_bytes - outside) - inside
@@ -162,6 +163,7 @@ def plan_memory(
             cuda_context_bytes=CUDA_CONTEXT_BYTES,
             graph_bytes=_graph_bytes(stage, max_num_seqs),
             collective_bytes=_collective_bytes(sharded),
+            state_bytes=max_num_seqs * _sequence_state_bytes(stage),
             kv_layers=_kv_layers(stage),
             block_tokens=block_tokens,
         )
@@ -174,12 +176,18 @@ def _kv_layers(stage: Stage) -> tuple[KvLayers, ...]:
     kinds: dict[int | None, KvLayers] = {}
     for run in stage.runs:
         for call in run.calls:
-            if isinstance(call.op, SequenceOperator):
+            if isinstance(call.op, Attention | LatentAttention):
                 window = call.op.window if isinstance(call.op, Attention) else None
                 before = kinds.get(window, KvLayers(0, window, 0))
                 size = before.bytes_per_token + run.count * call.op.kv_bytes_per_token
                 kinds[window] = KvLayers(size, window, before.num_layers + run.count)
     return tuple(kinds.values())
+
+
+def _sequence_state_bytes(stage: Stage) -> int:
+    """Of linear attention, which every running sequence keeps at full size from its first token on."""
+    runs = [(run.count, call.op) for run in stage.runs for call in run.calls]
+    return sum(count * op.state_bytes for count, op in runs if isinstance(op, DeltaAttention))
 
 
 def _calls(stage: Stage) -> list[Call]:
@@ -197,7 +205,9 @@ def _row_bytes(call: Call) -> int:
     """Numbers that an operator reads and writes for one token, in bytes."""
     op = call.op
     match op:
-        case Collective() | Attention() | LatentAttention() | Sample() | KvWrite():
+        case Collective() | Attention() | LatentAttention() | DeltaAttention():
+            return 0
+        case Sample() | KvWrite():
             return 0
         case Linear() if call.rows is not Rows.TOKENS:
             return 0  # the head: few rows, counted with the sampler

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from servecast.compiler import syntax as s
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.flow import (
     PART_NORM,
     Context,
@@ -87,10 +87,10 @@ def _linear_name(flow: Flow, head: bool) -> str:
     if head:
         return "lm_head"
     match flow.sites[-1].op if flow.sites else None:
-        case Attention() | LatentAttention():
+        case Attention() | LatentAttention() | DeltaAttention():
             return "o_proj"
         case Activation():
-            return "down_proj"
+            return "o_proj" if flow.sites[-1].name == "attn_gate" else "down_proj"
         case _:
             return "linear"
 
@@ -163,13 +163,15 @@ def lower_activation(context: Context, flow: Flow, op: s.Operation) -> None:
 
 
 def lower_attention(context: Context, flow: Flow, op: s.Operation) -> None:
-    """Stores the new keys and values, then attends."""
-    options = read_options(context, "attention", op.options, ("window", "sinks", "kv_cache"))
+    """Stores the new keys and values, then attends; ``gated``: by a sigmoid of as many numbers."""
+    known = ("window", "sinks", "gated", "kv_cache")
+    options = read_options(context, "attention", op.options, known)
     heads, kv_heads, dim = (context.positive(arg, "size") for arg in op.args)
     if heads % kv_heads:
         message = f"{heads} heads are no multiple of {kv_heads} KV heads"
         raise context.source.error(op.at, message)
-    expect_width(context, flow, (heads + 2 * kv_heads) * dim, op.at, "attention")
+    queries = 2 * heads if "gated" in options else heads
+    expect_width(context, flow, (queries + 2 * kv_heads) * dim, op.at, "attention")
     attention = Attention(
         heads,
         kv_heads,
@@ -182,6 +184,23 @@ def lower_attention(context: Context, flow: Flow, op: s.Operation) -> None:
     feed(flow, attention)
     write = site_of("kv_write", KvWrite(2 * kv_heads * dim, attention.kv), flow, op.at)
     add_site(flow, replace(write, feeds=attention))
+    add_site(flow, site_of("attn", attention, flow, op.at))
+    if "gated" in options:  # reads and writes what a SwiGLU does
+        gate = Activation(ActivationKind.SWIGLU, heads * dim, activations=context.formats.wide)
+        add_site(flow, site_of("attn_gate", gate, flow, op.at))
+    flow.width = heads * dim
+
+
+def lower_delta_attention(context: Context, flow: Flow, op: s.Operation) -> None:
+    """Takes queries, keys, values, the output's gates, and two numbers a value head: decay and step."""
+    read_options(context, "attention delta", op.options, ())
+    heads, key_heads, dim = (context.positive(arg, "size") for arg in op.args)
+    if heads % key_heads:
+        message = f"{heads} value heads are no multiple of {key_heads} key heads"
+        raise context.source.error(op.at, message)
+    takes = 2 * (heads + key_heads) * dim + 2 * heads
+    expect_width(context, flow, takes, op.at, "attention delta")
+    attention = DeltaAttention(heads, key_heads, dim, activations=context.formats.wide)
     add_site(flow, site_of("attn", attention, flow, op.at))
     flow.width = heads * dim
 
@@ -215,5 +234,6 @@ OPERATORS: dict[str, Callable[[Context, Flow, s.Operation], None]] = {
     "rope": lower_rope,
     "attention": lower_attention,
     "attention latent": lower_latent_attention,
+    "attention delta": lower_delta_attention,
     **{kind.value: lower_activation for kind in ActivationKind},
 }

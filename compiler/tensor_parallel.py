@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.ir import (
     Activation,
     Add,
@@ -39,7 +39,7 @@ def collective_share(op: Collective, tp: int) -> Collective | None:
     return replace(op, degree=tp, elements=_padded(op.elements, tp) if gathers else op.elements)
 
 
-def operator_share(site: Site, tp: int) -> Operator:  # one case an operator
+def operator_share(site: Site, tp: int) -> Operator:  # noqa: C901  # one case an operator
     op, where = site.op, f"{site.name} (line {site.line})"
     match op:
         case Linear():
@@ -50,6 +50,9 @@ def operator_share(site: Site, tp: int) -> Operator:  # one case an operator
             return replace(op, heads=_heads(op, tp, where), kv_heads=_kv_heads(op, tp, where))
         case LatentAttention():
             return replace(op, heads=divided(op.heads, tp, "heads", where))
+        case DeltaAttention():
+            key_heads = divided(op.key_heads, tp, "key heads", where)
+            return replace(op, heads=divided(op.heads, tp, "heads", where), key_heads=key_heads)
         case Norm():
             return replace(op, per_row=_parts(op.per_row, site, tp, where))
         case Rope():
@@ -124,5 +127,7 @@ def _linear_share(op: Linear, site: Site, tp: int, where: str) -> Linear:
 
 
 def _qkv_features(op: Linear, attention: Attention, tp: int, where: str) -> int:
+    """Queries, with their gates where the layer makes gates too, then keys and values."""
     heads, kv_heads = _heads(attention, tp, where), _kv_heads(attention, tp, where)
-    return (heads + 2 * kv_heads) * attention.head_dim
+    queries = op.out_features - 2 * attention.kv_heads * attention.head_dim
+    return queries // attention.heads * heads + 2 * kv_heads * attention.head_dim

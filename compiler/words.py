@@ -6,7 +6,7 @@ _SETTINGS = "source context weights activations kv_cache communication let block
 _BRACKETS = "residual parallel repeat experts"
 _OPERATORS = "embedding linear rms_norm layer_norm rope attention swiglu geglu gelu relu silu"
 _OPTIONS = """
-split columns rows by bias tied sinks window dims keep value as at last_token router latent rank
+split columns rows by bias tied sinks window dims keep value as at last_token router latent rank delta gated
 weights activations kv_cache per group
 """
 _DATASHEET = "memory bandwidth peak node linked between nodes power idle price"

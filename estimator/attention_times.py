@@ -13,12 +13,13 @@ import numpy as np
 from servecast.compiler.kernels import KernelShape
 from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import KernelKind, shortest_s
-from servecast.estimator.predictor import Codes, Predictor
+from servecast.estimator.predictor import Codes, Predicted, Predictor
 from servecast.estimator.tables import SOURCE_CODE, Source
 
 # Where the samples of a shape name no points of their own.
 BATCH_POINTS = tuple(2**i for i in range(12))
 CONTEXT_POINTS = (1, 3, 7, 15, *(2**i - 1 for i in range(5, 18)))
+ANY_CONTEXT = np.array([0.0, 1e9])
 PROMPT_POINTS = (
     1,
     16,
@@ -78,6 +79,10 @@ def decode_surface(predictor: Predictor, shape: KernelShape) -> Surface:
     """Batch by context."""
     kind = kind_of(shape)
     batch = _points(predictor, shape, "batch", BATCH_POINTS)
+    if shape.kernel == "delta_decode":
+        return _alike_columns(
+            batch, predictor.predict(kind, columns_of(shape, len(batch), batch=batch))
+        )
     context = _points(predictor, shape, "context", CONTEXT_POINTS)
     grid = np.meshgrid(batch, context, indexing="ij")
     dims = columns_of(shape, grid[0].size, batch=grid[0].ravel(), context=grid[1].ravel())
@@ -86,6 +91,12 @@ def decode_surface(predictor: Predictor, shape: KernelShape) -> Surface:
     seconds, source = answer.seconds.reshape(lattice), answer.source.reshape(lattice)
     _extend_rows(context, seconds, source)
     return Surface(batch.astype(np.float64), context.astype(np.float64), seconds, source)
+
+
+def _alike_columns(points: Ints, answer: Predicted) -> Surface:
+    """The same at every context."""
+    seconds, source = (np.stack([column] * 2, axis=1) for column in (answer.seconds, answer.source))
+    return Surface(points.astype(np.float64), ANY_CONTEXT, seconds, source)
 
 
 def _extend_rows(context: Ints, seconds: Floats, source: Codes) -> None:
@@ -158,7 +169,11 @@ class PrefillSurface:
 
 
 def prefill_times(predictor: Predictor, shape: KernelShape) -> PrefillCurve | PrefillSurface:
-    """A surface where history was measured, else the curve of whole prompts."""
+    """A surface where history was measured, else the curve of whole prompts; linear attention, whose time
+    does not know of history, is a surface, too.
+    """
+    if shape.kernel == "delta_prefill":
+        return _stateful_prefill(predictor, shape)
     if len(_points(predictor, shape, "context", (0,))) > 1:
         return _prefill_surface(predictor, shape)
     return prefill_curve(predictor, shape)
@@ -175,6 +190,14 @@ def _prefill_surface(predictor: Predictor, shape: KernelShape) -> PrefillSurface
     seconds, source = answer.seconds.reshape(lattice), answer.source.reshape(lattice)
     points = context.astype(np.float64), chunk.astype(np.float64)
     return PrefillSurface(float(seconds.min()), Surface(*points, seconds, source))
+
+
+def _stateful_prefill(predictor: Predictor, shape: KernelShape) -> PrefillSurface:
+    chunk = _points(predictor, shape, "chunk", PROMPT_POINTS)
+    dims = columns_of(shape, len(chunk), batch=np.ones_like(chunk), chunk=chunk)
+    alike = _alike_columns(chunk, predictor.predict(kind_of(shape), dims))
+    surface = Surface(ANY_CONTEXT, alike.row_points, alike.seconds.T, alike.source.T)
+    return PrefillSurface(float(alike.seconds.min()), surface)
 
 
 def prefill_curve(predictor: Predictor, shape: KernelShape) -> PrefillCurve:

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from servecast.compiler.kernels import KernelShape
+from servecast.compiler.kernels import SEQUENCE_KERNELS, KernelShape
 from servecast.estimator.kept_choices import data_key, kept_choice
 from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.uncertainty import Calibration
@@ -75,13 +75,16 @@ def needs_model(kind: KernelKind, shapes: set[KernelShape], samples: Samples) ->
     """Collectives are looked up; attention is too, at head counts that were measured."""
     if kind.kernel in COLLECTIVES or len(samples.seconds) < MIN_SAMPLES:
         return False
-    if kind.kernel.startswith(("attention", "latent")):
+    if kind.kernel.startswith(SEQUENCE_KERNELS):
         return any(not _covers(kind, dict(shape.dims), samples) for shape in shapes)
     return True
 
 
 def _covers(kind: KernelKind, shape: dict[str, int], samples: Samples) -> bool:
     """Whether the shape's own rows suffice: decodes at two contexts, prefills on a full grid."""
+    if kind.kernel.startswith("delta"):
+        axis = "batch" if kind.kernel.endswith("_decode") else "chunk"
+        return len(samples.axis_of(shape, axis)) > 1
     contexts = samples.axis_of(shape, "context")
     if kind.kernel.endswith("_decode"):
         return len(contexts) > 1

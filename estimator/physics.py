@@ -132,6 +132,22 @@ def _latent(kind: KernelKind, d: Columns, pairs: Floats, queries: Floats, visibl
     return Work(d["batch"] * 2 * pairs * d["heads"] * per_head, d["batch"] * moved)
 
 
+def _delta_prefill(kind: KernelKind, d: Columns) -> Work:
+    return _delta(kind, d, d["chunk"])
+
+
+def _delta_decode(kind: KernelKind, d: Columns) -> Work:
+    return _delta(kind, d, np.ones_like(d["batch"]))
+
+
+def _delta(kind: KernelKind, d: Columns, tokens: Floats) -> Work:
+    """Each head's matrix in and out, and each token's decay, correction and reading of it."""
+    width = (2 * d["heads"] + 2 * d["kv_heads"]) * d["head_dim"]
+    matrices = d["heads"] * d["head_dim"] ** 2
+    moved = 2 * matrices * bytes_per_element(kind.kv_dtype) + ACTIVATION_BYTES * tokens * width
+    return Work(d["batch"] * tokens * 6 * matrices, d["batch"] * moved)
+
+
 def _elementwise(flops: float, passes: float) -> Callable[[KernelKind, Columns], Work]:
     """``flops`` and two-byte ``passes`` over memory per number of a row of ``width``."""
 
@@ -201,6 +217,8 @@ WORK: dict[str, Callable[[KernelKind, Columns], Work]] = {
     "attention_mixed": _mixed,
     "latent_prefill": _latent_prefill,
     "latent_decode": _latent_decode,
+    "delta_prefill": _delta_prefill,
+    "delta_decode": _delta_decode,
     "rms_norm": _norm,
     "layer_norm": _norm,
     "rope": _rope,
@@ -255,6 +273,8 @@ def _fewest_flops(kind: KernelKind, dims: Dims, work: Work) -> Floats:
 
 def _fewest_bytes(kind: KernelKind, dims: Dims, work: Work) -> Floats:
     """Where the count is an expectation or one algorithm's, what no routing and no algorithm undercuts."""
+    if kind.kernel.startswith("delta"):  # small states stay in L2 from step to step
+        return np.zeros_like(work.num_bytes)
     if kind.kernel.startswith("experts"):  # all rows may go to one row's experts, or elsewhere
         matrices = 3.0 * dims["hidden"] * dims["intermediate"] * bytes_per_element(kind.dtype)
         return np.where(dims["experts"] == dims["total_experts"], dims["top_k"] * matrices, 0.0)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.ir import Collective, KvWrite
-from servecast.compiler.kernels import KernelShape, kernel_shapes
+from servecast.compiler.kernels import SEQUENCE_KERNELS, KernelShape, kernel_shapes
 from servecast.compiler.sharded import Rows, Stage
 from servecast.estimator.attention_times import columns_of, kind_of
 from servecast.estimator.engine_profile import EngineProfile
@@ -54,7 +54,7 @@ class Launch:
 
     @property
     def is_attention(self) -> bool:
-        return self.shape.kernel.startswith(("attention", "latent"))
+        return self.shape.kernel.startswith(SEQUENCE_KERNELS)
 
 
 def launches_of(stage: Stage, predictor: Predictor) -> Counter[Launch]:

@@ -34,6 +34,7 @@ SLOW_FP8_EXPERTS = "the modelopt kernel, 2.5 to 4 times slower than what fp8 che
 SLOW_KERNEL = "modeloptfp8moe_flashinfer_cutlass"
 SLOWER_EXPERTS = "another kernel of the same engine is faster at this very point"
 LATENT_DIMS = {"rank": 512, "rope_dim": 64, "nope_dim": 128, "value_dim": 128}  # DeepSeek-V3's
+PARTS_OF_DELTA = 2  # the convolution and the rule
 CUSTOM_ALL_REDUCE = {
     "vllm": "vLLM_custom_graph",
     "sglang": "SGLang_CustomAllReduce_graph",
@@ -250,6 +251,29 @@ def _latent(
     return read
 
 
+def _delta(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
+    """The gated delta rule and the short convolution before it, which are timed one by one, as one."""
+    sizes = ("batch_size", "seq_len", "num_v_heads", "num_k_heads", "head_v_dim")
+    table = _read(path, ("phase", "op_name", *sizes, "latency"), op_name="gdn")
+    for (phase,), rows in _groups(table, "phase"):
+        cases = np.stack([_ints(table[name][rows]) for name in sizes], axis=1)
+        cases, case, parts = np.unique(cases, axis=0, return_inverse=True, return_counts=True)
+        latency = np.bincount(case.reshape(-1), weights=table["latency"][rows].astype(np.float64))
+        whole = parts % PARTS_OF_DELTA == 0  # several models with the same heads were timed
+        batch, tokens, heads, key_heads, dim = cases[whole].T
+        swept = {"batch": batch} if phase == "generation" else {"batch": batch, "chunk": tokens}
+        yield MeasurementBatch(
+            kernel="delta_decode" if phase == "generation" else "delta_prefill",
+            dtype="bf16",
+            kv_dtype="fp32",
+            sku=sku,
+            origin=origin,
+            dims={"heads": heads, "kv_heads": key_heads, "head_dim": dim, **swept},
+            times_s=_seconds(latency[whole] * PARTS_OF_DELTA / parts[whole]),
+            method="cuda-graph",
+        )
+
+
 def _prompt(table: Table) -> dict[str, Ints]:
     return {"context": _ints(table["step"]), "chunk": _ints(table["isl"])}
 
@@ -267,4 +291,5 @@ READERS: tuple[tuple[str, str, Callable[[str, Path, Origin], Iterator[Measuremen
     ("comm", "custom_allreduce_perf", _custom_all_reduce),
     ("comm", "nccl_perf", _nccl),
     ("moe", "moe_perf", _moe),
+    ("linear_attention", "gdn_perf", _delta),
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from servecast.compiler.hardware import Sku
+from servecast.compiler.kernels import SEQUENCE_KERNELS
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import (
     COLLECTIVES,
@@ -39,7 +40,7 @@ def analytical_s(sku: Sku, kind: KernelKind, dims: Dims) -> Floats:
     """Datasheet times [cases], never below what physics allows."""
     work = work_of(kind, dims)
     rate = LINK_EFFICIENCY if kind.kernel in COLLECTIVES else MEMORY_EFFICIENCY
-    attends = kind.kernel.startswith(("attention", "latent"))
+    attends = kind.kernel.startswith(SEQUENCE_KERNELS)
     reached = ATTENTION_EFFICIENCY if attends else COMPUTE_EFFICIENCY
     compute = work.flops / (reached * compute_peak(sku, kind.dtype))
     memory = work.num_bytes / (rate * bandwidth(sku, kind.kernel))

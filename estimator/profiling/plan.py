@@ -71,6 +71,17 @@ def _points(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, Kerne
         contexts = log_points(16, limits.max_context_tokens, SQUARE)
         for (a, batch), (b, context) in product(batches, contexts):
             yield max(a, b), shape.case(batch=batch, context=context)
+    else:
+        yield from _points_of_one_axis(shape, limits)
+
+
+def _points_of_one_axis(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, KernelCase]]:
+    if shape.kernel == "delta_prefill":
+        for level, chunk in log_points(1, limits.max_batched_tokens):
+            yield level, shape.case(batch=1, chunk=chunk)
+    elif shape.kernel == "delta_decode":
+        for level, batch in log_points(1, limits.max_num_seqs):
+            yield level, shape.case(batch=batch)
     elif shape.kernel in COLLECTIVES:
         if dict(shape.dims)["degree"] > 1:
             most = SMALLEST_PAYLOAD_BYTES * limits.max_batched_tokens

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.compiler.attention import Attention, LatentAttention
+from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Collective, TokenOperator
 from servecast.compiler.sharded import Rows, ShardedProgram
@@ -50,6 +50,8 @@ def moved_bytes(sharded: ShardedProgram, records: Records) -> Floats:
                 window = op.window if isinstance(op, Attention) else None
                 seen = cached if window is None else np.minimum(cached, decodes * window)
                 total += times * op.kv_bytes_per_token * seen
+            case DeltaAttention() as op:
+                total += times * op.moved_bytes(1) * decodes
             case op:
                 rows = steps["sequences" if call.rows is Rows.LAST_TOKENS else "tokens"]
                 total += times * _moved_bytes(op, rows * call.row_factor)

@@ -73,7 +73,8 @@ def test_a_published_config_gives_the_shipped_model(config: str) -> None:
 
 def test_every_shipped_model_is_imported_here() -> None:
     seen = {path.stem for path in CONFIGS.glob("*.json")} | set(PUBLISHED.values())
-    assert {name for name in SHIPPED if not name.endswith("-mtp")} == seen
+    by_hand = {"qwen3.5-397b-a17b"}  # the importer knows no linear attention
+    assert {name for name in SHIPPED if not name.endswith("-mtp")} - by_hand == seen
 
 
 def phi(**changes: object) -> dict[str, object]:

@@ -34,6 +34,9 @@ PUBLISHED = [
     ("qwen3-32b", "qwen3.llm", 32_762_123_264, "safetensors Qwen/Qwen3-32B"),
     ("qwen3-30b-a3b", "qwen3.llm", 30_532_122_624, "safetensors Qwen/Qwen3-30B-A3B"),
     ("qwen3-235b-a22b", "qwen3.llm", 235_093_634_560, "safetensors Qwen/Qwen3-235B-A22B"),
+    # 45 x (4096 x 20608 + 4 x 12288 + 2 x 64 + 128 + 8192 x 4096) + 15 x (4096 x 17408 + 8192 x 4096 + 512)
+    # + 60 x (4096 x 512 + 513 x 3 x 4096 x 1024 + 2 x 4096) + 2 x 248320 x 4096 + 4096; no shared gates
+    ("qwen3.5-397b-a17b", "qwen3.5.llm", 396_346_104_576, "config Qwen/Qwen3.5-397B-A17B"),
     ("deepseek-v3", "deepseek-v3.llm", 671_026_419_200, "see the decomposition below"),
     # 128 experts x (3 x 2880^2 + 3 x 2880) and 36 layers; the card says 116.83 B and 20.91 B.
     ("gpt-oss-120b", "gpt-oss.llm", 116_829_156_672, "model card, arXiv 2508.10925, table 1"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servecast.compiler.attention import Attention
+from servecast.compiler.attention import Attention, DeltaAttention
 from servecast.compiler.ir import (
     Collective,
     Embedding,
@@ -53,6 +53,8 @@ def replicates(site: Site, tp: int) -> bool:
 
 
 def work(op: Operator) -> int:
+    if isinstance(op, DeltaAttention):
+        return op.flops(3)
     return op.flops(7, 3) if isinstance(op, SequenceOperator) else op.flops(5)
 
 

@@ -307,3 +307,27 @@ def test_experts_are_routed_by_a_mild_power_law_where_it_was_timed(tmp_path: Pat
         store.add_batches(import_silicon(SiliconQuery("h100-sxm"), tmp_path))
         data = store.kernel_data("h100-sxm", "experts", ("bf16", ""), ["silicon"])
     assert chosen_samples(data).seconds.tolist() == pytest.approx([0.3e-3])
+
+
+def test_the_convolution_and_the_rule_of_linear_attention_are_one_kernel(tmp_path: Path) -> None:
+    columns = (
+        "op_name, kernel_source, phase, batch_size, seq_len, num_v_heads, num_k_heads, head_v_dim, "
+        "latency"
+    )
+    rows = [
+        "'gdn', 'conv', 'context', 1, 64, 8, 2, 128, 0.004",
+        "'gdn', 'rule', 'context', 1, 64, 8, 2, 128, 0.040",
+        "'gdn', 'conv', 'generation', 16, 1, 8, 2, 128, 0.002",
+        "'gdn', 'rule', 'generation', 16, 1, 8, 2, 128, 0.006",
+        "'gdn', 'rule', 'generation', 32, 1, 8, 2, 128, 0.007",  # its convolution is missing
+    ]
+    table(tmp_path, "linear_attention/vllm/1.0/gdn_perf.parquet", columns, *rows)
+    with Store.open(":memory:") as store:
+        store.add_batches(import_silicon(SiliconQuery("h100-sxm"), tmp_path))
+        formats = ("bf16", "fp32")
+        prefill = store.kernel_data("h100-sxm", "delta_prefill", formats, ["silicon"])
+        decode = store.kernel_data("h100-sxm", "delta_decode", formats, ["silicon"])
+    assert prefill.seconds.tolist() == pytest.approx([44e-6])
+    assert (prefill.dims["chunk"].tolist(), prefill.dims["heads"].tolist()) == ([64], [8])
+    assert decode.seconds.tolist() == pytest.approx([8e-6])
+    assert decode.dims["batch"].tolist() == [16]
