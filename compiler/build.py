@@ -247,7 +247,9 @@ class SyntaxBuilder(Transformer_NonRecursive[Token, Any]):
         return self._sku_item("power", meta, children)
 
     def price(self, meta: Meta, children: Children) -> s.SkuItem:
-        return self._sku_item("price", meta, children)
+        kinds = [c for c in children if isinstance(c, Token) and c.type == "PRICE_KIND"]
+        rest = [c for c in children if c not in kinds]
+        return replace(self._sku_item("price", meta, rest), kind=str(kinds[0]) if kinds else "")
 
     def sku(self, meta: Meta, children: Children) -> s.SkuDeclaration:
         name, *items = children

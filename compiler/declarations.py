@@ -8,7 +8,7 @@ from typing import Any
 
 from servecast.compiler import syntax as s
 from servecast.compiler.check import PLAIN_FORMATS
-from servecast.compiler.hardware import Sku
+from servecast.compiler.hardware import Price, Sku
 from servecast.compiler.service import METRICS, Service, Slo
 from servecast.compiler.suggest import did_you_mean
 
@@ -51,7 +51,11 @@ def lower_sku(declaration: s.SkuDeclaration, source: s.SourceText) -> Sku:
     """A GPU as its datasheet gives it."""
     items: dict[str, s.SkuItem] = {}
     peaks: dict[str, float] = {}
+    prices: dict[str, Price] = {}
     for item in declaration.items:
+        if item.kind:
+            _add_price(item, prices, source)
+            continue
         if item.keyword == "peak":
             _add_peak(item, peaks, source)
             continue
@@ -82,7 +86,16 @@ def lower_sku(declaration: s.SkuDeclaration, source: s.SourceText) -> Sku:
         power_peak_w=measure(items["power"].quantities[1], WATTS, "power", source),
         usd_per_hour=first("price", USD_PER_H),
         price_source=items["price"].word or f"as given in {source.path}",
+        prices=tuple(prices.values()),
     )
+
+
+def _add_price(item: s.SkuItem, prices: dict[str, Price], source: s.SourceText) -> None:
+    if item.kind in prices:
+        raise source.error(item.at, f"price {item.kind} is already given")
+    usd_per_hour = measure(item.quantities[0], USD_PER_H, "price", source)
+    given = item.word or f"as given in {source.path}"
+    prices[item.kind] = Price(item.kind, usd_per_hour, given)
 
 
 def _add_peak(item: s.SkuItem, peaks: dict[str, float], source: s.SourceText) -> None:
@@ -133,13 +146,13 @@ def lower_service(
         seen.add(item.keyword)
         if any(count < 1 for count in item.counts):
             raise source.error(item.at, f"search {item.keyword}: counts are at least 1")
-        for sku in item.words if item.keyword == "skus" else ():
+        for sku in item.words if item.keyword in SKU_AXES else ():
             if sku not in known_skus:
                 hint = did_you_mean(sku, known_skus)
                 known = ", ".join(known_skus)
                 raise source.error(item.at, f"unknown GPU {sku!r}{hint}; known: {known}")
-        if item.keyword == "objective" and len(item.words) > 1:
-            raise source.error(item.at, "search objective: one of them")
+        if item.keyword in ONE_WORD and len(item.words) > 1:
+            raise source.error(item.at, f"search {item.keyword}: one of them")
         service = _with_axis(service, item)
     return service
 
@@ -155,14 +168,20 @@ FIELDS = {
     "precision": "precisions",
     "policy": "policies",
     "router": "routers",
+    "mode": "modes",
+    "prefill": "prefill_skus",
+    "decode": "decode_skus",
 }
 """Of a `Service`, by the word of the axis."""
+SKU_AXES = ("skus", "prefill", "decode")
+ONE_WORD = {"objective": "objective", "prices": "price_kind"}
 
 
 def _with_axis(service: Service, axis: s.SearchAxis) -> Service:
     if axis.keyword == "gpus":
         return replace(service, max_gpus=axis.counts[0])
-    if axis.keyword == "objective":
-        return replace(service, objective=axis.words[0])
+    if axis.keyword in ONE_WORD:
+        word: dict[str, Any] = {ONE_WORD[axis.keyword]: axis.words[0]}
+        return replace(service, **word)
     values: dict[str, Any] = {FIELDS[axis.keyword]: axis.words or axis.counts}
     return replace(service, **values)

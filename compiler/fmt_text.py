@@ -106,7 +106,8 @@ def sku_item_text(item: s.SkuItem) -> str:
             return f"power idle {quantities[0]}  peak {quantities[1]}"
         case "price":
             source = f' source "{item.word}"' if item.word else ""
-            return f"price {quantities[0]}{source}"
+            kind = f"{item.kind} " if item.kind else ""
+            return f"price {kind}{quantities[0]}{source}"
         case _:
             return f"{item.keyword} {quantities[0]}"
 

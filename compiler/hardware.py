@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What an hour of a GPU costs where it is not rented on demand: ``spot`` or ``reserved``."""
+
+    kind: str
+    usd_per_hour: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sku:
     """One GPU model in one kind of node. Rates are per GPU; links count one direction."""
 
@@ -21,6 +30,7 @@ class Sku:
     power_peak_w: float
     usd_per_hour: float
     price_source: str
+    prices: tuple[Price, ...] = ()  # of other kinds than on demand
 
     def peak(self, format_name: str) -> float | None:
         """Dense FLOP/s at a format, or None where the GPU has no such units."""

@@ -34,3 +34,7 @@ class Service:
     routers: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
     objective: str | None = None
+    modes: tuple[str, ...] = ()
+    prefill_skus: tuple[str, ...] = ()
+    decode_skus: tuple[str, ...] = ()
+    price_kind: str | None = None

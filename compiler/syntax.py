@@ -197,6 +197,7 @@ class SkuItem:
     at: Span = field(compare=False)
     word: str = ""
     count: int = 0
+    kind: str = ""  # of a price that is not the list's
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,7 @@ class SloTarget:
 
 @dataclass(frozen=True, slots=True)
 class SearchAxis:
-    keyword: str  # skus, gpus, tp, pp, ep, dp, batch, chunk, precision, policy, router, objective
+    keyword: str  # skus, gpus, tp, …, or one of `llm.lark`'s WORD_AXIS
     words: tuple[str, ...]
     counts: tuple[int, ...]
     at: Span = field(compare=False)

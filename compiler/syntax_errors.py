@@ -35,7 +35,8 @@ _PATTERN_WORDS = {
     "FLAG": "bias, tied, sinks",
     "SIZE": "window, dims, keep, value",
     "AXIS": "tp, pp, ep, dp, batch, chunk",
-    "WORD_AXIS": "precision, policy, router, objective",
+    "WORD_AXIS": "precision, policy, router, objective, mode, prefill, decode, prices",
+    "PRICE_KIND": "spot, reserved",
 }
 # Sets that always come together, and what they are together. The first that is there is taken out.
 _TOGETHER = (

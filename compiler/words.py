@@ -9,8 +9,10 @@ _OPTIONS = """
 split columns rows by bias tied sinks window dims keep value as at last_token router latent rank delta gated
 weights activations kv_cache per group
 """
-_DATASHEET = "memory bandwidth peak node linked between nodes power idle price"
-_SERVICE = "slo search skus gpus tp pp ep dp batch chunk precision policy router objective"
+_DATASHEET = "memory bandwidth peak node linked between nodes power idle price spot reserved"
+_SERVICE = """
+slo search skus gpus tp pp ep dp batch chunk precision policy router objective mode prefill decode prices
+"""
 
 DECLARATION_WORDS = ("model", "sku", "service", "like")
 SETTING_WORDS = tuple(_SETTINGS.split())

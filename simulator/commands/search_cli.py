@@ -83,9 +83,13 @@ AXES = [
     ),
     click.option("--policy", "policies", multiple=True, help="Scheduling policy to try; repeat."),
     click.option("--router", "routers", multiple=True, help="Routing rule to try; repeat."),
+    click.option("--mode", "modes", multiple=True, help="aggregated, disaggregated; repeat."),
+    click.option("--prefill-sku", "prefill_skus", multiple=True, help="GPU for prefill apart."),
+    click.option("--decode-sku", "decode_skus", multiple=True, help="GPU for decode apart."),
 ]
 MARKET = [
     click.option("--gpus", "max_gpus", type=click.IntRange(min=1), help="Most GPUs in all."),
+    click.option("--price-kind", help="on_demand, spot or reserved, as the GPUs declare it."),
     click.option("--price", "prices", type=OfSku(float), multiple=True, help="An hour of a GPU."),
     click.option("--stock", type=OfSku(int), multiple=True, help="Most GPUs of one SKU."),
     click.option("--whole-nodes", is_flag=True, help="GPUs are rented by the node."),

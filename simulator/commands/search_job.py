@@ -6,8 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,25 +14,25 @@ from typing import Any
 
 import platformdirs
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as ProgressBar
 
 from servecast.compiler.catalog import Spec, parse_slo, shipped_skus
 from servecast.compiler.errors import DataMissingError, UserError
+from servecast.compiler.hardware import Sku
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service, Slo
 from servecast.compiler.suggest import did_you_mean
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
+from servecast.simulator.commands.search_view import shown
 from servecast.simulator.report.render import render
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 from servecast.simulator.search.dry_run import space_json
-from servecast.simulator.search.market import Market, check_known, priced
+from servecast.simulator.search.market import (
+    ON_DEMAND,
+    Market,
+    at_prices,
+    check_known,
+    priced,
+)
 from servecast.simulator.search.objective import objective_named
 from servecast.simulator.search.plan import plan
 from servecast.simulator.search.pool import Pool, local_pool
@@ -45,7 +44,8 @@ from servecast.simulator.search.question import (
     axes_of,
 )
 from servecast.simulator.search.robust import Weighted, check_weights, combined
-from servecast.simulator.search.searching import Means, Progress
+from servecast.simulator.search.searching import Means
+from servecast.simulator.search.space import AGGREGATED, Axes
 from servecast.simulator.search.task import Demand
 from servecast.simulator.traffic.traces import TraceOptions, read_trace
 from servecast.simulator.traffic.workload import Workload
@@ -119,11 +119,11 @@ def _answer(
     options: JobOptions, question: Question, workload: Workload, journal: str
 ) -> dict[str, Any]:
     assert options.store is not None
-    with _progress(options.quiet) as progress:
+    with shown(Console(stderr=True), options.quiet) as view:
         means = Means(
             TableLoader(options.store, _sources(options.sources)),
-            _pool_for(options),
-            progress,
+            view.watching(_pool_for(options)),
+            view.report,
             journal=(options.out or options.store.parent) / journal,
             resume=options.resume,
             best_only=options.best_only,
@@ -138,8 +138,8 @@ def describe_space(options: JobOptions) -> dict[str, Any]:
         UserError: as ``run_job``, but for the store, which is not opened.
     """
     question = _question(options)
-    space = question.space(_workload(options, question).mean_sequence_tokens)
-    return space_json(question, space)
+    tokens = _workload(options, question).mean_sequence_tokens
+    return space_json(question, question.space(tokens), question.pairings(tokens))
 
 
 def _workload(options: JobOptions, question: Question) -> Workload:
@@ -180,12 +180,12 @@ def default_store() -> Path:
 def _question(options: JobOptions) -> Question:
     spec = options.spec if isinstance(options.spec, Spec) else load_spec(options.spec)
     service = _service(spec, options.service)
-    skus = priced({**shipped_skus(), **spec.skus}, options.prices)
+    axes = axes_of(service, options.asked, DEFAULT_SKUS)
+    skus = _skus({**shipped_skus(), **spec.skus}, axes, service, options)
     check_known(options.stock, skus, "--stock")
     said = service.slos if service else ()
     asked_there = service.objective if service else None
     max_gpus = options.asked.max_gpus or (service.max_gpus if service else None)
-    axes = axes_of(service, options.asked, DEFAULT_SKUS)
     market = Market(max_gpus or DEFAULT_MAX_GPUS, options.stock, options.whole_nodes)
     return Question(
         programs={name: at_precision(spec, options.model, name) for name in axes.precisions},
@@ -197,6 +197,16 @@ def _question(options: JobOptions) -> Question:
         objective=objective_named(options.asked.objective or asked_there or DEFAULT_OBJECTIVE.name),
         confidence=options.confidence,
     )
+
+
+def _skus(
+    skus: Mapping[str, Sku], axes: Axes, service: Service | None, options: JobOptions
+) -> dict[str, Sku]:
+    """At the kind of prices asked for, and at those that are said one by one."""
+    kind = options.asked.price_kind or (service.price_kind if service else None) or ON_DEMAND
+    together = axes.skus if AGGREGATED in axes.modes else ()
+    searched = {*together, *axes.prefill_skus, *axes.decode_skus} - set(options.prices)
+    return priced(at_prices(skus, kind, searched), options.prices)
 
 
 def _service(spec: Spec, name: str | None) -> Service | None:
@@ -215,28 +225,6 @@ def _versions() -> dict[str, Any]:
         "servecast_version": version("servecast"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    """A bar on stderr where a person is looking, silence elsewhere."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    hidden = quiet or not console.is_terminal
-    with ProgressBar(
-        *columns,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=hidden,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("compiling")
-
-        def report(done: int, total: int, doing: str) -> None:
-            bar.update(task, completed=done, total=total, description=doing)
-
-        yield report
 
 
 def check_folder(folder: Path) -> None:

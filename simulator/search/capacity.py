@@ -64,6 +64,11 @@ class Hopeless:
     violations: tuple[Violation, ...]
     rejected: int
 
+    @property
+    def distance(self) -> float:
+        """How many times its target the worst figure is; infinite where requests do not fit."""
+        return max((v.value_s / v.slo.limit_s for v in self.violations), default=inf)
+
 
 def late_targets(workload: Workload, slos: Sequence[Slo]) -> LateTargets:
     """How many may be late before a probe is hopeless, from the first percentile target of each metric.

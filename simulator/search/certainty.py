@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.search.confidence import DRAWS, Apart, Draws, confidences
+from servecast.simulator.search.outcome import AnyOutcome, TablesFor
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.rows import Row
-from servecast.simulator.search.run import Outcome
+from servecast.simulator.search.serving import Serving
 from servecast.simulator.search.space import Placement
+from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.task import Shape
 from servecast.simulator.search.worker import Worker
 
@@ -23,10 +24,10 @@ class Certainty:
     kernels that make an outcome's times the least sure."""
 
     pool: Pool
-    tables_for: Callable[[Placement], RuntimeTables]
+    tables_for: TablesFor
     drawn_tables: Callable[[Placement, int], RuntimeTables]
     shape_of: Callable[[Placement], Shape]
-    uncertain: Callable[[Outcome], list[str]]
+    uncertain: Callable[[AnyOutcome], list[str]]
     seed: int
 
     def judge(self, ranking: Ranking, confidence: float) -> Ranking:
@@ -35,7 +36,7 @@ class Certainty:
         rows = ranking.ranked[: len(contenders)]
         seeds = [self.seed + 1 + draw for draw in range(DRAWS)]
         sampled = [
-            self.pool.submit(Worker.capacities, self._fleet(each, row, None), row["qps"], seeds)
+            self.pool.submit(Worker.capacities, self._serving(each), row["qps"], seeds)
             for each, row in zip(contenders, rows, strict=True)
         ]
         both = self._with_errors(contenders, rows, seeds)
@@ -60,31 +61,38 @@ class Certainty:
         ]
         return ranking.with_contenders(judged, ties)
 
-    def _tie(self, rank: int, row: Row, apart: Apart, outcome: Outcome) -> Row:
+    def _tie(self, rank: int, row: Row, apart: Apart, outcome: AnyOutcome) -> Row:
         return tie(rank, row, apart, self.uncertain(outcome) if apart.by == "profiling" else [])
 
     def _with_errors(
-        self, contenders: Sequence[Outcome], rows: Sequence[Row], seeds: Sequence[int]
+        self, contenders: Sequence[AnyOutcome], rows: Sequence[Row], seeds: Sequence[int]
     ) -> list[tuple[float, ...]]:
         """Seed by seed, so that the drawn tables of no more than one draw are held."""
         found: list[list[float]] = [[] for _ in contenders]
         for seed in seeds:
-            tables: dict[str, RuntimeTables] = {}
+            drawn = self._drawn(seed)
             tasks = []
             for each, row in zip(contenders, rows, strict=True):
-                label = each.placement.label
-                if label not in tables:
-                    tables[label] = self.drawn_tables(each.placement, seed)
-                fleet = self._fleet(each, row, tables[label])
-                tasks.append(self.pool.submit(Worker.capacities, fleet, row["qps"], [seed]))
+                serving = each.serving(drawn, self.shape_of)
+                tasks.append(self.pool.submit(Worker.capacities, serving, row["qps"], [seed]))
             for mine, task in zip(found, tasks, strict=True):
                 mine.extend(task.result())
         return [tuple(each) for each in found]
 
-    def _fleet(self, outcome: Outcome, row: Row, tables: RuntimeTables | None) -> Fleet:
-        placement = outcome.placement
-        tables = tables or self.tables_for(placement)
-        return self.shape_of(placement).fleet(tables, outcome.candidate.setting, row["replicas"])
+    def _serving(self, outcome: AnyOutcome) -> Serving:
+        return outcome.serving(self.tables_for, self.shape_of)
+
+    def _drawn(self, seed: int) -> TablesFor:
+        """The tables of one draw, each made once."""
+        made: dict[str, RuntimeTables] = {}
+
+        def drawn(placement: Placement) -> RuntimeTables:
+            key = f"{placement.label} {bounds(placement)}"
+            if key not in made:
+                made[key] = self.drawn_tables(placement, seed)
+            return made[key]
+
+        return drawn
 
 
 def sources(trace_share: float | None) -> Row | None:

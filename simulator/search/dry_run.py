@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 
+from servecast.simulator.search.pairs import Pairings
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.rows import Row
 from servecast.simulator.search.space import Infeasible, Space
 
 
-def space_json(question: Question, space: Space) -> Row:
+def space_json(question: Question, space: Space, apart: Pairings) -> Row:
     """``refused`` counts configurations by the constraint that refuses them."""
-    refused: Counter[str] = Counter()
+    refused: Counter[str] = Counter(apart.refused)
     for miss in space.infeasible:
         refused[miss.constraint] += _configurations(miss, question)
     return {
         "question": question.json(),
         "sizes": question.axes.sizes(),
         "configurations": len(question.axes),
-        "to_search": len(space),
+        "to_search": len(space) + len(apart),
         "placements": len(space.placements),
+        "pairs": len(apart),
         "refused": dict(refused.most_common()),
         "infeasible": [asdict(miss) for miss in space.infeasible],
     }

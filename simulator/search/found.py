@@ -27,6 +27,33 @@ class Carried:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """One role's replicas at the capacity of both: ``candidate`` of its placement has the limits.
+
+    ``replica_rate_per_s`` is what one replica carries of its role's work alone.
+    """
+
+    candidate: int
+    replicas: int
+    replica_rate_per_s: float
+    metrics: ReplicaMetrics
+    busy_at_trace_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairCarried:
+    """As `Carried`, of prefill and decode pools: ``metrics`` are over the requests' whole lives."""
+
+    prefill: Pool
+    decode: Pool
+    rate_per_s: float
+    metrics: ReplicaMetrics
+    seconds_by_source: tuple[tuple[str, float], ...]
+    breaks: tuple[Slo, ...]
+    goodput_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TooFewGpus:
     """So many replicas are all that the GPUs make, and they do not keep the targets under the trace."""
 
@@ -41,4 +68,4 @@ class Beaten:
     by: str
 
 
-Found = Carried | Hopeless | TooFewGpus | Beaten
+Found = Carried | PairCarried | Hopeless | TooFewGpus | Beaten

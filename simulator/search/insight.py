@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from math import inf
 
 from servecast.compiler.ir import Collective
 from servecast.compiler.memory import plan_memory
 from servecast.compiler.sharded import ShardedProgram
-from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.search.found import PairCarried
+from servecast.simulator.search.outcome import AnyOutcome, PairOutcome, ShapeOf, TablesFor
+from servecast.simulator.search.pair_worker import Alone, PairTask, Role, pair_if
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.rows import Row
-from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.sensitivity import (
     HIGH,
     LOW,
@@ -28,8 +30,9 @@ from servecast.simulator.search.sensitivity import (
     start_sweeps,
     start_tornado,
 )
-from servecast.simulator.search.space import UTILISATION, Placement
-from servecast.simulator.search.task import Demand, Shape
+from servecast.simulator.search.serving import Serving
+from servecast.simulator.search.space import UTILISATION, Candidate, Placement
+from servecast.simulator.search.task import Demand
 from servecast.simulator.search.whatif import Breakdown, breakdown, deployment_if
 
 ROOM = 1.1
@@ -48,18 +51,19 @@ RESOURCES = {
 class Insight:
     pool: Pool
     demand: Demand
-    tables_for: Callable[[Placement], RuntimeTables]
-    shape_of: Callable[[Placement], Shape]
+    tables_for: TablesFor
+    shape_of: ShapeOf
+    balanced: bool  # how many replicas of each role there are: see `PairTask`
 
     def explained(self, ranking: Ranking) -> Ranking:
         """The ranking with ``explanation`` and ``sensitivity`` of its best."""
         deployments = [
-            Deployment(index + 1, ranking.ranked[index], self._fleet(ranking, index))
+            Deployment(index + 1, ranking.ranked[index], self._serving(ranking.outcomes[index]))
             for index in representatives(ranking.ranked)
         ]
         best, outcome = deployments[0], ranking.outcomes[0]
         sweeps = start_sweeps(self.pool, deployments)
-        prices = start_prices(self.pool, best, self.demand.slos, roomy(outcome, best.fleet))
+        prices = start_prices(self.pool, best, self.demand.slos, roomy(outcome, best.serving))
         parts = self._start_breakdown(outcome, best)
         tornado = self._tornado(outcome, best)
         swept = [
@@ -83,21 +87,42 @@ class Insight:
             },
         )
 
-    def _start_breakdown(self, outcome: Outcome, best: Deployment) -> Future[Breakdown]:
-        placement = outcome.placement
-        silent = replace(placement, sharded=without_communication(placement.sharded))
-        tables = best.fleet.tables
-        if silent != placement:
-            tables = self.tables_for(silent)
-        return self.pool.submit(breakdown, best.fleet, best.row["qps"], tables)
-
-    def _tornado(self, outcome: Outcome, best: Deployment) -> list[Row]:
-        """Requests per dollar at both ends of each input, the widest first."""
-        shape, setting = self.shape_of(outcome.placement), outcome.candidate.setting
-        rates = [
-            self.pool.submit(deployment_if, best.fleet.tables, setting, shape, factor)
-            for factor in (LOW, HIGH)
+    def _start_breakdown(self, outcome: AnyOutcome, best: Deployment) -> Future[Breakdown]:
+        silent = [
+            self.tables_for(replace(each, sharded=without_communication(each.sharded)))
+            for each in outcome.placements
         ]
+        return self.pool.submit(breakdown, best.serving, best.row["qps"], silent)
+
+    def _at_rates(self, outcome: AnyOutcome, best: Deployment) -> list[Future[float]]:
+        """Requests per dollar of what would carry the trace at a lower and a higher rate."""
+        serving = best.serving
+        if isinstance(serving, Fleet):
+            placement, setting = outcome.placements[0], outcome.candidates[0].setting
+            one = (serving.tables, setting, self.shape_of(placement))
+            return [self.pool.submit(deployment_if, *one, factor) for factor in (LOW, HIGH)]
+        assert isinstance(outcome, PairOutcome)
+        tables = (serving.prefill.tables, serving.decode.tables)
+        task = self._pair_task(outcome)
+        return [self.pool.submit(pair_if, *tables, task, factor) for factor in (LOW, HIGH)]
+
+    def _pair_task(self, outcome: PairOutcome) -> PairTask:
+        found, pairing = outcome.found, outcome.pairing
+        assert isinstance(found, PairCarried)
+        prefill, decode = (
+            Role(
+                self.shape_of(placement),
+                Alone(pool.candidate, candidate.setting, pool.replica_rate_per_s, inf),
+            )
+            for placement, candidate, pool in zip(
+                outcome.placements, outcome.candidates, (found.prefill, found.decode), strict=True
+            )
+        )
+        return PairTask(prefill, decode, pairing.link, pairing.room, self.balanced)
+
+    def _tornado(self, outcome: AnyOutcome, best: Deployment) -> list[Row]:
+        """Requests per dollar at both ends of each input, the widest first."""
+        rates = self._at_rates(outcome, best)
         usd_per_hour = best.row["usd_per_hour"]
         rows = [
             tornado_row(bar.name, *bar.factors, *(end.result() / usd_per_hour for end in bar.ends))
@@ -106,11 +131,8 @@ class Insight:
         rows.append(tornado_row("request rate", LOW, HIGH, *(each.result() for each in rates)))
         return sorted(rows, key=lambda row: -abs(row["at_high"] - row["at_low"]))
 
-    def _fleet(self, ranking: Ranking, index: int) -> Fleet:
-        outcome, row = ranking.outcomes[index], ranking.ranked[index]
-        tables = self.tables_for(outcome.placement)
-        shape = self.shape_of(outcome.placement)
-        return shape.fleet(tables, outcome.candidate.setting, row["replicas"])
+    def _serving(self, outcome: AnyOutcome) -> Serving:
+        return outcome.serving(self.tables_for, self.shape_of)
 
 
 def representatives(ranked: Sequence[Row]) -> list[int]:
@@ -118,22 +140,31 @@ def representatives(ranked: Sequence[Row]) -> list[int]:
     first: dict[tuple[object, ...], int] = {}
     keys = ("sku", "precision", "tp", "pp", "ep", "dp", "max_batched_tokens")
     for index, row in enumerate(ranked):
-        first.setdefault(tuple(row[key] for key in keys), index)
+        roles = (str(row.get(role)) for role in ("prefill", "decode"))
+        first.setdefault((*(row[key] for key in keys), *roles), index)
     return list(first.values())[:SWEPT]
 
 
-def roomy(outcome: Outcome, fleet: Fleet) -> Fleet:
+def roomy(outcome: AnyOutcome, serving: Serving) -> Serving:
     """The deployment with a tenth more GPU memory, all of it cache."""
-    sku, limits = outcome.placement.sku, fleet.limits
+    if isinstance(serving, Fleet):
+        return _roomy(outcome.placements[0], outcome.candidates[0], serving)
+    fleets = (serving.prefill, serving.decode)
+    prefill, decode = map(_roomy, outcome.placements, outcome.candidates, fleets)
+    return replace(serving, prefill=prefill, decode=decode)
+
+
+def _roomy(placement: Placement, candidate: Candidate, fleet: Fleet) -> Fleet:
+    sku, limits = placement.sku, fleet.limits
     planned = plan_memory(
-        outcome.placement.sharded,
+        placement.sharded,
         round(ROOM * sku.memory_bytes),
         utilisation=UTILISATION,
         max_batched_tokens=limits.max_batched_tokens,
         max_num_seqs=limits.max_num_seqs,
         block_tokens=limits.block_tokens,
     )
-    planned = replace(planned, sequence_tokens=outcome.candidate.memory.sequence_tokens)
+    planned = replace(planned, sequence_tokens=candidate.memory.sequence_tokens)
     return replace(fleet, limits=replace(limits, kv_blocks=planned.kv_blocks))
 
 

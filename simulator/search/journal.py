@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,12 +16,12 @@ from servecast.compiler.errors import UserError
 from servecast.compiler.service import Slo
 from servecast.simulator.metrics.metrics import Distribution, ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
-from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
-from servecast.simulator.search.rows import identity
-from servecast.simulator.search.run import Outcome
-from servecast.simulator.search.space import Candidate, Placement
+from servecast.simulator.search.found import Beaten, Carried, Found, PairCarried, Pool, TooFewGpus
+from servecast.simulator.search.outcome import AnyOutcome
+from servecast.simulator.search.result import identity_of
 from servecast.simulator.traffic.workload import Workload
 
+ROLES = ("prefill", "decode")
 DISTRIBUTIONS = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")
 
 
@@ -42,31 +42,29 @@ class Journal:
     resume: bool = False
     _file: IO[str] | None = None
 
-    def earlier(self, placements: Iterable[Placement]) -> Iterator[Outcome]:
-        """The outcomes of the search that was stopped; none unless it is to be resumed.
+    def earlier(self, asked: Iterable[AnyOutcome]) -> Iterator[AnyOutcome]:
+        """What the stopped search found of those that are ``asked`` for; nothing unless it is to be resumed.
 
         Raises:
             UserError: there is no such file, or it is of another question.
         """
         if not self.resume:
             return
-        by_name = {
-            _name(placement, candidate): (placement, candidate)
-            for placement in placements
-            for candidate in placement.candidates
-        }
+        by_name = {_name(outcome): outcome for outcome in asked}
         for line in self._lines():
-            placement, candidate = by_name[line["configuration"]]
-            yield Outcome(placement, candidate, _decoded(line))
+            yield replace(by_name[line["configuration"]], found=_decoded(line))
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: AnyOutcome) -> None:
         """
         Raises:
             UserError: the file cannot be written.
         """
-        name = _name(outcome.placement, outcome.candidate)
         found = outcome.found
-        line = {"configuration": name, "kind": type(found).__name__, "found": asdict(found)}
+        line = {
+            "configuration": _name(outcome),
+            "kind": type(found).__name__,
+            "found": asdict(found),
+        }
         try:
             if self._file is None:
                 self._file = self._opened()
@@ -111,21 +109,18 @@ def _parsed(line: str) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _name(placement: Placement, candidate: Candidate) -> str:
-    return " ".join(map(str, identity(placement, candidate).values()))
+def _name(outcome: AnyOutcome) -> str:
+    return " ".join(map(str, identity_of(outcome).values()))
 
 
 def _decoded(line: dict[str, Any]) -> Found:
     fields = line["found"]
     match line["kind"]:
         case "Carried":
-            metrics = fields.pop("metrics")
-            metrics |= {name: Distribution(**metrics[name]) for name in DISTRIBUTIONS}
-            return Carried(
-                metrics=ReplicaMetrics(**metrics),
-                seconds_by_source=tuple((name, s) for name, s in fields.pop("seconds_by_source")),
-                breaks=tuple(Slo(**slo) for slo in fields.pop("breaks")),
-                **fields,
+            return Carried(**fields | _served(fields))
+        case "PairCarried":
+            return PairCarried(
+                **fields | _served(fields) | {role: _pool(fields[role]) for role in ROLES}
             )
         case "Hopeless":
             violations = (Violation(Slo(**v["slo"]), v["value_s"]) for v in fields["violations"])
@@ -134,3 +129,19 @@ def _decoded(line: dict[str, Any]) -> Found:
             return TooFewGpus(**fields)
         case _:
             return Beaten(**fields)
+
+
+def _served(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "metrics": _metrics(fields["metrics"]),
+        "seconds_by_source": tuple((name, s) for name, s in fields["seconds_by_source"]),
+        "breaks": tuple(Slo(**slo) for slo in fields["breaks"]),
+    }
+
+
+def _pool(fields: dict[str, Any]) -> Pool:
+    return Pool(**fields | {"metrics": _metrics(fields["metrics"])})
+
+
+def _metrics(fields: dict[str, Any]) -> ReplicaMetrics:
+    return ReplicaMetrics(**fields | {name: Distribution(**fields[name]) for name in DISTRIBUTIONS})

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from math import exp, isfinite, log, sqrt
 from statistics import stdev
 
-from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.metrics.metrics import ReplicaMetrics, summarise
+from servecast.simulator.engine.routing import Engine
+from servecast.simulator.metrics.metrics import ReplicaMetrics
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE, DRAWS, STUDENT_T
 from servecast.simulator.search.rows import METRIC_NAMES, Row, metrics_json
+from servecast.simulator.search.serving import Serving, run, summary
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.workload import Workload
 
@@ -21,12 +22,12 @@ MAX_REQUESTS = 20_000
 """Of a longer trace shorter resamples are drawn, whose intervals are wider than its own."""
 
 
-def at_trace_rate(workload: Workload, fleet: Fleet, seed: int) -> Row:
+def at_trace_rate(workload: Workload, serving: Serving, seed: int) -> Row:
     """``metrics`` under the trace as it is, and ``intervals`` that hold like traffic's 9 times in 10."""
-    found = summarise(Engine().run(workload, fleet))
+    found = summary(run(Engine(), workload, serving))
     size = min(len(workload), MAX_REQUESTS)
     draws = [
-        summarise(Engine().run(bootstrap(workload, size, seed + 1 + draw), fleet))
+        summary(run(Engine(), bootstrap(workload, size, seed + 1 + draw), serving))
         for draw in range(DRAWS)
     ]
     return {"metrics": metrics_json(found), "intervals": intervals(found, draws)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from servecast.compiler.errors import UserError
@@ -39,6 +39,21 @@ class Market:
             most -= 1
         return most
 
+    def room(self, prefill: tuple[Sku, int], decode: tuple[Sku, int]) -> tuple[int, ...]:
+        """The most decode replicas beside 1, 2, … prefill replicas; a role is (SKU, GPUs of a replica).
+
+        Each role rents GPUs of its own. It ends before there is none left for a decode replica.
+        """
+        found = []
+        for replicas in range(1, self.most_replicas(*prefill) + 1):
+            used = self.gpus_paid(prefill[0], replicas, prefill[1])
+            left = self.max_gpus - used
+            if prefill[0].name == decode[0].name:
+                left = min(left, self.gpus_there_are(decode[0]) - used)
+            rest = replace(self, max_gpus=max(left, 0))
+            found.append(rest.most_replicas(*decode))
+        return tuple(most for most in found if most)
+
     def limit_text(self, sku: Sku) -> str:
         """``16 GPUs``, ``8 GPUs in stock``, ``16 GPUs, by nodes of 8``."""
         in_stock = " in stock" if self.gpus_there_are(sku) < self.max_gpus else ""
@@ -59,6 +74,37 @@ def priced(skus: Mapping[str, Sku], prices: Mapping[str, float]) -> dict[str, Sk
         else sku
         for name, sku in skus.items()
     }
+
+
+ON_DEMAND = "on_demand"
+
+
+def at_prices(skus: Mapping[str, Sku], kind: str, asked: Collection[str]) -> dict[str, Sku]:
+    """The GPUs at their prices of a kind; those that are not ``asked`` for may have none of it.
+
+    Raises:
+        UserError: no such kind, or a GPU that is asked for gives no price of it.
+    """
+    kinds = dict.fromkeys([ON_DEMAND, "spot", "reserved"])
+    if kind not in kinds:
+        raise UserError(
+            f"no kind of price {kind!r}{did_you_mean(kind, kinds)}; there are {', '.join(kinds)}"
+        )
+    if kind == ON_DEMAND:
+        return dict(skus)
+    found = {}
+    for name, sku in skus.items():
+        price = next((each for each in sku.prices if each.kind == kind), None)
+        if price is not None:
+            found[name] = replace(sku, usd_per_hour=price.usd_per_hour, price_source=price.source)
+        elif name in asked:
+            raise UserError(
+                f"{name} gives no {kind} price; say it with --price {name}=USD, or declare the GPU with "
+                f"a line such as 'price {kind} {sku.usd_per_hour / 2:.2f} USD/h'"
+            )
+        else:
+            found[name] = sku
+    return found
 
 
 def check_known(names: Mapping[str, object], skus: Mapping[str, Sku], option: str) -> None:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from servecast.compiler.errors import InfeasibleError
 from servecast.estimator.load import TableLoader
+from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.search.latency_spread import at_trace_rate
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
 from servecast.simulator.search.searching import Means, Searching, shape
-from servecast.simulator.search.space import Space
+from servecast.simulator.search.space import Placement, Space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.summary import describe
@@ -35,13 +37,16 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     """
     started = time.perf_counter()
     space = question.space(workload.mean_sequence_tokens)
-    if not space.placements:
-        raise InfeasibleError(nothing_fits(question, space))
+    apart = question.pairings(workload.mean_sequence_tokens)
+    if not space.placements and not apart.kept:
+        raise InfeasibleError(nothing_fits(question, space, apart.refused))
     searched = workload
     if len(workload) < MIN_REQUESTS:
         searched = bootstrap(workload, MIN_REQUESTS, question.seed)
-    ranking = Searching(question, space, question.demand(workload, searched), means).run()
-    skus = {placement.sku.name: placement.sku for placement in space.placements}
+    demand = question.demand(workload, searched)
+    searching = Searching(question, space, demand, means, apart.kept)
+    ranking = searching.run()
+    skus = {placement.sku.name: placement.sku for placement in searching.placements}
     loader = means.loader
     return assemble(
         ranking,
@@ -63,17 +68,27 @@ def _at_trace_rate(
     """The best configuration, all replicas, under the trace as it is."""
     if not ranking.outcomes:
         return None
-    placement, candidate = ranking.outcomes[0].placement, ranking.outcomes[0].candidate
-    tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
-    replicas = ranking.ranked[0]["replicas"]
-    fleet = shape(question, placement).fleet(tables, candidate.setting, replicas)
-    return at_trace_rate(workload, fleet, question.seed)
+
+    def tables_for(placement: Placement) -> RuntimeTables:
+        return loader.tables(placement.sharded, placement.sku, bounds(placement))
+
+    serving = ranking.outcomes[0].serving(tables_for, lambda each: shape(question, each))
+    return at_trace_rate(workload, serving, question.seed)
 
 
-def nothing_fits(question: Question, space: Space) -> str:
-    """Which constraint empties the space, how often each does, and the first case of the commonest."""
+def nothing_fits(question: Question, space: Space, refused: Mapping[str, int]) -> str:
+    """Which constraint empties the space, how often each does, and the first case of the commonest.
+
+    ``refused`` are those of prefill and decode apart, by constraint.
+    """
     reasons = Counter(miss.constraint for miss in space.infeasible)
-    counts = ", ".join(f"{count} by {constraint}" for constraint, count in reasons.most_common())
+    every = (reasons + Counter(refused)).most_common()
+    counts = ", ".join(f"{count} by {constraint}" for constraint, count in every)
+    if not reasons:
+        return (
+            f"{question.program.model} runs on no pair of the GPUs asked for with prefill and decode "
+            f"apart: refused are {counts}"
+        )
     commonest = reasons.most_common(1)[0][0]
     first = next(miss for miss in space.infeasible if miss.constraint == commonest)
     return (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,12 +20,22 @@ from servecast.simulator.search.task import Demand
 from servecast.simulator.search.worker import Worker
 
 T = TypeVar("T")
+DEMAND = "demand"
+NOTE = ".doing"
 
 
 class LostWorkerError(UserError):
     """A process of the search ended before its tasks did."""
 
     exit_code = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a process works on, in a few words, and since when by the clock of `time.time`."""
+
+    doing: str
+    since_s: float
 
 
 class Pool(Protocol):
@@ -35,7 +49,11 @@ class Pool(Protocol):
     def share(self, value: Any) -> Any:
         """What stands for a large value among the arguments of several tasks."""
 
-    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]: ...
+    def submit(self, work: Callable[..., T], *args: Any, doing: str = "") -> Future[T]:
+        """``doing`` is the task in a few words, for `running`."""
+
+    def running(self) -> Mapping[str, Running]:
+        """By process; those that wait for a task, or cannot tell, are left out. Any thread may ask."""
 
     def close(self, *, now: bool) -> None:
         """``now``: in the middle of what its tasks do."""
@@ -48,45 +66,60 @@ class Here:
 
     def __init__(self, demand: Demand) -> None:
         self._worker = Worker(demand)
+        self._running: dict[str, Running] = {}
 
     def share(self, value: Any) -> Any:
         return value
 
-    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
+    def submit(self, work: Callable[..., T], *args: Any, doing: str = "") -> Future[T]:
         future: Future[T] = Future()
+        self._running = {"this process": Running(doing, time.time())}
         future.set_result(work(self._worker, *args))
+        self._running = {}
         return future
+
+    def running(self) -> Mapping[str, Running]:
+        return self._running
 
     def close(self, *, now: bool) -> None:
         pass
 
 
 class Processes:
-    """``slots`` processes of this machine. They read the demand from a file.
+    """``slots`` processes of this machine. They read the demand from a file, and note in files what they do.
 
-    As an argument it would be written to a process that starts through a pipe, which it fills: this
+    As an argument the demand would be written to a process that starts through a pipe, which it fills: this
     one would wait for ever for a process that died.
     """
 
     def __init__(self, demand: Demand, slots: int) -> None:
         self.slots = slots
-        with tempfile.NamedTemporaryFile(prefix="servecast-demand-", delete=False) as file:
+        self._folder = Path(tempfile.mkdtemp(prefix="servecast-search-"))
+        with (self._folder / DEMAND).open("wb") as file:
             pickle.dump(demand, file)
-        self._demand = Path(file.name)
-        self._executor = _DeafProcesses(slots, get_context("spawn"), _start, (self._demand,))
+        self._executor = _DeafProcesses(slots, get_context("spawn"), _start, (self._folder,))
 
     def share(self, value: Any) -> Any:
         return value
 
-    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
-        task: Future[T] = self._executor.submit(_run, work, *args)  # type: ignore[no-untyped-call]
+    def submit(self, work: Callable[..., T], *args: Any, doing: str = "") -> Future[T]:
+        task: Future[T] = self._executor.submit(_run, doing, work, *args)  # type: ignore[no-untyped-call]
         return task
+
+    def running(self) -> Mapping[str, Running]:
+        found = {}
+        for note in self._folder.glob(f"*{NOTE}"):
+            try:
+                found[f"pid {note.stem}"] = Running(note.read_text(), note.stat().st_mtime)
+            except FileNotFoundError:
+                continue  # its task has ended meanwhile
+        return found
 
     def close(self, *, now: bool) -> None:
         if now:
             self._executor.kill()
         self._executor.shutdown(cancel_futures=True)
-        self._demand.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def local_pool(demand: Demand, jobs: int) -> Pool:
@@ -114,12 +147,18 @@ class _DeafProcesses(ProcessPoolExecutor):
 
 
 _worker: list[Worker] = []  # one per process
+_note: list[Path] = []  # what says what it does
 
 
-def _start(demand: Path) -> None:
-    with demand.open("rb") as file:  # written by the process that starts this one
+def _start(folder: Path) -> None:
+    with (folder / DEMAND).open("rb") as file:  # written by the process that starts this one
         _worker[:] = [Worker(pickle.load(file))]
+    _note[:] = [folder / f"{os.getpid()}{NOTE}"]
 
 
-def _run(work: Callable[..., T], *args: Any) -> T:
-    return work(_worker[0], *args)
+def _run(doing: str, work: Callable[..., T], *args: Any) -> T:
+    _note[0].write_text(doing)
+    try:
+        return work(_worker[0], *args)
+    finally:
+        _note[0].unlink(missing_ok=True)

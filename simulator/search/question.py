@@ -6,17 +6,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from servecast.compiler.errors import UserError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.program import Program
 from servecast.compiler.service import Service, Slo
+from servecast.compiler.suggest import did_you_mean
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.objective import GOODPUT_SHARE, OBJECTIVES, Objective
+from servecast.simulator.search.pairs import Offer, Pairings, pairings
 from servecast.simulator.search.rows import Row, slo_texts
 from servecast.simulator.search.space import (
+    AGGREGATED,
     DECLARED,
     DEFAULT_POLICY,
     DEFAULT_ROUTER,
+    DISAGGREGATED,
+    MODES,
     Axes,
     Space,
     enumerate_space,
@@ -54,12 +60,22 @@ class Question:
     def space(self, sequence_tokens: int) -> Space:
         """All that could be the answer, for requests that grow to so many tokens on average."""
         space = Space((), ())
+        if AGGREGATED not in self.axes.modes:
+            return space
         for precision, program in self.programs.items():
             found = enumerate_space(
                 program, self.axes, self.skus, self.market.max_gpus, sequence_tokens
             )
             space += found.at(precision)
         return self._in_stock(space)
+
+    def pairings(self, sequence_tokens: int) -> Pairings:
+        """All pairs of a prefill and a decode placement, where they are to be apart."""
+        found = Pairings()
+        for precision, program in self.programs.items():
+            offer = Offer(program, self.skus, self.market, sequence_tokens, precision)
+            found += pairings(self.axes, offer)
+        return found
 
     def _in_stock(self, space: Space) -> Space:
         """Without the placements that the market has no room for a single replica of."""
@@ -94,14 +110,27 @@ class Question:
 
 
 def axes_of(service: Service | None, overrides: Service, default_skus: tuple[str, ...]) -> Axes:
-    """The command line's values, else the service block's, else the defaults."""
+    """The command line's values, else the service block's, else the defaults.
+
+    Raises:
+        UserError: an unknown mode.
+    """
 
     def chosen(name: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
         said = getattr(service, name) if service else ()
         return tuple(dict.fromkeys(getattr(overrides, name) or said or default))
 
+    skus, modes = chosen("skus", default_skus), chosen("modes", (AGGREGATED,))
+    for mode in modes:
+        if mode not in MODES:
+            hint = did_you_mean(mode, MODES)
+            raise UserError(f"no serving mode {mode!r}{hint}; there are {', '.join(MODES)}")
+    apart = DISAGGREGATED in modes
     return Axes(
-        skus=chosen("skus", default_skus),
+        skus=skus,
+        modes=modes,
+        prefill_skus=chosen("prefill_skus", skus) if apart else (),
+        decode_skus=chosen("decode_skus", skus) if apart else (),
         tp=chosen("tp", DEFAULT_TP),
         pp=chosen("pp", DEFAULT_PP),
         ep=chosen("ep", DEFAULT_EP),

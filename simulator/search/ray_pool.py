@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import pickle
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import ExitStack, redirect_stdout
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -20,6 +23,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from servecast.compiler.errors import AgentError, UserError
+from servecast.simulator.search.pool import Running
 from servecast.simulator.search.task import Demand
 from servecast.simulator.search.worker import Worker
 
@@ -29,6 +33,7 @@ RETRIES = 20
 """Of one task, each after the loss of the node or process that ran it; a task that kills its process ends."""
 
 CONNECT_TIMEOUT_S = 5.0
+ASK_S = 1.0
 AUTO = "auto"
 
 
@@ -46,20 +51,36 @@ class RayPool:
         # Pickled here: arrays from the object store cannot be written, and numba would compile for them anew.
         self._demand = ray.put(pickle.dumps(demand))
         self._search = uuid4().hex
+        self._board = _BOARD.remote()
+        self._asking = Lock()  # once the connection is closed, a question would start a cluster
+        self._closed = False
 
     def share(self, value: Any) -> Any:
         """Once in the object store; each node fetches it once, and its processes map it."""
         return ray.put(value)
 
-    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
+    def submit(self, work: Callable[..., T], *args: Any, doing: str = "") -> Future[T]:
         found: Future[T] = Future()
-        task = _TASK.remote(self._search, [self._demand], work, *args)
+        task = _TASK.remote(self._search, [self._demand], (self._board, doing), work, *args)
         task.future().add_done_callback(partial(hand_over, found))
         return found
 
+    def running(self) -> Mapping[str, Running]:
+        """Of processes of lost nodes what they did last, until the search ends."""
+        with self._asking:
+            if self._closed:
+                return {}
+            try:
+                found: Mapping[str, Running] = ray.get(self._board.running.remote(), timeout=ASK_S)
+            except (RayError, TimeoutError):
+                return {}  # the cluster is busy with other things, or has lost the board
+            return found
+
     def close(self, *, now: bool) -> None:
         """Ray ends the tasks of a driver that leaves, so ``now`` or not, nothing runs on."""
-        self._connection.close()
+        with self._asking:
+            self._closed = True
+            self._connection.close()
 
 
 def hand_over(found: Future[T], done: Future[T]) -> None:
@@ -112,15 +133,40 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+class Board:
+    """What each process of a search works on, kept by one process of the cluster that takes no CPU of it."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Running] = {}
+
+    def note(self, process: str, doing: str | None) -> None:
+        """None: nothing."""
+        self._running.pop(process, None)
+        if doing is not None:
+            self._running[process] = Running(doing, time.time())
+
+    def running(self) -> Mapping[str, Running]:
+        return self._running
+
+
 _workers: dict[str, Worker] = {}  # this process's, by search; at most one
 
 
-def _run(search: str, demand: list[Any], work: Callable[..., T], *args: Any) -> T:
+def _run(
+    search: str, demand: list[Any], noted: tuple[Any, str], work: Callable[..., T], *args: Any
+) -> T:
     """``demand`` holds a reference, which is followed only by a process that is new to the search."""
     if search not in _workers:
         _workers.clear()
         _workers[search] = Worker(pickle.loads(ray.get(demand[0])))
-    return work(_workers[search], *args)
+    board, doing = noted
+    process = f"{ray.util.get_node_ip_address()}:{os.getpid()}"
+    board.note.remote(process, doing)  # nobody waits for it, also where the board is lost
+    try:
+        return work(_workers[search], *args)
+    finally:
+        board.note.remote(process, None)
 
 
+_BOARD = ray.remote(num_cpus=0, max_restarts=-1)(Board)
 _TASK = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)

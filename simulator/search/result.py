@@ -9,18 +9,18 @@ from typing import Any
 
 from servecast.simulator.search.capacity import Hopeless
 from servecast.simulator.search.confidence import CONTENDER, MAX_CONTENDERS
-from servecast.simulator.search.found import Beaten, TooFewGpus
+from servecast.simulator.search.found import Beaten, Carried, PairCarried, TooFewGpus
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.objective import Objective
+from servecast.simulator.search.outcome import AnyOutcome, Outcome, PairOutcome
+from servecast.simulator.search.pair_rows import pair_identity, pair_row, pair_too_few_reason
 from servecast.simulator.search.rows import (
     Row,
     carried_row,
-    distance,
     hopeless_reason,
     identity,
     too_few_reason,
 )
-from servecast.simulator.search.run import Outcome
 from servecast.simulator.search.space import Infeasible
 from servecast.simulator.search.task import Demand
 
@@ -37,7 +37,7 @@ class Ranking:
 
     ranked: tuple[Row, ...]
     infeasible: tuple[Row, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[AnyOutcome, ...]
     objective: Objective
     beaten: Mapping[str, int]  # what showed it, and how often, where only the best was searched
     complete: bool = True
@@ -46,7 +46,7 @@ class Ranking:
     sensitivity: Row | None = None
 
     @property
-    def contenders(self) -> tuple[Outcome, ...]:
+    def contenders(self) -> tuple[AnyOutcome, ...]:
         """The first ones: near enough to the best to ask whether they can be told from it."""
         best = self.ranked[0]
         near = [
@@ -62,26 +62,26 @@ class Ranking:
 
 
 def rank(
-    outcomes: Iterable[Outcome],
+    outcomes: Iterable[AnyOutcome],
     refused: Iterable[Infeasible],
     demand: Demand,
     market: Market,
     objective: Objective,
 ) -> Ranking:
     """The best first; equal ones by requests per dollar, fewer GPUs, then by name, so that order is total."""
-    ranked: list[tuple[Row, Outcome]] = []
+    ranked: list[tuple[Row, AnyOutcome]] = []
     beaten: Counter[str] = Counter()
     misses = [(asdict(miss), float("inf")) for miss in refused]
     for outcome in outcomes:
         found = outcome.found
         if isinstance(found, Hopeless):
-            misses.append(_miss(outcome, hopeless_reason(found), distance(found)))
+            misses.append(_miss(outcome, hopeless_reason(found), found.distance))
         elif isinstance(found, Beaten):
             beaten[found.by] += 1
         elif isinstance(found, TooFewGpus):
-            misses.append(_miss(outcome, too_few_reason(outcome, demand, market), 1.0))
+            misses.append(_miss(outcome, _too_few_reason(outcome, demand, market), 1.0))
         else:
-            ranked.append((carried_row(outcome, found, demand, market), outcome))
+            ranked.append((row_of(outcome, demand, market), outcome))
     ranked.sort(key=lambda pair: _rank_key(pair[0], objective))
     if ranked:
         misses.sort(key=lambda miss: _name(miss[0]))
@@ -91,8 +91,31 @@ def rank(
     return Ranking(rows, tuple(row for row, _ in misses), behind, objective, beaten)
 
 
-def _miss(outcome: Outcome, reason: str, miss: float) -> tuple[Row, float]:
-    return {**identity(outcome.placement, outcome.candidate), "reason": reason}, miss
+def row_of(outcome: AnyOutcome, demand: Demand, market: Market) -> Row:
+    """Of an outcome that carries the trace."""
+    match outcome:
+        case Outcome(found=Carried() as found):
+            return carried_row(outcome, found, demand, market)
+        case PairOutcome(found=PairCarried() as found):
+            return pair_row(outcome, found, demand, market)
+    raise ValueError(f"{type(outcome.found).__name__} has no row")
+
+
+def identity_of(outcome: AnyOutcome) -> Row:
+    """What tells it from all others before it is searched."""
+    if isinstance(outcome, PairOutcome):
+        return pair_identity(outcome.pairing)
+    return identity(outcome.placement, outcome.candidate)
+
+
+def _too_few_reason(outcome: AnyOutcome, demand: Demand, market: Market) -> str:
+    if isinstance(outcome, PairOutcome):
+        return pair_too_few_reason(outcome, demand, market)
+    return too_few_reason(outcome, demand, market)
+
+
+def _miss(outcome: AnyOutcome, reason: str, miss: float) -> tuple[Row, float]:
+    return {**identity_of(outcome), "reason": reason}, miss
 
 
 def _rank_key(row: Row, objective: Objective) -> tuple[Any, ...]:
@@ -109,6 +132,8 @@ def _name(row: Row) -> tuple[Any, ...]:
         *batch,
         row.get("policy", ""),
         row.get("router", ""),
+        row.get("mode", ""),
+        *(str(row.get(role)) for role in ("prefill", "decode")),
     )
 
 

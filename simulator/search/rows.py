@@ -10,13 +10,14 @@ from typing import Any
 from servecast.compiler.hardware import Sku
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.service import Slo
+from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.metrics.flops import flops_model
 from servecast.simulator.metrics.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
-from servecast.simulator.search.found import Carried, TooFewGpus
+from servecast.simulator.search.found import Carried, PairCarried, TooFewGpus
 from servecast.simulator.search.market import Market
-from servecast.simulator.search.run import Outcome
-from servecast.simulator.search.space import Candidate, Placement
+from servecast.simulator.search.outcome import Outcome
+from servecast.simulator.search.space import AGGREGATED, Candidate, Placement
 from servecast.simulator.search.task import Demand
 from servecast.simulator.traffic.workload import Workload
 
@@ -34,74 +35,78 @@ Row = dict[str, Any]  # JSON
 
 def identity(placement: Placement, candidate: Candidate) -> Row:
     """What tells a configuration from all others."""
-    degrees, limits = placement.parallelism, candidate.limits
+    limits = candidate.limits
     return {
         "sku": placement.sku.name,
         "precision": placement.precision,
-        "tp": degrees.tp,
-        "pp": degrees.pp,
-        "ep": degrees.ep,
-        "dp": degrees.dp,
+        **degrees_json(placement),
         "max_num_seqs": limits.max_num_seqs,
         "max_batched_tokens": limits.max_batched_tokens,
         "policy": candidate.policy,
         "router": candidate.router,
+        "mode": AGGREGATED,
     }
+
+
+def degrees_json(placement: Placement) -> Row:
+    degrees = placement.parallelism
+    return {"tp": degrees.tp, "pp": degrees.pp, "ep": degrees.ep, "dp": degrees.dp}
 
 
 def carried_row(outcome: Outcome, carried: Carried, demand: Demand, market: Market) -> Row:
     placement, metrics = outcome.placement, carried.metrics
     gpus = market.gpus_paid(placement.sku, carried.replicas, placement.parallelism.gpus)
-    usd_per_hour = gpus * placement.sku.usd_per_hour
-    shares = _shares(carried.seconds_by_source)
-    measured = sum(shares.get(name, 0.0) for name in MEASURED)
+    busy = carried.busy_at_trace_rate
     return {
         **identity(placement, outcome.candidate),
-        "mode": "aggregated",
         "replicas": carried.replicas,
+        "qps_per_replica": carried.replica_rate_per_s,
+        **served(carried, gpus, gpus * placement.sku.usd_per_hour),
+        "watts": watts(placement.sku, gpus, metrics.busy),
+        "watts_at_trace_rate": None if busy is None else watts(placement.sku, gpus, busy),
+        "mfu": _mfu(outcome, gpus, metrics, demand.searched),
+        "memory": memory_json(outcome.candidate.memory),
+        "binds": {
+            "slo": first_broken(carried.breaks),
+            **short_resource(outcome.candidate.limits, metrics),
+        },
+    }
+
+
+def served(found: Carried | PairCarried, gpus: int, usd_per_hour: float) -> Row:
+    """The figures of a deployment at its capacity, whatever it is made of."""
+    metrics, goodput = found.metrics, found.goodput_per_s
+    sources = _shares(found.seconds_by_source)
+    measured = sum(sources.get(name, 0.0) for name in MEASURED)
+    return {
         "gpus": gpus,
         "usd_per_hour": usd_per_hour,
-        "qps": carried.rate_per_s,
+        "qps": found.rate_per_s,
         "qps_interval": None,
         "interval_sources": None,
         "tied_with_best": False,
-        "qps_per_replica": carried.replica_rate_per_s,
-        "qps_per_usd_hour": carried.rate_per_s / usd_per_hour,
-        "usd_per_million_output_tokens": _usd_per_million(usd_per_hour, metrics),
-        "watts": _watts(placement.sku, gpus, metrics.busy),
-        **_asked_figures(outcome, carried, gpus, usd_per_hour),
+        "qps_per_usd_hour": found.rate_per_s / usd_per_hour,
+        "usd_per_million_output_tokens": usd_per_hour / (metrics.output_tokens_per_s * 3600) * 1e6,
+        "goodput": goodput,
+        "goodput_per_usd_hour": None if goodput is None else goodput / usd_per_hour,
         "metrics": metrics_json(metrics),
-        "mfu": _mfu(outcome, gpus, metrics, demand.searched),
-        "kv_use": {"mean": metrics.kv_use_mean, "peak": metrics.kv_use_peak},
+        "kv_use": kv_use_json(metrics),
         "mean_batch": metrics.mean_batch,
         "busy": metrics.busy,
         "preemptions": metrics.preemptions,
-        "memory": _memory_json(outcome.candidate.memory),
-        "binds": _binds(outcome, carried),
-        "time_by_source": shares,
+        "time_by_source": sources,
         "measured_share": measured,
         "grounded": measured >= GROUNDED,
     }
 
 
-def _asked_figures(outcome: Outcome, carried: Carried, gpus: int, usd_per_hour: float) -> Row:
-    """What only some objectives need: null for the others."""
-    busy, goodput = carried.busy_at_trace_rate, carried.goodput_per_s
-    sku = outcome.placement.sku
-    return {
-        "watts_at_trace_rate": None if busy is None else _watts(sku, gpus, busy),
-        "goodput": goodput,
-        "goodput_per_usd_hour": None if goodput is None else goodput / usd_per_hour,
-    }
+def kv_use_json(metrics: ReplicaMetrics) -> Row:
+    return {"mean": metrics.kv_use_mean, "peak": metrics.kv_use_peak}
 
 
-def _watts(sku: Sku, gpus: int, busy: float) -> float:
+def watts(sku: Sku, gpus: int, busy: float) -> float:
     """Of so many GPUs: idle power, and in a step the power limit, which few steps draw."""
     return gpus * (sku.power_idle_w + busy * (sku.power_peak_w - sku.power_idle_w))
-
-
-def _usd_per_million(usd_per_hour: float, metrics: ReplicaMetrics) -> float:
-    return usd_per_hour / (metrics.output_tokens_per_s * 3600) * 1e6
 
 
 def _mfu(outcome: Outcome, gpus: int, metrics: ReplicaMetrics, workload: Workload) -> float | None:
@@ -119,7 +124,7 @@ def _shares(seconds: Sequence[tuple[str, float]]) -> Row:
     return {source: value / total_s for source, value in seconds}
 
 
-def _memory_json(plan: MemoryPlan) -> Row:
+def memory_json(plan: MemoryPlan) -> Row:
     """One GPU of the fullest stage; ``terms`` are everything but the cache."""
     return {
         "weight_bytes": plan.weight_bytes,
@@ -146,25 +151,25 @@ def slo_text(slo: Slo) -> str:
     return f"{slo.metric} {at} < {slo.limit_s:g} s"
 
 
-def _binds(outcome: Outcome, carried: Carried) -> Row:
-    broken = slo_text(carried.breaks[0]) if carried.breaks else None
-    resource, detail = _short_resource(outcome, carried.metrics)
-    return {"slo": broken, "resource": resource, "detail": detail}
+def first_broken(breaks: Sequence[Slo]) -> str | None:
+    return slo_text(breaks[0]) if breaks else None
 
 
-def _short_resource(outcome: Outcome, metrics: ReplicaMetrics) -> tuple[str, str]:
+def short_resource(limits: EngineLimits, metrics: ReplicaMetrics) -> Row:
     """The first resource that is all but used up at capacity."""
-    limits = outcome.candidate.limits
     if metrics.preemptions or metrics.kv_use_peak > FULL:
-        return "kv_blocks", f"KV blocks peak at {metrics.kv_use_peak:.0%}"
+        return _short("kv_blocks", f"KV blocks peak at {metrics.kv_use_peak:.0%}")
     if metrics.mean_batch > FULL * limits.max_num_seqs:
-        return "max_num_seqs", f"{metrics.mean_batch:.0f} of {limits.max_num_seqs} sequences decode"
+        decode = f"{metrics.mean_batch:.0f} of {limits.max_num_seqs} sequences decode"
+        return _short("max_num_seqs", decode)
     if metrics.busy > FULL:
-        return "gpu", f"the GPUs are busy {metrics.busy:.0%} of the time"
-    return (
-        "latency",
-        f"the GPUs are busy {metrics.busy:.0%} on average: bursts and step times decide",
-    )
+        return _short("gpu", f"the GPUs are busy {metrics.busy:.0%} of the time")
+    busy = f"the GPUs are busy {metrics.busy:.0%} on average: bursts and step times decide"
+    return _short("latency", busy)
+
+
+def _short(resource: str, detail: str) -> Row:
+    return {"resource": resource, "detail": detail}
 
 
 def hopeless_reason(found: Hopeless) -> str:
@@ -176,11 +181,6 @@ def hopeless_reason(found: Hopeless) -> str:
 def _violation_text(violation: Violation) -> str:
     over = violation.value_s / violation.slo.limit_s
     return f"{slo_text(violation.slo)} comes to {violation.value_s:.3g} s ({over:.2g} times the target)"
-
-
-def distance(found: Hopeless) -> float:
-    """How many times its target the worst figure is; infinite where requests do not fit."""
-    return max((v.value_s / v.slo.limit_s for v in found.violations), default=float("inf"))
 
 
 def too_few_reason(outcome: Outcome, demand: Demand, market: Market) -> str:

@@ -5,30 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from typing import TypeVar
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.search.found import Found
+from servecast.simulator.search.outcome import AnyOutcome, Outcome, ShapeOf, TablesFor
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.space import Candidate, Placement
-from servecast.simulator.search.task import NO_STAKE, Shape, Stake
+from servecast.simulator.search.task import NO_STAKE, Stake
 from servecast.simulator.search.worker import Worker
 
 IN_FLIGHT = 2
 """Groups a process has at hand: one in work and one waiting. More would only hold tables in memory."""
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    placement: Placement
-    candidate: Candidate
-    found: Found
-
-
-TablesFor = Callable[[Placement], RuntimeTables]
-ShapeOf = Callable[[Placement], Shape]
 KEPT = 32
 """Tables that a race holds, of a few MB each, so that most are loaded once."""
 Group = tuple[Candidate, ...]
+Heeded = TypeVar("Heeded", bound=AnyOutcome)
 Pending = dict[Future[list[Found]], tuple[Placement, Group]]
 
 
@@ -39,6 +32,14 @@ def groups_of(placement: Placement) -> list[Group]:
         tuple(c for c in placement.candidates if c.limits.max_batched_tokens == budget)
         for budget in budgets
     ]
+
+
+def group_label(placement: Placement, group: Group) -> str:
+    """``h100-sxm tp=2 pp=1: 64-256 seqs, 2,048 tokens``."""
+    sequences = [candidate.limits.max_num_seqs for candidate in group]
+    low, high = min(sequences), max(sequences)
+    span = f"{low}" if low == high else f"{low}-{high}"
+    return f"{placement.label}: {span} seqs, {group[0].limits.max_batched_tokens:,} tokens"
 
 
 def search(
@@ -53,7 +54,8 @@ def search(
         shared = pool.share(tables_for(placement))
         for group in groups_of(placement):
             settings = [candidate.setting for candidate in group]
-            task = pool.submit(Worker.find_all, shared, settings, shape_of(placement))
+            doing = group_label(placement, group)
+            task = pool.submit(Worker.find_all, shared, settings, shape_of(placement), doing=doing)
             pending[task] = (placement, group)
             yield from _outcomes(pending, IN_FLIGHT * pool.slots)
     yield from _outcomes(pending, 1)
@@ -71,7 +73,7 @@ class Race:
     pool: Pool
     shape_of: ShapeOf
     promise: Callable[[RuntimeTables, Placement, Candidate], float]
-    stake_of: Callable[[Outcome], Stake | None]
+    stake_of: Callable[[AnyOutcome], Stake | None]
     stake: Stake = NO_STAKE
 
     def run(self, placements: Sequence[Placement]) -> Iterator[Outcome]:
@@ -81,12 +83,19 @@ class Race:
             shape = self.shape_of(placement)
             for group in self._units(placement):
                 settings = [candidate.setting for candidate in group]
-                task = self.pool.submit(Worker.race, shared, settings, shape, self.stake)
+                task = self.pool.submit(
+                    Worker.race,
+                    shared,
+                    settings,
+                    shape,
+                    self.stake,
+                    doing=group_label(placement, group),
+                )
                 pending[task] = (placement, group)
                 yield from map(self.heed, _outcomes(pending, IN_FLIGHT * self.pool.slots))
         yield from map(self.heed, _outcomes(pending, 1))
 
-    def heed(self, outcome: Outcome) -> Outcome:
+    def heed(self, outcome: Heeded) -> Heeded:
         """Raise the stake to that of an outcome, where it is higher."""
         new = self.stake_of(outcome)
         if new is not None:

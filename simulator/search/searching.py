@@ -12,14 +12,16 @@ from servecast.estimator.tables import RuntimeTables
 from servecast.estimator.uncertain import Step
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.certainty import Certainty
-from servecast.simulator.search.found import Carried
+from servecast.simulator.search.found import Beaten, Carried, PairCarried
 from servecast.simulator.search.insight import Insight
 from servecast.simulator.search.journal import Journal, question_key
+from servecast.simulator.search.outcome import AnyOutcome, Outcome, PairOutcome
+from servecast.simulator.search.pair_search import PairSearch
+from servecast.simulator.search.pairs import Pairing
 from servecast.simulator.search.pool import LostWorkerError, Pool
 from servecast.simulator.search.question import Question
-from servecast.simulator.search.result import Ranking, rank
-from servecast.simulator.search.rows import carried_row
-from servecast.simulator.search.run import Outcome, Race, search
+from servecast.simulator.search.result import Ranking, rank, row_of
+from servecast.simulator.search.run import Race, search
 from servecast.simulator.search.space import Candidate, Placement, Space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.task import Demand, Shape, Stake
@@ -54,12 +56,13 @@ class Searching:
     space: Space
     demand: Demand
     means: Means
-    outcomes: list[Outcome] = field(default_factory=list)
+    pairings: tuple[Pairing, ...] = ()
+    outcomes: list[AnyOutcome] = field(default_factory=list)
     _kept: dict[str, RuntimeTables] = field(default_factory=dict)
 
     def run(self) -> Ranking:
         """Everything found, or what was when Ctrl-C came."""
-        placements = self.space.placements
+        placements = self.placements
         for sku in {placement.sku.name: placement.sku for placement in placements}.values():
             self.means.loader.expect(sku, [p.sharded for p in placements if p.sku == sku])
         journal = Journal(self.means.journal, self._key(), self.means.resume)
@@ -69,10 +72,11 @@ class Searching:
             self._search(journal, pool)
             ranking = self.ranking()
             if ranking.ranked:
-                self.means.progress(len(self.outcomes), len(self.space), "resampling the best")
+                self.means.progress(len(self.outcomes), len(self), "resampling the best")
                 ranking = self._certainty(pool).judge(ranking, self.question.confidence)
-                self.means.progress(len(self.outcomes), len(self.space), "asking what if")
-                insight = Insight(pool, self.demand, self.kept_tables_for, self.shape_of)
+                self.means.progress(len(self.outcomes), len(self), "asking what if")
+                balanced = self.question.objective.higher_is_better
+                insight = Insight(pool, self.demand, self.kept_tables_for, self.shape_of, balanced)
                 ranking = insight.explained(ranking)
             complete = True
         except BrokenExecutor as error:
@@ -90,15 +94,25 @@ class Searching:
             journal.close(done=complete)
         return ranking
 
+    @property
+    def placements(self) -> list[Placement]:
+        """Of all configurations, each once by its label and what its tables must cover."""
+        apart = (role for pairing in self.pairings for role in (pairing.prefill, pairing.decode))
+        every = (*self.space.placements, *apart)
+        return list({_key(placement): placement for placement in every}.values())
+
+    def __len__(self) -> int:
+        return len(self.space) + len(self.pairings)
+
     def kept_tables_for(self, placement: Placement) -> RuntimeTables:
         """As ``tables_for``, kept: for the few contenders, which are asked for again and again."""
-        key = repr(placement.sharded) + placement.label
+        key = repr(placement.sharded) + _key(placement)
         if key not in self._kept:
             self._kept[key] = self.tables_for(placement)
         return self._kept[key]
 
     def tables_for(self, placement: Placement) -> RuntimeTables:
-        self.means.progress(len(self.outcomes), len(self.space), f"{placement.label}: tables")
+        self.means.progress(len(self.outcomes), len(self), f"{placement.label}: tables")
         return self.means.loader.tables(placement.sharded, placement.sku, bounds(placement))
 
     def _certainty(self, pool: Pool) -> Certainty:
@@ -110,10 +124,10 @@ class Searching:
             pool, self.kept_tables_for, drawn, self.shape_of, self._uncertain, self.question.seed
         )
 
-    def _uncertain(self, outcome: Outcome) -> list[str]:
-        """The kernels that add most to the uncertainty of the mean step at capacity."""
-        assert isinstance(outcome.found, Carried)
-        metrics, placement = outcome.found.metrics, outcome.placement
+    def _uncertain(self, outcome: AnyOutcome) -> list[str]:
+        """The kernels that add most to the uncertainty of the mean step (of a decode replica) at capacity."""
+        assert isinstance(outcome.found, Carried | PairCarried)
+        metrics, placement = outcome.found.metrics, outcome.placements[-1]
         step = Step(
             tokens=max(round(metrics.mean_tokens), 1),
             decodes=max(min(round(metrics.mean_batch), round(metrics.mean_tokens)), 1),
@@ -123,21 +137,37 @@ class Searching:
         return [each.operator for each in found[:MAX_OPERATORS]]
 
     def _search(self, journal: Journal, pool: Pool) -> None:
-        self.outcomes.extend(journal.earlier(self.space.placements))
+        self.outcomes.extend(journal.earlier(self._asked()))
         for outcome in self.outcomes_from(pool):
             self.outcomes.append(outcome)  # before its line: Ctrl-C may come in between
             journal.add(outcome)
-            self.means.progress(len(self.outcomes), len(self.space), "searching")
+            self.means.progress(len(self.outcomes), len(self), "searching")
 
-    def outcomes_from(self, pool: Pool) -> Iterator[Outcome]:
-        """Of the configurations that have none yet."""
+    def outcomes_from(self, pool: Pool) -> Iterator[AnyOutcome]:
+        """Of the configurations that have none yet, those with prefill and decode apart last."""
         placements = _without(self.space.placements, self.outcomes)
-        if not self.means.best_only:
-            return search(placements, self.tables_for, pool, self.shape_of)
+        done = {id(each.pairing) for each in self.outcomes if isinstance(each, PairOutcome)}
+        pairings = [pairing for pairing in self.pairings if id(pairing) not in done]
         race = Race(self.tables_for, pool, self.shape_of, self._promise, self._stake)
-        for outcome in self.outcomes:
-            race.heed(outcome)
-        return race.run(placements)
+        if self.means.best_only:
+            for outcome in self.outcomes:
+                race.heed(outcome)
+            yield from race.run(placements)
+        else:
+            yield from search(placements, self.tables_for, pool, self.shape_of)
+        balanced = self.question.objective.higher_is_better
+        apart = PairSearch(self.tables_for, pool, self.shape_of, balanced, stake=lambda: race.stake)
+        for found in apart.run(pairings):
+            yield race.heed(found) if self.means.best_only else found
+
+    def _asked(self) -> Iterator[AnyOutcome]:
+        """Every configuration, as if beaten: what a journal's lines are told by."""
+        none = Beaten("")
+        for placement in self.space.placements:
+            for candidate in placement.candidates:
+                yield Outcome(placement, candidate, none)
+        for pairing in self.pairings:
+            yield PairOutcome(pairing, none)
 
     def shape_of(self, placement: Placement) -> Shape:
         return shape(self.question, placement)
@@ -148,10 +178,10 @@ class Searching:
         rate_per_s = max_rate_per_s(self.demand.searched, tables, candidate.limits) * degrees.dp
         return rate_per_s / (degrees.gpus * placement.sku.usd_per_hour)
 
-    def _stake(self, outcome: Outcome) -> Stake | None:
-        if not isinstance(outcome.found, Carried):
+    def _stake(self, outcome: AnyOutcome) -> Stake | None:
+        if not isinstance(outcome.found, Carried | PairCarried):
             return None
-        row = carried_row(outcome, outcome.found, self.demand, self.question.market)
+        row = row_of(outcome, self.demand, self.question.market)
         return self.question.objective.stake(row) if row["grounded"] else None
 
     def ranking(self) -> Ranking:
@@ -160,15 +190,22 @@ class Searching:
         return rank(self.outcomes, misses, self.demand, question.market, question.objective)
 
     def _key(self) -> str:
-        skus = {placement.sku.name: placement.sku for placement in self.space.placements}
+        skus = {placement.sku.name: placement.sku for placement in self.placements}
         data = [self.means.loader.provenance(sku) for _, sku in sorted(skus.items())]
         parts = (self.question.json(), self.question.skus, data, self.means.best_only)
         return question_key(parts, self.demand.trace)
 
 
-def _without(placements: Sequence[Placement], outcomes: Sequence[Outcome]) -> list[Placement]:
+def _key(placement: Placement) -> str:
+    """Placements of one label have tables in common where these cover the same."""
+    return f"{placement.label} {bounds(placement)}"
+
+
+def _without(placements: Sequence[Placement], outcomes: Sequence[AnyOutcome]) -> list[Placement]:
     """The placements with the candidates that have no outcome yet."""
-    done = {(id(each.placement), id(each.candidate)) for each in outcomes}
+    done = {
+        (id(each.placement), id(each.candidate)) for each in outcomes if isinstance(each, Outcome)
+    }
     left = []
     for placement in placements:
         candidates = tuple(c for c in placement.candidates if (id(placement), id(c)) not in done)

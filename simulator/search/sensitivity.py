@@ -19,6 +19,7 @@ from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.search.capacity import QUEUE_DELAY
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.rows import Row, slo_text
+from servecast.simulator.search.serving import Serving
 from servecast.simulator.search.whatif import Circumstance, Point, capacity_if, sweep
 
 SWEPT = 8
@@ -37,13 +38,17 @@ class Deployment:
 
     rank: int
     row: Row
-    fleet: Fleet
+    serving: Serving
 
     @property
     def label(self) -> str:
-        row = self.row
-        batch = f"{row['max_num_seqs']}/{row['max_batched_tokens']}"
-        return f"{row['gpus']} × {row['sku']} TP {row['tp']} PP {row['pp']} {batch}"
+        parts = [self.row[role] for role in ("prefill", "decode") if role in self.row]
+        return " + ".join(_label(part) for part in parts or [self.row])
+
+
+def _label(row: Row) -> str:
+    batch = f"{row['max_num_seqs']}/{row['max_batched_tokens']}"
+    return f"{row['gpus']} × {row['sku']} TP {row['tp']} PP {row['pp']} {batch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Swept:
 
 def start_sweeps(pool: Pool, deployments: Sequence[Deployment]) -> list[Future[list[Point]]]:
     return [
-        pool.submit(sweep, each.fleet, [share * each.row["qps"] for share in RATES])
+        pool.submit(sweep, each.serving, [share * each.row["qps"] for share in RATES])
         for each in deployments
     ]
 
@@ -129,10 +134,10 @@ def pareto(swept: Sequence[Swept], output_tokens: float) -> list[Row]:
 
 
 def changes(
-    slos: Sequence[Slo], roomy: Fleet
-) -> Mapping[str, tuple[str, Fleet | None, Circumstance]]:
-    """The circumstances of the shadow prices: (what changes, the fleet if it does, the rest)."""
-    found: dict[str, tuple[str, Fleet | None, Circumstance]] = {}
+    slos: Sequence[Slo], roomy: Serving
+) -> Mapping[str, tuple[str, Serving | None, Circumstance]]:
+    """The circumstances of the shadow prices: (what changes, what serves if it does, the rest)."""
+    found: dict[str, tuple[str, Serving | None, Circumstance]] = {}
     for index, slo in enumerate(slos):
         looser = replace(slo, limit_s=(1 + STEP) * slo.limit_s)
         asked = (*slos[:index], looser, *slos[index + 1 :])
@@ -144,11 +149,11 @@ def changes(
 
 
 def start_prices(
-    pool: Pool, best: Deployment, slos: Sequence[Slo], roomy: Fleet
+    pool: Pool, best: Deployment, slos: Sequence[Slo], roomy: Serving
 ) -> list[tuple[str, str, Future[float]]]:
     tasks = []
-    for name, (what, fleet, change) in changes(slos, roomy).items():
-        task = pool.submit(capacity_if, fleet or best.fleet, best.row["qps"], change)
+    for name, (what, serving, change) in changes(slos, roomy).items():
+        task = pool.submit(capacity_if, serving or best.serving, best.row["qps"], change)
         tasks.append((name, what, task))
     return tasks
 
@@ -177,22 +182,28 @@ class Bar:
 
 def start_tornado(pool: Pool, best: Deployment) -> list[Bar]:
     """The capacity of the deployment as it is, under other lengths, times and arrivals."""
-    fleet, plain = best.fleet, Circumstance()
-    inputs: dict[str, list[tuple[float, Fleet, Circumstance]]] = {
-        "prompt length": [(x, fleet, Circumstance(prompt=x)) for x in (LOW, HIGH)],
-        "output length": [(x, fleet, Circumstance(output=x)) for x in (LOW, HIGH)],
-        "operator times": [(x, _slower(fleet, x), plain) for x in (1 - STEP, 1 + STEP)],
-        "burstiness (CV)": [(x, fleet, Circumstance(arrival_cv=x)) for x in (0.5, 2.0)],
+    serving, plain = best.serving, Circumstance()
+    inputs: dict[str, list[tuple[float, Serving, Circumstance]]] = {
+        "prompt length": [(x, serving, Circumstance(prompt=x)) for x in (LOW, HIGH)],
+        "output length": [(x, serving, Circumstance(output=x)) for x in (LOW, HIGH)],
+        "operator times": [(x, _slower(serving, x), plain) for x in (1 - STEP, 1 + STEP)],
+        "burstiness (CV)": [(x, serving, Circumstance(arrival_cv=x)) for x in (0.5, 2.0)],
     }
     bars = []
     for name, ends in inputs.items():
-        tasks = (pool.submit(capacity_if, f, best.row["qps"], change) for _, f, change in ends)
+        tasks = (
+            pool.submit(capacity_if, each, best.row["qps"], change) for _, each, change in ends
+        )
         bars.append(Bar(name, (ends[0][0], ends[1][0]), tuple(tasks)))
     return bars
 
 
-def _slower(fleet: Fleet, factor: float) -> Fleet:
-    return replace(fleet, tables=scaled(fleet.tables, factor))
+def _slower(serving: Serving, factor: float) -> Serving:
+    if isinstance(serving, Fleet):
+        return replace(serving, tables=scaled(serving.tables, factor))
+    fleets = (serving.prefill, serving.decode)
+    prefill, decode = (replace(each, tables=scaled(each.tables, factor)) for each in fleets)
+    return replace(serving, prefill=prefill, decode=decode)
 
 
 def scaled(tables: RuntimeTables, factor: float) -> RuntimeTables:

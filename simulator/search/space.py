@@ -21,13 +21,14 @@ UTILISATION = 0.9  # of GPU memory, vLLM's gpu_memory_utilization default
 BLOCK_TOKENS = 16  # vLLM's default KV block
 DEFAULT_POLICY = "vllm_v1"
 DEFAULT_ROUTER = "least_outstanding"
+AGGREGATED, DISAGGREGATED = MODES = ("aggregated", "disaggregated")
 DECLARED = "declared"
 """The precision that the spec gives its model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """The values to combine. Every tuple holds at least one.
+    """The values to combine. Every tuple holds at least one, but those of the roles where none is apart.
 
     ``ep`` above 1 and ``dp`` above 1 are tried for models with experts alone, ``routers`` where a
     deployment has several engines to choose from.
@@ -43,13 +44,30 @@ class Axes:
     dp: tuple[int, ...] = (1,)
     routers: tuple[str, ...] = (DEFAULT_ROUTER,)
     precisions: tuple[str, ...] = (DECLARED,)
+    modes: tuple[str, ...] = (AGGREGATED,)
+    prefill_skus: tuple[str, ...] = ()
+    decode_skus: tuple[str, ...] = ()
 
     def sizes(self) -> dict[str, int]:
-        """How many values each axis has."""
-        return {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        """How many values each axis has; those of the two roles where they are apart."""
+        sizes = {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        return {name: size for name, size in sizes.items() if size}
 
     def __len__(self) -> int:
-        return prod(self.sizes().values())
+        return self.num_aggregated + self.num_pairs
+
+    @property
+    def num_aggregated(self) -> int:
+        apart = ("modes", "prefill_skus", "decode_skus")
+        sizes = self.sizes()
+        return prod(sizes[name] for name in sizes if name not in apart) * (AGGREGATED in self.modes)
+
+    @property
+    def num_pairs(self) -> int:
+        """Placements of prefill with those of decode; their limits are what each pool is best with."""
+        roles = len(self.prefill_skus) * len(self.decode_skus) * len(list(self.degrees())) ** 2
+        rules = len(self.policies) * len(self.routers) * len(self.precisions)
+        return roles * rules * (DISAGGREGATED in self.modes)
 
     def degrees(self) -> Iterator[Parallelism]:
         for tp, pp, ep, dp in product(self.tp, self.pp, self.ep, self.dp):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,11 +10,20 @@ import numpy as np
 
 from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, time_by_source
+from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Records
-from servecast.simulator.engine.routing import Fleet
-from servecast.simulator.metrics.metrics import summarise, value
+from servecast.simulator.metrics.metrics import summarise
 from servecast.simulator.search.capacity import QUEUE_DELAY, Capacity, Judge, find_capacity
-from servecast.simulator.search.serving import step_work
+from servecast.simulator.search.serving import (
+    Run,
+    Serving,
+    lives,
+    pools,
+    run,
+    step_work,
+    summary,
+    value,
+)
 from servecast.simulator.search.task import Setting, Shape
 from servecast.simulator.search.worker import Worker
 from servecast.simulator.traffic.arrival_processes import Gamma, with_arrivals
@@ -68,14 +78,14 @@ class Breakdown:
     request_s: tuple[tuple[str, float], ...]
 
 
-def capacity_if(worker: Worker, fleet: Fleet, rate_per_s: float, change: Circumstance) -> float:
+def capacity_if(worker: Worker, serving: Serving, rate_per_s: float, change: Circumstance) -> float:
     """The capacity of a deployment whose own is ``rate_per_s``, were things so; 0 where it has none."""
     demand = worker.demand
     workload = change.workload(demand.searched)
     slos = demand.slos if change.slos is None else change.slos
     loaded = change.loaded_tokens(workload)
     judge = Judge(workload, slos, worker.engine, demand.attainment, loaded)
-    found = find_capacity(judge, fleet, SPREAD * rate_per_s, rate_per_s)
+    found = find_capacity(judge, serving, SPREAD * rate_per_s, rate_per_s)
     return found.rate_per_s if isinstance(found, Capacity) else 0.0
 
 
@@ -94,12 +104,12 @@ def deployment_if(
     return rate_per_s / shape.usd_per_hour[replicas - 1]
 
 
-def sweep(worker: Worker, fleet: Fleet, rates_per_s: Sequence[float]) -> list[Point]:
+def sweep(worker: Worker, serving: Serving, rates_per_s: Sequence[float]) -> list[Point]:
     """The deployment's latencies by rate: what one run each tells of every target."""
     demand = worker.demand
     points = []
     for rate in rates_per_s:
-        records = worker.engine.run(demand.searched.at_rate(rate), fleet)
+        records = run(worker.engine, demand.searched.at_rate(rate), serving)
         if records.rejected.any():
             return []
         slos = (*demand.slos, QUEUE_DELAY)
@@ -109,15 +119,21 @@ def sweep(worker: Worker, fleet: Fleet, rates_per_s: Sequence[float]) -> list[Po
     return points
 
 
-def breakdown(worker: Worker, fleet: Fleet, rate_per_s: float, silent: RuntimeTables) -> Breakdown:
-    """Where time goes at a rate. ``silent``: the tables without communication."""
-    records = worker.engine.run(worker.demand.searched.at_rate(rate_per_s), fleet)
-    return Breakdown(_gpu_s(records, fleet.tables, silent), _request_s(records))
+def breakdown(
+    worker: Worker, serving: Serving, rate_per_s: float, silent: Sequence[RuntimeTables]
+) -> Breakdown:
+    """Where time goes at a rate. ``silent``: the tables of each pool without communication."""
+    found = run(worker.engine, worker.demand.searched.at_rate(rate_per_s), serving)
+    duration_s = summary(found).duration_s
+    total: Counter[str] = Counter()
+    for (fleet, records), quiet in zip(pools(serving, found), silent, strict=False):
+        total.update(_gpu_s(records, fleet.tables, quiet, duration_s))
+    return Breakdown(tuple(total.items()), _request_s(found))
 
 
 def _gpu_s(
-    records: Records, tables: RuntimeTables, silent: RuntimeTables
-) -> tuple[tuple[str, float], ...]:
+    records: Records, tables: RuntimeTables, silent: RuntimeTables, duration_s: float
+) -> dict[str, float]:
     """A step's linear layers are decode as far as its decodes alone would have taken, the rest prefill."""
     steps = records.steps
     sent_s = float(tables.send_s.sum(axis=0)[steps["tokens"]].sum())
@@ -131,10 +147,10 @@ def _gpu_s(
     all_s = sum(time_by_source(tables, step_work(records)).values())
     kv_s = all_s - host_s - communication_s - decode_s - prefill_s - heads_s
     metrics = summarise(records)
-    there_s = metrics.duration_s * records.replicas * records.stages
-    in_step_s = metrics.busy * there_s
+    there_s = duration_s * records.replicas * records.stages
+    in_step_s = metrics.busy * metrics.duration_s * records.replicas * records.stages
     idle_s = max(0.0, there_s - in_step_s - host_s * records.stages)
-    parts = {
+    return {
         "prefill": prefill_s,
         "decode_weights": decode_s + heads_s,
         "decode_kv": max(kv_s, 0.0),
@@ -143,15 +159,19 @@ def _gpu_s(
         "bubbles": max(0.0, in_step_s - (all_s - host_s)),
         "idle": idle_s,
     }
-    return tuple(parts.items())
 
 
-def _request_s(records: Records) -> tuple[tuple[str, float], ...]:
-    done = records.finished
-    queue_s = (records.scheduled_s - records.arrival_s)[done].sum()
-    prefill_s = (records.first_token_s - records.scheduled_s)[done].sum()
-    decode_s = (records.finish_s - records.first_token_s)[done].sum()
+def _request_s(found: Run) -> tuple[tuple[str, float], ...]:
+    """Of one that moves between pools, the transfer is told from its decode."""
+    each = lives(found)
+    done = each.finished
+    queue_s = (each.scheduled_s - each.arrival_s)[done].sum()
+    prefill_s = (each.first_token_s - each.scheduled_s)[done].sum()
+    decode_s = (each.finish_s - each.first_token_s)[done].sum()
     parts = {"queue": queue_s, "prefill": prefill_s, "decode": decode_s}
+    if isinstance(found, DisaggregatedRun):
+        moved_s = np.nansum(found.transfer_s[done])
+        parts |= {"transfer": moved_s, "decode": decode_s - moved_s}
     return tuple((name, float(seconds)) for name, seconds in parts.items())
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from servecast.compiler.catalog import compile_text, find_sku, parse_slo, shipped_skus
 from servecast.compiler.errors import SpecError, UserError
+from servecast.compiler.fmt import format_source
 from servecast.compiler.load import read_text
 from servecast.compiler.service import Slo
 
@@ -52,6 +53,36 @@ def test_every_price_says_where_it_comes_from(name: str) -> None:
     sku = shipped_skus()[name]
     assert sku.usd_per_hour > 0
     assert "20" in sku.price_source
+
+
+PRICES = """
+sku "mine" {
+    memory 24 GB  bandwidth 1 TB/s  peak bf16 100 TFLOP/s  node 1 linked pcie 32 GB/s
+    between nodes 10 GB/s  power idle 20 W  peak 300 W
+    price 3 USD/h source "list"  price spot 1 USD/h source "market"  price reserved 2 USD/h
+}
+"""
+
+
+def test_a_gpu_may_have_prices_of_other_kinds() -> None:
+    sku = compile_text(PRICES, "mine.llm").skus["mine"]
+    assert (sku.usd_per_hour, sku.price_source) == (3, "list")
+    assert [(p.kind, p.usd_per_hour, p.source) for p in sku.prices] == [
+        ("spot", 1, "market"),
+        ("reserved", 2, "as given in mine.llm"),
+    ]
+
+
+def test_each_kind_of_price_is_given_once_and_on_demand_always() -> None:
+    with pytest.raises(SpecError, match=r"price spot is already given"):
+        compile_text(PRICES.replace("reserved", "spot"), "mine.llm")
+    spot_alone = PRICES.replace('price 3 USD/h source "list"', "")
+    with pytest.raises(SpecError, match=r"'mine' does not give 'price'"):
+        compile_text(spot_alone, "mine.llm")
+
+
+def test_prices_are_formatted_as_they_are_written() -> None:
+    assert 'price spot 1 USD/h source "market"' in format_source(PRICES, "mine.llm")
 
 
 def test_a_specs_own_gpu_goes_before_the_shipped_one() -> None:

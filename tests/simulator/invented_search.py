@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,9 @@ def searching(
 ) -> Searching:
     traffic = traffic or workload()
     how = Means(loader or InventedTimes(), Here, progress, journal, **means)
-    return Searching(
-        asked, asked.space(traffic.mean_sequence_tokens), asked.demand(traffic, traffic), how
-    )
+    tokens = traffic.mean_sequence_tokens
+    apart = asked.pairings(tokens).kept
+    return Searching(asked, asked.space(tokens), asked.demand(traffic, traffic), how, apart)
 
 
 def num_requests(worker: Worker) -> int:
@@ -148,3 +149,10 @@ def num_requests(worker: Worker) -> int:
 
 def die(_: Worker) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for(_: Worker, path: Path) -> bool:
+    """Until somebody makes the file."""
+    while not path.exists():
+        time.sleep(0.01)
+    return True

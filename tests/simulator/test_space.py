@@ -170,7 +170,7 @@ def test_the_dry_run_counts_all_configurations_searched_or_refused() -> None:
     axes = Axes(("h100-sxm", "l40s"), (1, 16), (1,), (64, 256), (128, 512), routers=("random",))
     spec = load_spec(SPEC)
     asked = Question({"declared": spec.model()}, shipped_skus(), axes, (), Market(16), 0)
-    found = space_json(asked, asked.space(1000))
+    found = space_json(asked, asked.space(1000), asked.pairings(1000))
     assert found["configurations"] == 16
     assert found["to_search"] + sum(found["refused"].values()) == 16
     assert found["refused"] == {"the node's size": 8, "the token budget": 2}
