@@ -10,11 +10,11 @@ import numpy as np
 
 from servecast.compiler.hardware import Sku
 from servecast.compiler.sharded import ShardedProgram
-from servecast.estimator.attention_times import decode_surface, floor_s, prefill_times
+from servecast.estimator.attention_times import decode_surface, floor_s, kind_of, prefill_times
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats
 from servecast.estimator.mixed_times import chunk_points, mixed_times
-from servecast.estimator.predictor import Predictor
+from servecast.estimator.predictor import Codes, Predictor
 from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.estimator.token_times import (
     Launch,
@@ -22,7 +22,9 @@ from servecast.estimator.token_times import (
     launches_of,
     send_times,
     sequence_times,
+    spread_of,
     token_times,
+    total_of,
 )
 
 
@@ -51,7 +53,9 @@ def build_tables(
     stages = [_stage_times(counts, bounds, (predictor, sends), engine) for counts in launches]
     prefill_shares, decode_shares = _attention_shares(launches, predictor, bounds)
     mixed_points = chunk_points(sum(launches, Counter()), predictor)
-    steps = np.add.reduce([s.token.by_source + s.send.by_source for s in stages])
+    steps = total_of([each for s in stages for each in (s.token, s.send)])
+    sequences = total_of([s.sequence for s in stages])
+    prefill, decode = total_of([s.prefill for s in stages]), total_of([s.decode for s in stages])
     tables = RuntimeTables(
         token_s=np.stack([s.token.seconds for s in stages]),
         sequence_s=np.stack([s.sequence.seconds for s in stages]),
@@ -63,10 +67,16 @@ def build_tables(
         context_step_tokens=bounds.context_step,
         chunk_step_tokens=bounds.chunk_step,
         kv_step_tokens=bounds.kv_step,
-        token_shares=_shares(steps).T,
-        sequence_shares=_shares(np.add.reduce([s.sequence.by_source for s in stages])).T,
+        token_shares=_shares(steps.by_source).T,
+        sequence_shares=_shares(sequences.by_source).T,
         prefill_shares=prefill_shares,
         decode_shares=decode_shares,
+        token_spread=spread_of(steps),
+        sequence_spread=spread_of(sequences),
+        prefill_spread=spread_of(prefill),
+        decode_spread=spread_of(decode),
+        prefill_source=_main_source(prefill),
+        decode_source=_main_source(decode),
         mixed_s=np.stack([mixed_times(c, predictor, bounds, mixed_points) for c in launches]),
         mixed_chunk_tokens=mixed_points,
     )
@@ -114,7 +124,8 @@ def _prefill_times(
             one = np.ones_like(chunk)
             floor = floor_s(predictor, launch.shape, batch=one, context=context, chunk=chunk)
             seconds = np.where(chunk > 0, np.maximum(seconds, floor), 0.0)
-            total.add(count * seconds, source)
+            kind = kind_of(launch.shape)
+            total.add_kernel(predictor, kind, (count * seconds, source))
             base_s += count * curve.base_s
     return total, base_s
 
@@ -133,7 +144,7 @@ def _decode_times(launches: Counter[Launch], predictor: Predictor, bounds: Table
             seconds, source = decode_surface(predictor, launch.shape).at(batch, context)
             floor = floor_s(predictor, launch.shape, batch=batch, context=context)
             seconds = np.where(batch > 0, np.maximum(seconds, floor), 0.0)
-            total.add(count * seconds, source)
+            total.add_kernel(predictor, kind_of(launch.shape), (count * seconds, source))
     return total
 
 
@@ -155,6 +166,11 @@ def _attention_shares(
             seconds, source = decode_surface(predictor, launch.shape).at(batch, context + 0 * batch)
             decode.add(count * seconds, source)
     return _shares(prefill.by_source).T, _shares(decode.by_source.sum(axis=1)).T
+
+
+def _main_source(total: Sum) -> Codes:
+    """Of each cell, where most of its time comes from."""
+    return np.asarray(np.argmax(total.by_source, axis=0), dtype=np.int8)
 
 
 def _shares(by_source: Floats) -> Floats:

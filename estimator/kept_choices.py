@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -27,12 +28,20 @@ def data_key(kind: KernelKind, samples: Samples, num_sms: int) -> str:
     return digest.hexdigest()[:24]
 
 
-def kept_choice(kind: KernelKind, samples: Samples, num_sms: int) -> str | None:
-    """The learner's name, None where these data were never chosen for."""
+@dataclass(frozen=True, slots=True)
+class KeptChoice:
+    """A learner, and its mean absolute log error on shapes left out."""
+
+    learner: str
+    error: float
+
+
+def kept_choice(kind: KernelKind, samples: Samples, num_sms: int) -> KeptChoice | None:
+    """None where these data were never chosen for."""
     return _kept().get(data_key(kind, samples, num_sms))
 
 
 @cache
-def _kept() -> dict[str, str]:
-    text = files("servecast.estimator").joinpath(FILE).read_text(encoding="utf-8")
-    return {key: str(line["learner"]) for key, line in json.loads(text).items()}
+def _kept() -> dict[str, KeptChoice]:
+    lines = json.loads(files("servecast.estimator").joinpath(FILE).read_text(encoding="utf-8"))
+    return {key: KeptChoice(x["learner"], float(x["error"])) for key, x in lines.items()}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
 
 from servecast.compiler.kernels import SEQUENCE_KERNELS, KernelShape
-from servecast.estimator.kept_choices import data_key, kept_choice
+from servecast.estimator.kept_choices import KeptChoice, data_key, kept_choice
 from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.uncertainty import Calibration
 from servecast.estimator.physics import COLLECTIVES, KernelKind
@@ -144,7 +144,8 @@ def _fit(fitting: Fitting, donors: tuple[FlatForest, ...]) -> KernelModel:
     from servecast.estimator.learners.choice import LEARNERS, choose, fit_best
 
     known = fitting.kind, fitting.samples, fitting.sms
-    name = kept_choice(*known)
-    if name not in LEARNERS:
-        name = choose(*known, donors=donors).best
-    return fit_best(*known, name, donors)
+    kept = kept_choice(*known)
+    if kept is None or kept.learner not in LEARNERS:
+        choice = choose(*known, donors=donors)
+        kept = KeptChoice(choice.best, choice.error)
+    return replace(fit_best(*known, kept.learner, donors), error=kept.error)

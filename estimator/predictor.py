@@ -18,15 +18,26 @@ from servecast.estimator.learners.beyond import beyond, lined_beyond
 from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.learners.roofline import analytical_s
-from servecast.estimator.learners.uncertainty import Calibration
+from servecast.estimator.learners.uncertainty import (
+    ANALYTICAL_HALF_WIDTH,
+    MEASURED_HALF_WIDTH,
+    Z_OF_90,
+    Calibration,
+)
 from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_s
-from servecast.estimator.tables import SOURCE_CODE, Source
+from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
 
 Codes = NDArray[np.int8]
 
 # Of a line in the interpolation of collectives: best where sizes of five GPUs were left out in turn.
 LINE_SHARE = 0.6
+
+
+MEASURED_DEVIATION = MEASURED_HALF_WIDTH / Z_OF_90
+NORMAL_BY_MEAN = 1.2533  # a normal's standard deviation by its mean absolute value, sqrt(pi / 2)
+# GEMMs of more rows than any measured err by 1.4 to 3 times as much as those of unseen shapes.
+BEYOND_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +151,18 @@ class Predictor:
         floor = shortest_s(self.sku, kind, dims)
         raised = int(np.count_nonzero(seconds < floor))
         return Predicted(np.maximum(seconds, floor), source, raised)
+
+    def deviation(self, kind: KernelKind, source: Codes) -> Floats:
+        """What answers may be off by: standard deviations of the logarithm, by where they come from."""
+        model = self.models.get(kind)
+        inside = MEASURED_DEVIATION
+        if model is not None:
+            inside = max(inside, NORMAL_BY_MEAN * model.error)
+        by_source = np.full(len(SOURCES), MEASURED_DEVIATION)
+        by_source[SOURCE_CODE[Source.INTERPOLATED]] = inside
+        by_source[SOURCE_CODE[Source.EXTRAPOLATED]] = BEYOND_FACTOR * inside
+        by_source[SOURCE_CODE[Source.ANALYTICAL]] = ANALYTICAL_HALF_WIDTH / Z_OF_90
+        return np.asarray(by_source[source], dtype=np.float64)
 
     def _remembered(self, kind: KernelKind, dims: Dims) -> tuple[Floats, Codes]:
         cases = tuple((name, dims[name].dtype, dims[name].tobytes()) for name in sorted(dims))

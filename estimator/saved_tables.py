@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +12,22 @@ from servecast.estimator.measurement import Floats
 from servecast.estimator.tables import RuntimeTables
 
 SCALARS = ("host_step_s", "context_step_tokens", "chunk_step_tokens", "kv_step_tokens")
-ARRAYS = tuple(f.name for f in fields(RuntimeTables) if f.name not in SCALARS)
+CODES = ("prefill_source", "decode_source")
+ARRAYS = tuple(f.name for f in fields(RuntimeTables) if f.name not in (*SCALARS, *CODES))
 
 
 def to_bytes(tables: RuntimeTables) -> bytes:
     body = io.BytesIO()
-    arrays = {name: getattr(tables, name).astype(np.float32) for name in ARRAYS}
+    arrays = {name: getattr(tables, name).astype(_precision(name)) for name in ARRAYS}
     scalars = {name: np.array(getattr(tables, name)) for name in SCALARS}
-    np.savez(body, allow_pickle=False, **arrays, **scalars)
+    codes = {name: getattr(tables, name) for name in CODES}
+    np.savez(body, allow_pickle=False, **arrays, **codes, **scalars)
     return body.getvalue()
+
+
+def _precision(name: str) -> type[np.floating[Any]]:
+    """Three digits do for what a time may be off by."""
+    return np.float16 if name.endswith("_spread") else np.float32
 
 
 def from_bytes(body: bytes) -> RuntimeTables:
@@ -27,6 +35,8 @@ def from_bytes(body: bytes) -> RuntimeTables:
         wide: dict[str, Floats] = {name: saved[name].astype(np.float64) for name in ARRAYS}
         return RuntimeTables(
             **wide,
+            prefill_source=saved["prefill_source"],
+            decode_source=saved["decode_source"],
             host_step_s=float(saved["host_step_s"]),
             context_step_tokens=int(saved["context_step_tokens"]),
             chunk_step_tokens=int(saved["chunk_step_tokens"]),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Codes = NDArray[np.int8]
 
 CONTEXT_CELLS = 256
 CHUNK_STEP_TOKENS = (
@@ -73,6 +74,14 @@ class RuntimeTables:
     sequence_shares: Floats  # [max_num_seqs + 1, sources]
     prefill_shares: Floats  # [context points, sources], of a whole prompt of that length
     decode_shares: Floats  # [context points, sources], of decodes at that context
+    # What operator times may be off by, of each cell over all stages: a standard deviation by the time. And,
+    # as an index into SOURCES, where most of a cell's time comes from. Empty where nobody says.
+    token_spread: Floats = field(default_factory=lambda: np.zeros(0))  # [tokens], sends included
+    sequence_spread: Floats = field(default_factory=lambda: np.zeros(0))
+    prefill_spread: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # [context, chunk]
+    decode_spread: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # [decodes, cache]
+    prefill_source: Codes = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int8))
+    decode_source: Codes = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int8))
     mixed_s: Floats = field(default_factory=lambda: np.zeros((1, 0, 1, 2)))
     mixed_chunk_tokens: Floats = field(default_factory=lambda: np.zeros(0))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,11 @@ from servecast.compiler.sharded import Rows, Stage
 from servecast.estimator.attention_times import columns_of, kind_of
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
+
+Timed = tuple[Floats, NDArray[np.int8]]  # seconds and source codes
 
 # Token counts to predict beyond the capture sizes: up to each limit by this step, one GEMM tile or more.
 TOKEN_STEPS = ((2048, 64), (8192, 128), (1 << 62, 512))
@@ -24,9 +28,12 @@ SEQUENCE_POINTS = (*range(1, 9), *range(16, 65, 8), *range(96, 257, 32))
 
 @dataclass(slots=True, eq=False)
 class Sum:
-    """Seconds by source [sources, *points], summed over launches."""
+    """Seconds by source [sources, *points], summed over launches, and by kernel what they may be off by
+    [*points], as a standard deviation: launches of one kernel are wrong alike, kernels apart from each other.
+    """
 
     by_source: Floats
+    deviation_s: dict[KernelKind, Floats] = field(default_factory=dict)
 
     @classmethod
     def over(cls, *shape: int) -> Sum:
@@ -39,6 +46,29 @@ class Sum:
     def add(self, seconds: Floats, source: NDArray[np.int8]) -> None:
         for code in np.unique(source):
             self.by_source[code] += np.where(source == code, seconds, 0.0)
+
+    def add_kernel(self, predictor: Predictor, kind: KernelKind, timed: Timed) -> None:
+        """As ``add``, with what the kernel's predictor may be off by."""
+        seconds, source = timed
+        self.add(seconds, source)
+        off = seconds * predictor.deviation(kind, source)
+        self.deviation_s[kind] = self.deviation_s.get(kind, 0.0) + off
+
+
+def total_of(sums: Sequence[Sum]) -> Sum:
+    """Of several stages."""
+    deviation_s: dict[KernelKind, Floats] = {}
+    for each in sums:
+        for kind, off in each.deviation_s.items():
+            deviation_s[kind] = deviation_s.get(kind, 0.0) + off
+    return Sum(np.add.reduce([each.by_source for each in sums]), deviation_s)
+
+
+def spread_of(total: Sum) -> Floats:
+    """Relative standard deviation of each point's time; zero where there is no time."""
+    squares = sum((off**2 for off in total.deviation_s.values()), start=0 * total.seconds)
+    seconds = total.seconds
+    return np.asarray(np.sqrt(squares) / np.where(seconds > 0, seconds, 1.0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +159,15 @@ def _add(at: Sum, launch: Launch, count: int, predictor: Predictor, points: Ints
         dims = columns_of(launch.shape, len(points), payload_bytes=rows * launch.bytes_per_row)
     else:
         dims = columns_of(launch.shape, len(points), rows=rows)
-    answer = predictor.predict(kind_of(launch.shape), dims)
-    at.add(count * answer.seconds, answer.source)
+    kind = kind_of(launch.shape)
+    answer = predictor.predict(kind, dims)
+    at.add_kernel(predictor, kind, (count * answer.seconds, answer.source))
 
 
 def _dense(at: Sum, points: Ints, wanted: Ints) -> Sum:
     """Linear between points, index by index; no work takes no time."""
     rows = [np.interp(wanted, points, row) for row in at.by_source]
-    dense = Sum(np.stack(rows))
+    off = {kind: np.interp(wanted, points, row) for kind, row in at.deviation_s.items()}
+    dense = Sum(np.stack(rows), off)
     dense.by_source[:, 0] = 0.0
     return dense

@@ -33,6 +33,7 @@ MONOTONE_EFFORT = 0.3  # constrained trees stop learning sooner
 MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
 BLENDS = {"blend": ("randomised", "boosting"), "few": ("randomised", "shallow")}
 DEFAULT = "blend"
+UNTRIED_ERROR = 0.2  # what experts of unseen shapes, the worst predicted kernel, err by
 
 
 def _trees(*members: str) -> Callable[[KernelKind, Dims], KernelLearner]:
@@ -68,6 +69,11 @@ class Choice:
     @property
     def best(self) -> str:
         return min(self.errors, key=lambda pair: pair[1])[0] if self.errors else DEFAULT
+
+    @property
+    def error(self) -> float:
+        """Of the best; what a guess may be off by where nothing was tried."""
+        return dict(self.errors)[self.best] if self.errors else UNTRIED_ERROR
 
 
 def _tried(kind: KernelKind, rows: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -56,11 +57,14 @@ class FlatForest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelModel:
-    """Time of a kernel: a fitted roofline times the exponential of what a forest adds."""
+    """Time of a kernel: a fitted roofline times the exponential of what a forest adds. ``error`` is the mean
+    absolute one of the logarithm on shapes left out, NaN where nobody looked.
+    """
 
     roofline: FittedRoofline
     forest: FlatForest
     learner: str = ""
+    error: float = math.nan
 
     def predict(self, features: Floats) -> Floats:
         """Seconds [cases] for features whose first column is FLOPs and last is bytes."""
@@ -72,7 +76,12 @@ class KernelModel:
         arrays = {f.name: getattr(self.forest, f.name) for f in fields(FlatForest)}
         roofline = [self.roofline.launch_s, self.roofline.s_per_flop, self.roofline.s_per_byte]
         side = np.array(self.roofline.side, dtype=np.float64).reshape(-1, 2)
-        told = {"learner": np.array(self.learner), "roofline": np.array(roofline), "side": side}
+        told = {
+            "learner": np.array(self.learner),
+            "error": np.array(self.error),
+            "roofline": np.array(roofline),
+            "side": side,
+        }
         np.savez(body, allow_pickle=False, **told, **arrays)
         return body.getvalue()
 
@@ -83,4 +92,4 @@ class KernelModel:
             launch_s, s_per_flop, s_per_byte = (float(x) for x in saved["roofline"])
             side = tuple((int(column), float(rate)) for column, rate in saved["side"])
             roofline = FittedRoofline(launch_s, s_per_flop, s_per_byte, side)
-            return KernelModel(roofline, forest, str(saved["learner"]))
+            return KernelModel(roofline, forest, str(saved["learner"]), float(saved["error"]))
