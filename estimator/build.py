@@ -15,6 +15,7 @@ from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats
 from servecast.estimator.mixed_times import chunk_points, mixed_times
 from servecast.estimator.predictor import Codes, Predictor
+from servecast.estimator.skewed_times import slowdown
 from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.estimator.token_times import (
     Launch,
@@ -143,7 +144,8 @@ def _decode_times(launches: Counter[Launch], predictor: Predictor, bounds: Table
         if launch.shape.kernel.endswith("_decode"):
             seconds, source = decode_surface(predictor, launch.shape).at(batch, context)
             floor = floor_s(predictor, launch.shape, batch=batch, context=context)
-            seconds = np.where(batch > 0, np.maximum(seconds, floor), 0.0)
+            skew = slowdown(predictor, launch.shape, (batch, context), bounds.length_skew)
+            seconds = np.where(batch > 0, np.maximum(seconds * skew, floor), 0.0)
             total.add_kernel(predictor, kind_of(launch.shape), (count * seconds, source))
     return total
 

@@ -26,6 +26,7 @@ from servecast.estimator.models import Fitting, fitted, needs_model, num_sms_of
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
 from servecast.estimator.quarantine import screened
+from servecast.estimator.skewed_times import skewed_kind
 from servecast.estimator.store import Store
 from servecast.estimator.stored import KernelData
 
@@ -63,7 +64,7 @@ def predictor_from(
         samples[kind] = chosen_samples(data)
         writes_kv |= kind.kernel.startswith("attention") and _from_vllm(data)
         if kind.kernel == "attention_decode":
-            samples |= _mixed_samples(store, sku, kind, data)
+            samples |= _unlike_samples(store, sku, kind, data)
         if needs_model(kind, shapes, samples[kind]):
             models[kind] = fitted(store, fitting_of(store, sku.name, kind, samples[kind]))
     found = Predictor(
@@ -102,16 +103,20 @@ def _lenders(store: Store, sku: str, kind: KernelKind, dims: set[str]) -> tuple[
     return tuple(found)
 
 
-def _mixed_samples(
+def _unlike_samples(
     store: Store, sku: Sku, decode: KernelKind, data: KernelData
 ) -> dict[KernelKind, Samples]:
-    """Launches with prefill and decodes in one, where whoever timed the decodes timed those, too."""
-    kind = mixed_kind(decode)
-    source = (
-        str(data.source[data.source != "agent"][0]) if (data.source != "agent").any() else "agent"
-    )
-    mixed = store.kernel_data(sku.name, kind.kernel, (kind.dtype, kind.kv_dtype), [source])
-    return {kind: chosen_samples(mixed)} if mixed.num_rows else {}
+    """Launches of decodes beside a prefill, and of decodes of unequal lengths, where whoever timed the
+    decodes timed those, too.
+    """
+    found = {}
+    imported = data.source[data.source != "agent"]
+    source = str(imported[0]) if len(imported) else "agent"
+    for kind in (mixed_kind(decode), skewed_kind(decode)):
+        rows = store.kernel_data(sku.name, kind.kernel, (kind.dtype, kind.kv_dtype), [source])
+        if rows.num_rows:
+            found[kind] = chosen_samples(rows)
+    return found
 
 
 def _from_vllm(data: KernelData) -> bool:

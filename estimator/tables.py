@@ -101,12 +101,16 @@ class RuntimeTables:
 
 @dataclass(frozen=True, slots=True)
 class TableBounds:
-    """The largest step, sequence count, context and cache that a simulation may ask for."""
+    """The largest step, sequence count, context and cache that a simulation may ask for.
+
+    ``length_skew`` is what to expect of a batch's contexts: batch * sum(context^2) / sum(context)^2.
+    """
 
     max_batched_tokens: int
     max_num_seqs: int
     max_context_tokens: int
     kv_capacity_tokens: int
+    length_skew: float = 1.0
 
     @property
     def context_step(self) -> int:

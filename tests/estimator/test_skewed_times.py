@@ -1,0 +1,105 @@
+"""Decodes of unequal lengths: slower by what agents measured of one pattern, as the workload is skewed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from servecast.compiler.hardware import Sku
+from servecast.compiler.kernels import KernelShape
+from servecast.compiler.sharded import ShardedProgram
+from servecast.estimator.build import build_tables
+from servecast.estimator.engine_profile import ENGINE_PROFILES
+from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.physics import KernelKind
+from servecast.estimator.predictor import Predictor, Samples, samples_of
+from servecast.estimator.skewed_times import (
+    expected_length_skew,
+    length_skew,
+    skewed_kind,
+    slowdown,
+)
+from servecast.estimator.tables import TableBounds
+
+DIMS = (("head_dim", 64), ("heads", 4), ("kv_heads", 2), ("window", 0))
+SHAPE = KernelShape("attention_decode", "bf16", "bf16", DIMS)
+DECODE = KernelKind("attention_decode", "bf16", "bf16")
+PATTERN_OF_16 = 16 / 7  # two of sixteen hold half of the tokens
+DRAWN_AT_16 = (
+    1 + (PATTERN_OF_16 - 1) * 16 / 15
+)  # large batches' skew, of which sixteen show 15 / 16
+
+
+def decodes(factor: float, batch: Ints, context: Ints) -> Samples:
+    """10 us and 1.5 ns for each cached token, ``factor`` times."""
+    columns = {name: np.full(len(batch), size) for name, size in DIMS}
+    columns |= {"batch": batch, "context": context}
+    local = np.ones(len(batch), dtype=np.bool_)
+    seconds = np.asarray(factor * (10e-6 + 1.5e-9 * batch * context), dtype=np.float64)
+    return samples_of(columns, seconds, local)
+
+
+@pytest.fixture
+def skewed(gpu: Sku) -> Predictor:
+    """Batches of the measured pattern take 40 % longer."""
+    batch, context = (g.ravel() for g in np.meshgrid([1, 16, 64], [7, 1400, 2800]))
+    uneven = batch > 1
+    samples = {
+        DECODE: decodes(1.0, batch, context),
+        skewed_kind(DECODE): decodes(1.4, batch[uneven], context[uneven]),
+    }
+    return Predictor(gpu, 100, samples=samples)
+
+
+def at(batch: float, context: float) -> tuple[Floats, Floats]:
+    return np.array([batch]), np.array([context])
+
+
+def test_equal_lengths_have_no_skew_and_one_of_all_has_the_batchs() -> None:
+    assert length_skew(np.full(8, 100.0)) == 1
+    assert length_skew(np.array([100.0, 0, 0, 0])) == 4
+
+
+def test_the_measured_pattern_takes_what_was_measured(skewed: Predictor) -> None:
+    assert slowdown(skewed, SHAPE, at(16, 1400), DRAWN_AT_16)[0] == pytest.approx(1.4)
+
+
+def test_half_the_skew_takes_half_as_much_longer(skewed: Predictor) -> None:
+    half = 1 + (DRAWN_AT_16 - 1) / 2
+    assert slowdown(skewed, SHAPE, at(16, 2000), half)[0] == pytest.approx(1.2, rel=0.01)
+
+
+def test_even_batches_and_unmeasured_shapes_take_what_they_took(skewed: Predictor) -> None:
+    assert slowdown(skewed, SHAPE, at(16, 1400), 1.0)[0] == 1
+    wider = replace(SHAPE, dims=(("head_dim", 128), *DIMS[1:]))
+    assert slowdown(skewed, wider, at(16, 1400), 2.0)[0] == 1
+    without = replace(skewed, samples={DECODE: skewed.samples[DECODE]})
+    assert slowdown(without, SHAPE, at(16, 1400), 2.0)[0] == 1
+
+
+def test_a_workload_of_equal_prompts_is_skewed_by_its_outputs_alone() -> None:
+    """From 0 to 300 tokens evenly: a mean of 150, and of the squares 300^2 / 3."""
+    prompts, outputs = np.zeros(5, dtype=np.int64), np.full(5, 300)
+    assert expected_length_skew(prompts, outputs) == pytest.approx(4 / 3)
+    assert expected_length_skew(np.full(5, 10**9), outputs) == pytest.approx(1.0)
+    half_long = expected_length_skew(np.array([0, 10**6]), np.array([10, 10]))
+    assert half_long == pytest.approx(2.0, rel=1e-3)
+
+
+def test_tables_of_a_skewed_workload_decode_more_slowly(
+    skewed: Predictor, gpu: Sku, model: Callable[..., ShardedProgram]
+) -> None:
+    bounds = TableBounds(64, 16, 4096, 65536)
+    even, uneven = (
+        build_tables(model(), gpu, b, skewed, ENGINE_PROFILES["none"])
+        for b in (bounds, replace(bounds, length_skew=DRAWN_AT_16))
+    )
+    ratio = uneven.decode_s[0, 16, 1:] / even.decode_s[0, 16, 1:]
+    assert ratio == pytest.approx(1.4, rel=0.02)
+    assert (
+        uneven.decode_s[0, 1] == even.decode_s[0, 1]
+    ).mean() < 1  # one decode of its batch's skew
+    np.testing.assert_array_equal(uneven.prefill_s, even.prefill_s)
