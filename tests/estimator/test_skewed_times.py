@@ -99,7 +99,5 @@ def test_tables_of_a_skewed_workload_decode_more_slowly(
     )
     ratio = uneven.decode_s[0, 16, 1:] / even.decode_s[0, 16, 1:]
     assert ratio == pytest.approx(1.4, rel=0.02)
-    assert (
-        uneven.decode_s[0, 1] == even.decode_s[0, 1]
-    ).mean() < 1  # one decode of its batch's skew
+    np.testing.assert_array_equal(uneven.decode_s[0, 1], even.decode_s[0, 1])  # alone, like itself
     np.testing.assert_array_equal(uneven.prefill_s, even.prefill_s)
