@@ -1,64 +1,64 @@
-"""Every command and snippet of the documentation is run, page by page, from a folder that has ``spec/``.
-
-A block that is not run has its reason in a comment on the line before it: ``<!-- not run: … -->``.
-"""
+"""Every command and snippet of the documentation is run, page by page, from a folder that has ``spec/``."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import click
+import numpy as np
 import pytest
 from example_result import example_result
+from pages import DOCS, REPOSITORY, Snippet, documented, script, snippets
 
 from servecast.compiler.service import METRICS
+from servecast.simulator.cli import cli
 from servecast.simulator.metrics.metrics import ReplicaMetrics
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DOCS = REPOSITORY / "docs"
-BLOCK = re.compile(
-    r"(?:^<!-- ([^\n]*?) -->\n)?^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
-NOT_RUN = "not run: "
 LEAST_REASON = 12  # characters
-
-
-@dataclass(frozen=True)
-class Snippet:
-    remark: str
-    language: str
-    text: str
-
-    @property
-    def is_run(self) -> bool:
-        return not self.remark.startswith(NOT_RUN)
-
-
-def snippets(page: Path) -> list[Snippet]:
-    return [Snippet(*found) for found in BLOCK.findall(page.read_text(encoding="utf-8"))]
-
-
-def script(page: Path, language: str) -> str:
-    return "\n".join(s.text for s in snippets(page) if s.language == language and s.is_run)
-
+OURS = re.compile(r"^((?:servecast|compile-and-search|agent) (?:.*\\\n)*.*)$", re.MULTILINE)
 
 PAGES = sorted(DOCS.glob("*.md"))
 with_shell = [page for page in PAGES if script(page, "sh")]
 with_python = [page for page in PAGES if script(page, "python")]
+LONG = [
+    pytest.param(page, snippet, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, snippet in enumerate(s for s in snippets(page) if s.remark.startswith("long: "))
+]
+
+
+def recording(seed: int, tpot_s: float = 0.0082) -> dict[str, Any]:
+    """What `vllm bench serve --save-detailed` saves, of an engine a little slower than the profiles say."""
+    rng, num_requests = np.random.default_rng(seed), 240
+    prompts = rng.integers(200, 1200, num_requests)
+    outputs = rng.integers(16, 64, num_requests)
+    return {
+        "input_lens": prompts.tolist(),
+        "output_lens": outputs.tolist(),
+        "ttfts": (0.02 + 2.4e-5 * prompts + rng.exponential(0.004, num_requests)).tolist(),
+        "itls": [(tpot_s * rng.normal(1, 0.02, length - 1)).tolist() for length in outputs],
+        "start_times": np.cumsum(rng.exponential(0.1, num_requests)).tolist(),
+    }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A place to work in, with what the pages name: folders of the repository, and a search's result."""
-    for name in ("spec", "benchmarks"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
+    """A place to work in, with what the pages name: specs, a search's result, two recordings, a trace."""
+    (tmp_path / "benchmarks").symlink_to(REPOSITORY / "benchmarks")
+    shutil.copytree(REPOSITORY / "spec", tmp_path / "spec", ignore=shutil.ignore_patterns("__*"))
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "results.json").write_text(json.dumps(example_result()))
+    for seed, name in enumerate(("bench.json", "fresh.json")):
+        (tmp_path / name).write_text(json.dumps(recording(seed)))
+    shutil.copy(REPOSITORY / "spec" / "traces" / "chat.csv", tmp_path / "my-trace.csv")
     return tmp_path
 
 
@@ -80,18 +80,69 @@ def test_the_python_of_a_page_runs(page: Path, folder: Path, user_cache: Path) -
     run([sys.executable, "-c", script(page, "python")], folder, user_cache)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(("page", "snippet"), LONG)
+def test_the_long_commands_of_a_page_run(
+    page: Path, snippet: Snippet, folder: Path, user_cache: Path
+) -> None:
+    if not os.environ.get("SERVECAST_LONG"):
+        pytest.skip(f"{snippet.remark}; set SERVECAST_LONG to run it")
+    run(["bash", "-euo", "pipefail", "-c", snippet.text], folder, user_cache)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_block_that_is_not_run_says_why(page: Path) -> None:
+def test_a_block_that_is_run_elsewhere_says_why_and_where(page: Path) -> None:
     for snippet in snippets(page):
-        if not snippet.is_run:
-            assert len(snippet.remark) > len(NOT_RUN) + LEAST_REASON, snippet.text
+        if snippet.is_run:
+            continue
+        assert len(snippet.remark.partition(": ")[2]) > LEAST_REASON, snippet.text
+        if snippet.runner is not None:
+            runner = snippet.runner.read_text(encoding="utf-8")
+            assert f"{page.name}" in runner or snippet.runner.name == "run", snippet.remark
 
 
-def test_a_block_with_a_reason_is_not_run_and_others_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_options_of_commands_that_are_not_run_here_exist(page: Path) -> None:
+    others = "".join(s.text for s in snippets(page) if s.language == "sh" and not s.is_run)
+    for line in OURS.findall(others):
+        words = shlex.split(re.sub(r"[…\[\]]|\\\n|&$", " ", line), comments=True)
+        name, *asked = words[1:] if words[0] == "servecast" else words
+        command = cli.get_command(click.Context(cli), name)
+        while isinstance(command, click.Group):
+            command, *asked = command.commands[asked[0]], *asked[1:]
+        assert command is not None, line
+        command.make_parser(click.Context(command)).parse_args(asked)
+
+
+def test_who_runs_a_block_is_told_by_its_remark(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    shown = "<!-- not run: it is only shown -->\n```sh\nb\n```\n"
-    page.write_text(f"```sh\na\n```\n\n{shown}<!-- slow: x -->\n```sh\nc\n```\n")
+    blocks = {
+        "a": "",
+        "b": "<!-- not run: it is only shown -->\n",
+        "c": "<!-- slow: x -->\n",
+        "d": "<!-- long: an hour -->\n",
+        "e": "<!-- run by tests/x.py: x -->\n",
+    }
+    page.write_text("\n".join(f"{remark}```sh\n{text}\n```\n" for text, remark in blocks.items()))
     assert script(page, "sh") == "a\n\nc\n"
+    assert [s.runner for s in snippets(page)][-1] == REPOSITORY / "tests" / "x.py"
+
+
+def test_the_tutorial_installs_as_the_readme_does() -> None:
+    """The README's command is run word for word in a fresh environment by .ci/run."""
+    install = documented("tutorial.md", "pip install").splitlines()
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "```sh\n" + "\n".join(install) in readme.partition("<!-- main -->")[2]
+
+
+def test_the_example_trace_that_ships_is_what_its_script_writes(folder: Path) -> None:
+    """traces.md writes it; the page's test ran on a copy."""
+    script_path = REPOSITORY / "benchmarks" / "make_example_trace.py"
+    shipped = REPOSITORY / "spec" / "traces" / "chat.csv"
+    made = folder / "made.csv"
+    subprocess.run([sys.executable, script_path, made], check=True)
+    assert made.read_bytes() == shipped.read_bytes()
 
 
 def test_every_metric_has_its_formula() -> None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import documented
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = Path(__file__).with_name("ray_cluster.py")
 SEARCH = Path(sys.executable).with_name("compile-and-search")
+PAGE = documented("ray.md", "ray start --head").splitlines()
+"""The documentation's way to a search on a cluster: two commands that start it, and the search."""
+ASKED = shlex.split(PAGE[-1])[1:-2]  # without the program and --ray HEAD:6379
 QUESTION = (
-    *("spec/llama.llm", "--trace", "spec/traces/chat.csv", "--sku", "h100-sxm", "--tp", "1,2"),
-    *("--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,1024,2048", "--json", "--quiet"),
+    *(*ASKED, "--sku", "h100-sxm", "--tp", "1,2"),
+    *("--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,1024,2048", "--json"),
 )
 START_S = 280
 
@@ -74,22 +86,45 @@ def cluster() -> Iterator[Cluster]:
     started.close()
 
 
-def start(*options: str, folder: Path) -> subprocess.Popen[str]:
+def start(*options: str, folder: Path, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """On the datasheet alone: nothing to import and to fit, and a store that no other run waits for."""
     store = ("--source", "agent", "--store", str(folder / "profiles.duckdb"))
     return subprocess.Popen(
         [str(SEARCH), *QUESTION, *store, *options],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 
 
-def answer(search: subprocess.Popen[str]) -> dict[str, Any]:
+class Screen:
+    """A terminal of 80 columns as a program's standard error, and all that it was sent."""
+
+    def __init__(self) -> None:
+        self._mine, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        self._sent: list[bytes] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # nobody has it open any more
+            while sent := os.read(self._mine, 65536):
+                self._sent.append(sent)
+
+    def text(self) -> str:
+        """Once the program has ended."""
+        os.close(self.theirs)
+        self._reader.join()
+        os.close(self._mine)
+        return b"".join(self._sent).decode()
+
+
+def answer(search: subprocess.Popen[str], screen: Screen | None = None) -> dict[str, Any]:
     """What it found, without what differs between two runs of the same search."""
     stdout, stderr = search.communicate(timeout=START_S)
-    assert search.returncode == 0, stderr
+    assert search.returncode == 0, stderr or (screen and screen.text())
     result: dict[str, Any] = json.loads(stdout)
     del result["elapsed_s"], result["provenance"]["command"]
     return result
@@ -102,12 +137,26 @@ def test_a_node_killed_in_mid_search_changes_nothing_of_the_answer(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     alone = answer(start("--jobs", "1", folder=tmp_path))
-    on_two = start("--ray", cluster.address, folder=tmp_path)
+    screen = Screen()
+    on_two = start("--ray", cluster.address, folder=tmp_path, stderr=screen.theirs)
     cluster.tell("kill")
-    found = answer(on_two)
+    found = answer(on_two, screen)
     assert cluster.heard("killed") == cluster.address
     assert found == alone
     assert len(found["ranked"]) > 6
+    line = r"([\d.]+:\d+) +h100-sxm tp=[12] pp=1: 64-128 seqs, \S+ tokens"
+    seen = re.findall(line, screen.text())
+    assert len(set(seen)) > 1
+
+
+@needs_ray
+@pytest.mark.parametrize("command", PAGE[:2])
+def test_ray_itself_takes_the_commands_that_start_a_cluster(command: str) -> None:
+    """In a process of its own: importing Ray warns. Nothing is started: a cluster listens everywhere."""
+    program, start_it, *options = shlex.split(command, comments=True)
+    assert (program, start_it) == ("ray", "start")
+    code = "import click, sys; from ray.scripts.scripts import start as s; s.make_context('s', sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, *options], check=True)
 
 
 @needs_ray

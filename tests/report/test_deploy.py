@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pages import documented
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.cli import cli
@@ -219,6 +221,13 @@ def test_vllm_s_own_parser_takes_every_command(result: dict[str, Any]) -> None:
     seqs = str(result["ranked"][0]["max_num_seqs"])
     found = parsed("SERVECAST_VLLM_PYTHON", PARSE_VLLM, serve + bench)
     assert found[-5:] == [seqs, "64", seqs, seqs, "None"]
+
+
+def test_vllm_s_own_parser_takes_the_recording_that_the_documentation_asks_for() -> None:
+    command = documented("howto-calibrate.md", "vllm bench serve")
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:3] == ["vllm", "bench", "serve"]
+    assert parsed("SERVECAST_VLLM_PYTHON", PARSE_VLLM, [("bench", words[3:])])[-1] == "None"
 
 
 def test_sglang_s_own_parser_takes_every_command(result: dict[str, Any]) -> None:
