@@ -95,7 +95,8 @@ def decode_surface(predictor: Predictor, shape: KernelShape) -> Surface:
 
 def _alike_columns(points: Ints, answer: Predicted) -> Surface:
     """The same at every context."""
-    seconds, source = (np.stack([column] * 2, axis=1) for column in (answer.seconds, answer.source))
+    seconds = np.stack([answer.seconds] * 2, axis=1)
+    source = np.stack([answer.source] * 2, axis=1)
     return Surface(points.astype(np.float64), ANY_CONTEXT, seconds, source)
 
 

@@ -23,6 +23,8 @@ def show(result: Row, console: Console, *, notes: bool = True) -> None:
         highlight=False,
     )
     console.print(_table(result["comparison"]))
+    for curve in result["curves"]:
+        console.print(_curve_text(curve), highlight=False)
     settings = ", ".join(
         f"{name} {setup[name]} ({recording['settings_from'].get(name, 'assumed')})"
         for name in ("max_num_seqs", "max_batched_tokens", "kv_blocks")
@@ -35,6 +37,14 @@ def show(result: Row, console: Console, *, notes: bool = True) -> None:
     told = (*recording["notes"], *result["simulation"]["provenance"]["notes"])
     for note in told if notes else ():
         console.print(f"note: {note}", style="dim", highlight=False)
+
+
+def _curve_text(curve: Row) -> str:
+    return (
+        f"Requests {curve['curve']} at {curve['samples']:,} moments: mean {curve['measured_mean']:.1f} "
+        f"measured, {curve['predicted_mean']:.1f} predicted; peak {curve['measured_peak']:.0f}, "
+        f"{curve['predicted_peak']:.0f}; {curve['mean_distance']:.1f} apart on average."
+    )
 
 
 def _table(rows: list[Row]) -> Table:

@@ -20,6 +20,7 @@ from servecast.estimator.engine_profile import (
 )
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.commands.search_job import default_store
+from servecast.simulator.measured.curves import compare_curves
 from servecast.simulator.measured.readers import read_run
 from servecast.simulator.measured.run import MeasuredRun
 from servecast.simulator.measured.validate import compare, comparison_json
@@ -62,6 +63,7 @@ def run_validation(asked: ValidateOptions) -> Row:
         "schema_version": SCHEMA_VERSION,
         "recording": _recording(asked, run, engine),
         "comparison": comparison_json(compare(run, done.records, asked.seed)),
+        "curves": compare_curves(run.curves, done.records),
         "simulation": done.summary | {"provenance": _provenance(done)},
     }
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.measured.plain_csv import csv_requests
-from servecast.simulator.measured.run import MeasuredRun, Setting, columns, json_object
-from servecast.simulator.traffic.workload import Floats, PrefixBlocks, Workload
+from servecast.simulator.measured.run import Curve, MeasuredRun, Setting, columns, json_object
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 BLOCK_TOKENS = 16  # vLLM's KV block, within which it hashes prefixes
 
@@ -47,7 +47,7 @@ def read_folder(path: Path) -> MeasuredRun:
         async_scheduling=scheduler.get("async_scheduling"),
         engine="vllm",
         engine_version=str(meta.get("vllm_version", "")),
-        running=_running(path / "timeseries.csv"),
+        curves=_curves(path / "timeseries.csv"),
     )
 
 
@@ -95,9 +95,14 @@ def _prefix_blocks(path: Path, workload: Workload) -> PrefixBlocks | None:
     return PrefixBlocks(BLOCK_TOKENS, np.array(offsets), np.array(ids, dtype=np.int64))
 
 
-def _running(path: Path) -> Floats | None:
-    """Running requests at whole seconds."""
+def _curves(path: Path) -> dict[str, Curve]:
+    """By the second after the first arrival."""
     if not path.is_file():
-        return None
+        return {}
     with path.open(newline="", encoding="utf-8") as file:
-        return np.array([float(row["running"]) for row in csv.DictReader(file)])
+        rows = list(csv.DictReader(file))
+    at_s = np.array([float(row["t"]) for row in rows])
+    return {
+        name: Curve(at_s, np.array([float(row[name]) for row in rows]))
+        for name in ("running", "waiting")
+    }

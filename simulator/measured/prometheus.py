@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.measured.run import MeasuredRun, Setting, read_json
+from servecast.simulator.measured.run import Curve, MeasuredRun, Setting, read_json
 from servecast.simulator.traffic.arrivals import stream
 from servecast.simulator.traffic.workload import Floats, Workload
 
@@ -32,7 +33,7 @@ LATENCY_NAMES = {
 }
 PROMPT, OUTPUT = "vllm:request_prompt_tokens", "vllm:request_generation_tokens"
 FINISHED = "vllm:request_success_total"
-RUNNING = "vllm:num_requests_running"
+CURVES = {"running": "vllm:num_requests_running", "waiting": "vllm:num_requests_waiting"}
 CACHE = "vllm:cache_config_info"
 LEAST_REQUESTS = 20
 NOTE = "histograms of a server: requests are drawn from them, and intervals do not pair requests"
@@ -68,7 +69,8 @@ def read_prometheus(path: Path) -> MeasuredRun:
         rng.permutation(np.maximum(np.rint(_drawn(path, series, name, count)), 1)).astype(np.int64)
         for name in (PROMPT, OUTPUT)
     )
-    workload = Workload(path.name, _arrivals(finished, count), prompt, output)
+    arrival_s = _arrivals(finished, count)
+    workload = Workload(path.name, arrival_s - arrival_s[0], prompt, output)
     latencies_s = {}
     for metric, names in LATENCY_NAMES.items():
         told = [name for name in names if any(_is(s, f"{name}_bucket") for s in series)]
@@ -76,7 +78,6 @@ def read_prometheus(path: Path) -> MeasuredRun:
             latencies_s[metric] = rng.permutation(_drawn(path, series, told[0], count))
     if not latencies_s:
         raise UserError(f"{path}: no latency histogram of vLLM in it")
-    running = [s.values for s in series if _is(s, RUNNING)]
     return MeasuredRun(
         workload,
         "server",
@@ -84,7 +85,7 @@ def read_prometheus(path: Path) -> MeasuredRun:
         settings=_settings(series),
         notes=(NOTE,),
         engine="vllm",
-        running=np.sum(running, axis=0) if running else None,
+        curves=_curves(series, float(arrival_s[0])),
     )
 
 
@@ -132,10 +133,22 @@ def _increases(path: Path, series: list[_Series]) -> _Series:
 
 
 def _arrivals(finished: _Series, count: int) -> Floats:
-    """Evenly over the time in which as many finished."""
+    """Instants, evenly over the time in which as many finished."""
     done = np.cumsum(finished.values)
     arrival_s = np.interp((np.arange(count) + 0.5) / count * done[-1], done, finished.at_s)
-    return np.asarray(arrival_s - arrival_s[0], dtype=np.float64)
+    return np.asarray(arrival_s, dtype=np.float64)
+
+
+def _curves(series: list[_Series], start_s: float) -> dict[str, Curve]:
+    """Summed over engines at the moments that all of them were scraped at."""
+    curves = {}
+    for name, metric in CURVES.items():
+        told = [s for s in series if _is(s, metric)]
+        if told:
+            at_s = reduce(np.intersect1d, [s.at_s for s in told])
+            of_each = [s.values[np.isin(s.at_s, at_s)] for s in told]
+            curves[name] = Curve(at_s - start_s, np.sum(of_each, axis=0))
+    return curves
 
 
 def _drawn(path: Path, series: list[_Series], name: str, count: int) -> Floats:

@@ -24,6 +24,14 @@ Setting = int | str | bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Requests at moments after the first arrival, both [samples]."""
+
+    at_s: Floats
+    requests: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MeasuredRun:
     """``latencies_s`` by metric, each [requests] in order of arrival, NaN where it was not recorded.
 
@@ -31,7 +39,7 @@ class MeasuredRun:
     are all gaps between tokens, of all requests; None where they were not recorded. With
     ``async_scheduling`` the engine prepared a step while the one before it ran; None: not told.
     ``engine`` and its version are "" where nobody tells them. A workload with prefix blocks ran with the
-    engine's prefix cache on. ``running`` are the requests in the engine by the second, where recorded.
+    engine's prefix cache on. ``curves`` are of requests ``running`` and ``waiting``, where recorded.
     """
 
     workload: Workload
@@ -43,7 +51,7 @@ class MeasuredRun:
     async_scheduling: bool | None = None
     engine: str = ""
     engine_version: str = ""
-    running: Floats | None = None
+    curves: Mapping[str, Curve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,8 +165,10 @@ def test_prometheus_range_data_is_a_run_of_as_many_requests_as_finished(tmp_path
     assert run.latencies_s["ttft"].max() < 0.2
     assert 60 < run.workload.prompt_tokens.mean() < 68
     assert 19 < run.workload.span_s < 20
-    assert run.running is not None
-    assert run.running.tolist() == [3, 4, 5]
+    running = run.curves["running"]
+    assert running.requests.tolist() == [3, 4, 5]
+    assert np.diff(running.at_s).tolist() == [10, 10]
+    assert set(run.curves) == {"running"}  # nobody scraped the other
     assert "drawn" in run.notes[0]
 
 

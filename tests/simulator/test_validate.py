@@ -17,7 +17,9 @@ from servecast.simulator.commands.validate_job import ValidateOptions, run_valid
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Fleet, simulate
+from servecast.simulator.measured.curves import compare_curves
 from servecast.simulator.measured.readers import MeasuredRun
+from servecast.simulator.measured.run import Curve
 from servecast.simulator.measured.validate import (
     STATISTICS,
     compare,
@@ -47,6 +49,21 @@ def test_our_own_recording_shows_no_error() -> None:
     for row in compare(recorded(workload, records), records):
         assert row.measured_s == pytest.approx(row.predicted_s), row
         assert row.error == pytest.approx(0, abs=1e-12), row
+
+
+def test_curves_count_the_simulated_requests_at_the_recorded_moments() -> None:
+    _, records = simulated()
+    at_s = np.linspace(0, records.finish_s.max(), 17)
+    counted = {
+        "running": [sum((records.scheduled_s <= t) & (records.finish_s > t)) for t in at_s],
+        "waiting": [sum((records.arrival_s <= t) & (records.scheduled_s > t)) for t in at_s],
+    }
+    assert max(counted["running"]) > 1
+    curves = {name: Curve(at_s, np.array(values, float) + 1) for name, values in counted.items()}
+    for row in compare_curves(curves, records):
+        assert row["mean_distance"] == pytest.approx(1), row
+        assert row["measured_mean"] - row["predicted_mean"] == pytest.approx(1), row
+        assert row["predicted_peak"] == max(counted[row["curve"]])
 
 
 def test_an_engine_twice_as_slow_shows_half_with_an_interval_around_it() -> None:
