@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,11 @@ import numpy as np
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelShape
-from servecast.compiler.sharded import ShardedProgram
+from servecast.compiler.sharded import Rows, ShardedProgram
 from servecast.estimator.attention_times import kind_of
 from servecast.estimator.predictor import Predictor, Samples
+from servecast.estimator.tables import TableBounds
+from servecast.estimator.token_times import Launch, launches_of
 
 # Held-out GEMMs one octave beyond the largest measured width err by 5 % at the median and 22 % at the
 # 95th percentile, which a label can say; three octaves are another machine's regime.
@@ -95,3 +98,48 @@ def profile_command(programs: Sequence[ShardedProgram]) -> str:
         for model in models
     )
     return " and ".join(commands)
+
+
+def refuse_too_large_steps(
+    predictor: Predictor, sharded: ShardedProgram, bounds: TableBounds
+) -> tuple[str, ...]:
+    """Notes on steps larger than any measured, by the kernel for which that is farthest. Contexts longer than
+    any measured go on along their slope, which the shares of time tell.
+
+    Raises:
+        DataMissingError: a batch or a step is beyond ``MAX_OCTAVES``; it says what to measure, and how.
+    """
+    found: dict[str, Outside] = {}
+    for launch in {x for stage in sharded.stages for x in launches_of(stage, predictor)}:
+        samples = predictor.samples.get(kind_of(launch.shape))
+        if samples is None or kind_of(launch.shape) not in predictor.models:
+            continue
+        for dimension, wanted in _largest(launch, bounds).items():
+            measured = int(samples.dims[dimension].max())
+            beyond = Outside(
+                launch.shape, f"{dimension} {wanted}", float(np.log2(wanted / measured))
+            )
+            found[dimension] = max(beyond, found.get(dimension, beyond), key=lambda x: x.octaves)
+    far = sorted(found.values(), key=lambda x: -x.octaves)
+    if far and far[0].octaves > MAX_OCTAVES:
+        limits = f"--max-num-batched-tokens {bounds.max_batched_tokens} --max-num-seqs {bounds.max_num_seqs}"
+        raise DataMissingError(
+            f"{predictor.sku.name}: {far[0]} beyond anything measured there (at most {MAX_OCTAVES:g} are"
+            f" answered); lower the limit, or measure what is missing: {profile_command([sharded])} {limits}"
+        )
+    return tuple(
+        f"{predictor.sku.name}: extrapolated: {x} beyond the data"
+        for x in far
+        if x.octaves > NOTED_OCTAVES
+    )
+
+
+def _largest(launch: Launch, bounds: TableBounds) -> dict[str, int]:
+    """Of the swept dimensions that a fitted kernel has, what the largest step asks for."""
+    if launch.shape.kernel.endswith("_decode"):
+        return {"batch": bounds.max_num_seqs}
+    if launch.is_attention or launch.bytes_per_row:
+        return {}
+    last = launch.rows is Rows.LAST_TOKENS
+    rows = bounds.max_num_seqs if last else bounds.max_batched_tokens
+    return {"rows": math.ceil(rows * launch.row_factor)}

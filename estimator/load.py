@@ -14,6 +14,7 @@ from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.draws import calibrations_of, error_draws
 from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
+from servecast.estimator.envelope import refuse_too_large_steps
 from servecast.estimator.learners.uncertainty import Calibration
 from servecast.estimator.models import code_version
 from servecast.estimator.physics import KernelKind
@@ -69,8 +70,12 @@ class TableLoader:
             body, told = store.cached(key), store.cached(f"{key} notes")
             if body is None or told is None:
                 predictor = self._predictor(store, sharded, sku)
+                large = refuse_too_large_steps(predictor, sharded, bounds)
                 built = build_tables(sharded, sku, bounds, predictor, self._engine)
-                body, told = saved_tables.to_bytes(built), "\n".join(predictor.notes).encode()
+                body, told = (
+                    saved_tables.to_bytes(built),
+                    "\n".join((*predictor.notes, *large)).encode(),
+                )
                 store.put_cached(key, "tables", body)
                 store.put_cached(f"{key} notes", "notes", told)
         self._told.setdefault(sku, set()).update(told.decode().splitlines())

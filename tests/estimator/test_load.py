@@ -182,3 +182,23 @@ def test_a_draw_moves_what_is_predicted_and_hardly_what_was_measured(
     measured = 64  # rows on the grid of measurements
     assert drawn[0].token_s[0, measured] == pytest.approx(plain.token_s[0, measured], rel=0.06)
     assert drawn[0].token_s[0, 40] != pytest.approx(plain.token_s[0, 40], rel=1e-4)
+
+
+def test_a_step_too_far_beyond_the_largest_measured_is_refused_with_what_to_measure(
+    path: Path, gpu: Sku, model: Model
+) -> None:
+    """Rows were measured up to 4096: sixteen times as many are four octaves more."""
+    message = (
+        r"rows 65536 is 4.0 octaves beyond .*: servecast profile SPEC --model small --tp 1 --agent"
+        r" HOST:PORT --store FILE --max-num-batched-tokens 65536 --max-num-seqs 8"
+    )
+    with pytest.raises(DataMissingError, match=message):
+        TableLoader(path).tables(model(), gpu, replace(BOUNDS, max_batched_tokens=65536))
+
+
+def test_a_step_somewhat_beyond_the_largest_measured_is_noted(
+    path: Path, gpu: Sku, model: Model
+) -> None:
+    loader = TableLoader(path)
+    loader.tables(model(), gpu, replace(BOUNDS, max_batched_tokens=8192))
+    assert any("rows 8192 is 1.0 octaves beyond the data" in note for note in loader.notes(gpu))
