@@ -97,9 +97,9 @@ def simulate_setup(
     total_s = sum(seconds.values())
     summary = {
         "schema_version": SCHEMA_VERSION,
-        "configuration": _configuration(setup, placement),
+        "configuration": configuration_json(setup, placement),
         "workload": asdict(describe(workload)),
-        **outcome(_deployed(setup, placement, tables), workload, records),
+        **outcome(deployed(setup, placement, tables), workload, records),
         "modes": dict(records.modes),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
         "provenance": {
@@ -162,7 +162,7 @@ def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = N
     return replace(placement, candidates=(replace(candidate, limits=limits),))
 
 
-def _deployed(setup: Setup, placement: Placement, tables: RuntimeTables) -> Deployed:
+def deployed(setup: Setup, placement: Placement, tables: RuntimeTables) -> Deployed:
     return Deployed(
         placement.sharded,
         tables,
@@ -174,7 +174,7 @@ def _deployed(setup: Setup, placement: Placement, tables: RuntimeTables) -> Depl
     )
 
 
-def _configuration(setup: Setup, placement: Placement) -> Row:
+def configuration_json(setup: Setup, placement: Placement) -> Row:
     limits = placement.candidates[0].limits
     gpus = setup.replicas * placement.parallelism.gpus
     return {

@@ -18,7 +18,8 @@ def show(summary: Row, console: Console, *, notes: bool = True) -> None:
     console.print(headline(summary), style="bold", highlight=False)
     console.print(_latencies(summary["metrics"]))
     told = summary["provenance"]["notes"] if notes else []
-    for line in (*_lines(summary), *told):
+    lines = _pool_lines(summary) if "pools" in summary else _lines(summary)
+    for line in (*lines, *told):
         console.print(line, highlight=False)
 
 
@@ -26,10 +27,16 @@ def headline(summary: Row) -> str:
     """What ran on what, and whether it kept up."""
     setup, requests = summary["configuration"], summary["requests"]
     kept = "keeps up" if summary["stable"] else "does not keep up: its queue grows"
-    where = f"{plural(setup['replicas'], 'replica')} of {setup['sku']} (TP {setup['tp']}, PP {setup['pp']})"
+    roles = [role for role in ("prefill", "decode") if role in setup]
+    where = ", ".join(_replicas(setup[role], f"{role} ") for role in roles) or _replicas(setup)
     return (
         f"{setup['model']} on {where} {kept}: {plural(requests['finished'], 'request')} finished."
     )
+
+
+def _replicas(setup: Row, role: str = "") -> str:
+    count = plural(setup["replicas"], f"{role}replica")
+    return f"{count} of {setup['sku']} (TP {setup['tp']}, PP {setup['pp']})"
 
 
 def _latencies(metrics: Row) -> Table:
@@ -54,13 +61,39 @@ def _lines(summary: Row) -> list[str]:
         f"{number(summary['mean_batch'])}, KV use {percent(kv_use['mean'])} ({peak}), "
         f"{plural(summary['preemptions'], 'preemption')}.",
     ]
-    lines += _energy(summary)
-    for row in summary["rejected"][:1]:
-        count = plural(summary["requests"]["rejected"], "request")
-        lines.append(f"{count} rejected; {row['request']} {row['reason']}.")
+    return [*lines, *_energy(summary), *_rejected(summary), _sources(summary)]
+
+
+def _pool_lines(summary: Row) -> list[str]:
+    setup, sent_s = summary["configuration"], summary["transfer_s"]
+    lines = [
+        f"{number(summary['requests_per_s'])} requests/s, "
+        f"{number(summary['output_tokens_per_s'])} output tokens/s, {usd(setup['usd_per_hour'])} an hour, "
+        f"{usd(summary['usd_per_million_output_tokens'])} per million output tokens.",
+        f"KV over the link in {seconds(sent_s['mean'])} on average, {seconds(sent_s['p99'])} at p99.",
+    ]
+    for role, pool in summary["pools"].items():
+        if pool is not None:
+            lines.append(
+                f"{role.capitalize()} replicas busy {percent(pool['busy'])}, mean batch "
+                f"{number(pool['mean_batch'])}, KV use {percent(pool['kv_use']['mean'])} (peak "
+                f"{percent(pool['kv_use']['peak'])} of {setup[role]['kv_blocks']:,} blocks), "
+                f"{plural(pool['preemptions'], 'preemption')}."
+            )
+    return [*lines, *_rejected(summary), _sources(summary)]
+
+
+def _rejected(summary: Row) -> list[str]:
+    count = plural(summary["requests"]["rejected"], "request")
+    return [
+        f"{count} rejected; {row['request']} {row['reason']}." for row in summary["rejected"][:1]
+    ]
+
+
+def _sources(summary: Row) -> str:
     sources = sorted(summary["time_by_source"].items(), key=lambda item: -item[1])
     shares = ", ".join(f"{percent(share)} {name}" for name, share in sources if share > 0)
-    return [*lines, f"Predicted time: {shares}."]
+    return f"Predicted time: {shares}."
 
 
 def _energy(summary: Row) -> list[str]:

@@ -9,6 +9,7 @@ import click
 
 from servecast.compiler.output_options import quiet_option
 from servecast.simulator.commands.mode_options import mode_options, take_modes
+from servecast.simulator.commands.pool_options import pool_options, take_pools
 
 PATH = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)
@@ -62,6 +63,7 @@ SETUP = (
     help="Seconds until a client gives up that no batch has taken.",
 )
 @mode_options
+@pool_options
 @click.option("--slo", "slos", multiple=True, help="Target for goodput: 'ttft p90 < 2s'; repeat.")
 @click.option("--carbon", "carbon_g_per_kwh", type=float, help="Grid intensity, g CO2e per kWh.")
 @click.option("--trace-format", "format", help="Where the trace's fields do not tell it.")
@@ -92,6 +94,7 @@ def simulate_command(
 
     \b
     servecast simulate spec/llama.llm --trace spec/traces/chat.csv --sku h100-sxm --out run
+    servecast simulate spec/llama.llm --trace spec/traces/chat.csv --mode disaggregated --decode-sku l40s
 
     Open run/timeline.json at ui.perfetto.dev.
     """
@@ -112,7 +115,10 @@ def simulate_command(
     configuration = {name: value for name, value in said.items() if value is not None}
     configuration |= take_modes(options)
     configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
-    asked = SimulateOptions(spec, trace, configuration, TraceOptions(**options), model, store)
+    pools = take_pools(options, configuration)
+    asked = SimulateOptions(
+        spec, trace, configuration, TraceOptions(**options), model, store, pools
+    )
     done = run_simulation(asked)
     if out:
         save_simulation(done, out)

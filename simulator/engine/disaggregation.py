@@ -102,6 +102,8 @@ class DisaggregatedRun:
                 several = served & (self.output_tokens > 1)
                 gaps = self.output_tokens[several] - 1
                 return Samples((finish_s - first_s)[several] / gaps)
+            case "normalised_latency":
+                return Samples((finish_s - arrival_s)[served] / self.output_tokens[served])
             case "tbt":
                 return self._gaps()
         raise ValueError(f"no metric {metric!r}")

@@ -19,6 +19,7 @@ from servecast.simulator.metrics.steady import steady_state
 from servecast.simulator.metrics.usage import bubbles, computed_s, energy, mbu
 from servecast.simulator.search.capacity import attained_share
 from servecast.simulator.search.rows import metrics_json
+from servecast.simulator.search.serving import Run
 from servecast.simulator.traffic.workload import Workload
 
 MAX_NAMED = 20
@@ -43,27 +44,22 @@ class Deployed:
 def outcome(deployed: Deployed, workload: Workload, records: Records) -> Row:
     metrics = summarise(records)
     return {
-        "requests": {
-            "arrived": len(workload),
-            "finished": metrics.num_finished,
-            "rejected": metrics.num_rejected,
-            "unfinished": metrics.num_unfinished,
-        },
+        "requests": requests_json(metrics),
         "rejected": _rejected(workload, records, deployed.limits),
         "metrics": {
             **metrics_json(metrics),
-            "normalised_latency_s": _plain(asdict(distribution(records, "normalised_latency"))),
+            "normalised_latency_s": plain(asdict(distribution(records, "normalised_latency"))),
         },
-        "duration_s": _finite(metrics.duration_s),
-        "requests_per_s": _finite(metrics.requests_per_s),
-        "output_tokens_per_s": _finite(metrics.output_tokens_per_s),
+        "duration_s": finite(metrics.duration_s),
+        "requests_per_s": finite(metrics.requests_per_s),
+        "output_tokens_per_s": finite(metrics.output_tokens_per_s),
         "usd_per_million_output_tokens": _usd_per_million(deployed, metrics),
-        "goodput": _goodput(deployed.slos, records, metrics),
+        "goodput": goodput(deployed.slos, records, metrics),
         "steady_state": _steady(records),
         "steps": len(records.steps),
-        "mean_batch": _finite(metrics.mean_batch),
-        "mean_tokens": _finite(metrics.mean_tokens),
-        "kv_use": {"mean": _finite(metrics.kv_use_mean), "peak": _finite(metrics.kv_use_peak)},
+        "mean_batch": finite(metrics.mean_batch),
+        "mean_tokens": finite(metrics.mean_tokens),
+        "kv_use": {"mean": finite(metrics.kv_use_mean), "peak": finite(metrics.kv_use_peak)},
         "prefix_hit_rate": _hit_rate(records),
         "preemptions": metrics.preemptions,
         "restarted": int((records.preemptions > 0).sum()),
@@ -101,14 +97,25 @@ def _energy(deployed: Deployed, records: Records, duration_s: float) -> Row | No
     }
 
 
-def _goodput(slos: tuple[Slo, ...], records: Records, metrics: ReplicaMetrics) -> Row | None:
+def requests_json(metrics: ReplicaMetrics) -> Row:
+    """What became of those that arrived."""
+    served = {
+        "finished": metrics.num_finished,
+        "rejected": metrics.num_rejected,
+        "unfinished": metrics.num_unfinished,
+    }
+    return {"arrived": sum(served.values()), **served}
+
+
+def goodput(slos: tuple[Slo, ...], records: Run, metrics: ReplicaMetrics) -> Row | None:
     """Requests that keep every limit by themselves; those rejected do not. None: no limits were given."""
     if not slos:
         return None
     share = attained_share(records, slos)
+    arrived = metrics.num_finished + metrics.num_rejected + metrics.num_unfinished
     return {
         "attained": share,
-        "requests_per_s": _finite(share * len(records) / metrics.duration_s),
+        "requests_per_s": finite(share * arrived / metrics.duration_s),
     }
 
 
@@ -138,12 +145,17 @@ def _rejected(workload: Workload, records: Records, limits: EngineLimits) -> lis
     """The first requests that were not served, by name, and why."""
     named = records.rejected.nonzero()[0][:MAX_NAMED].tolist()
     kv_tokens = workload.prompt_tokens + workload.output_tokens - 1
-    rows = []
-    for i in named:
-        blocks = int(-(-kv_tokens[i] // limits.block_tokens))
-        reason = _reason(int(records.requests["gone"][i]), blocks, limits)
-        rows.append({"request": workload.where(i), "kv_blocks": blocks, "reason": reason})
-    return rows
+    gone = records.requests["gone"]
+    return [
+        {"request": workload.where(i), **rejection(int(kv_tokens[i]), int(gone[i]), limits)}
+        for i in named
+    ]
+
+
+def rejection(kv_tokens: int, gone: int, limits: EngineLimits) -> Row:
+    """The blocks that a request needed, and why it was not served."""
+    blocks = -(-kv_tokens // limits.block_tokens)
+    return {"kv_blocks": blocks, "reason": _reason(gone, blocks, limits)}
 
 
 def _reason(gone: int, kv_blocks: int, limits: EngineLimits) -> str:
@@ -162,7 +174,7 @@ def _reason(gone: int, kv_blocks: int, limits: EngineLimits) -> str:
 def _usd_per_million(deployed: Deployed, metrics: ReplicaMetrics) -> float | None:
     usd_per_s = deployed.gpus * deployed.sku.usd_per_hour / 3600
     per_s = metrics.output_tokens_per_s
-    return _finite(usd_per_s / per_s * 1e6) if per_s else None
+    return finite(usd_per_s / per_s * 1e6) if per_s else None
 
 
 def _mfu(deployed: Deployed, records: Records, duration_s: float) -> float | None:
@@ -176,9 +188,10 @@ def _mfu(deployed: Deployed, records: Records, duration_s: float) -> float | Non
     return float(flops / (duration_s * peak * deployed.gpus))
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """Null where there is none."""
     return value if value is not None and isfinite(value) else None
 
 
-def _plain(row: Row) -> Row:
-    return {name: _finite(value) for name, value in row.items()}
+def plain(row: Row) -> Row:
+    return {name: finite(value) for name, value in row.items()}

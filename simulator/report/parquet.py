@@ -7,23 +7,11 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from servecast.simulator.engine.records import Records
-from servecast.simulator.report.columns import Columns, request_columns, step_columns
-from servecast.simulator.traffic.workload import Workload
+from servecast.simulator.report.columns import Columns
 
 
-def write_requests(records: Records, workload: Workload, path: Path) -> None:
-    """One row a request, in order of arrival; a time that never came is NULL."""
-    _write(request_columns(records, workload), path)
-
-
-def write_steps(records: Records, path: Path) -> None:
-    """One row a step (a batch), in the order of launching."""
-    _write(step_columns(records), path)
-
-
-def _write(columns: Columns, path: Path) -> None:
-    """NaN becomes NULL: absent is not a number that an average may meet."""
+def write_columns(columns: Columns, path: Path) -> None:
+    """One table; NaN becomes NULL: absent is not a number that an average may meet."""
     plain = {name: np.ascontiguousarray(values) for name, values in columns.items()}
     chosen = ", ".join(
         f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"

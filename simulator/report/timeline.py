@@ -9,7 +9,7 @@ windows is told in the file's ``otherData``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TextIO
@@ -41,16 +41,25 @@ class Shown:
 def write_timeline(records: Records, file: TextIO) -> None:
     """Stream the trace into ``file``; equal records give equal bytes."""
     shown = choose(records)
-    other = {
+    write_events(events(records, shown), told(records, shown), file)
+
+
+def told(records: Records, shown: Shown) -> Event:
+    """Of the run, and how much of it is drawn."""
+    return {
         "steps": len(records.steps),
         "steps_shown": len(shown.steps),
         "requests": len(records),
         "requests_shown": len(shown.requests),
         "windows_s": shown.windows_s,
     }
+
+
+def write_events(found: Iterable[Event], other: Event, file: TextIO) -> None:
+    """The file's frame around its events, one a line."""
     file.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(other)}, "traceEvents": [')
     separator = "\n"
-    for event in events(records, shown):
+    for event in found:
         file.write(separator + json.dumps(event, separators=(",", ":"), allow_nan=False))
         separator = ",\n"
     file.write("\n]}\n")

@@ -13,7 +13,8 @@ from engine_cases import random_case, tables_of, workload_of
 
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.routing import Fleet, simulate
-from servecast.simulator.report.parquet import write_requests, write_steps
+from servecast.simulator.report.columns import request_columns, step_columns
+from servecast.simulator.report.parquet import write_columns
 from servecast.simulator.traffic.workload import TraceOrigin
 
 
@@ -26,8 +27,8 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
 def test_the_tables_hold_every_request_and_step(tmp_path: Path, seed: int) -> None:
     workload, fleet = random_case(seed)
     records = simulate(workload, fleet, compiled=False)
-    write_requests(records, workload, tmp_path / "r.parquet")
-    write_steps(records, tmp_path / "s.parquet")
+    write_columns(request_columns(records, workload), tmp_path / "r.parquet")
+    write_columns(step_columns(records), tmp_path / "s.parquet")
     found = rows(tmp_path / "r.parquet", "SELECT request, finish_s, rejected FROM TABLE")
     assert [row[0] for row in found] == list(range(len(workload)))
     assert [row[1] for row in found] == [None if np.isnan(x) else x for x in records.finish_s]
@@ -43,14 +44,14 @@ def test_latencies_worked_by_hand(tmp_path: Path) -> None:
     origin = TraceOrigin("t.csv", "servecast", np.array([2, 3, 5]))
     workload = dataclasses.replace(workload, origin=origin)
     records = simulate(workload, Fleet(tables_of(), limits), compiled=False)
-    write_requests(records, workload, tmp_path / "r.parquet")
+    write_columns(request_columns(records, workload), tmp_path / "r.parquet")
     columns = "trace_line, queue_delay_s, ttft_s, tpot_s, e2e_s, rejected"
     assert rows(tmp_path / "r.parquet", f"SELECT {columns} FROM TABLE") == [
         (2, 0.0, 3.0, 5.0, 8.0, False),
         (3, 2.0, 7.0, None, 7.0, False),
         (5, None, None, None, None, True),
     ]
-    write_steps(records, tmp_path / "s.parquet")
+    write_columns(step_columns(records), tmp_path / "s.parquet")
     columns = "start_s, end_s, prefill_tokens, decodes, sequences, cached_tokens, used_blocks"
     assert rows(tmp_path / "s.parquet", f"SELECT {columns} FROM TABLE") == [
         (0.0, 3.0, 3, 0, 1, 0, 1),
