@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from servecast.compiler.catalog import parse_slo
 from servecast.compiler.service import Slo
 from servecast.simulator.report.charts import Axis, Cloud, Point, Scatter, scale_json, scatter
+from servecast.simulator.report.headline import roles
 from servecast.simulator.report.panels import Numbers
 from servecast.simulator.report.text import (
     number,
@@ -18,7 +19,15 @@ from servecast.simulator.report.text import (
     tick_seconds,
     usd,
 )
-from servecast.simulator.report.view import MAX_ROWS, STATISTICS, Row, statistic, varied
+from servecast.simulator.report.view import (
+    MAX_ROWS,
+    MORE_AXES,
+    STATISTICS,
+    Row,
+    axis_text,
+    statistic,
+    varied,
+)
 
 NOT_USED = "not used"
 VALUE_AXIS = Axis("requests per second per $/hour (more is better)", tick_number)
@@ -134,7 +143,7 @@ def _value_interval(row: Row) -> tuple[float, float] | None:
 
 
 def _label(index: int, row: Row, axes: list[str]) -> str:
-    more = "".join(f", {axis} {row[axis]}" for axis in axes)
+    more = "".join(f", {axis} {axis_text(row, axis)}" for axis in axes)
     return (
         f"#{index + 1} {row['sku']} TP {row['tp']} PP {row['pp']}, {row['max_num_seqs']} seqs, "
         f"{row['max_batched_tokens']} tokens{more}: {number(row['qps_per_usd_hour'])} per $/h, "
@@ -144,11 +153,11 @@ def _label(index: int, row: Row, axes: list[str]) -> str:
 
 
 def heat_map(result: Row) -> HeatMap | None:
-    """The best placement's batch settings; None where only one was tried."""
+    """The best placement's batch settings; None where only one was tried, or each role has its own."""
     best = result["best"]
-    place = ("sku", "tp", "pp")
-    rows = [r for r in result["ranked"] if all(r[key] == best[key] for key in place)]
-    if len(rows) < 2:
+    place = ("sku", "tp", "pp", *MORE_AXES)
+    rows = [r for r in result["ranked"] if all(r.get(key) == best.get(key) for key in place)]
+    if len(rows) < 2 or roles(best):
         return None
     cells = {(row["max_num_seqs"], row["max_batched_tokens"]): row for row in rows}
     return HeatMap(

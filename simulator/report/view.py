@@ -9,6 +9,7 @@ from typing import Any
 
 from servecast.compiler.catalog import parse_slo
 from servecast.compiler.service import Slo
+from servecast.simulator.report.headline import roles
 from servecast.simulator.report.text import number, percent, plural, seconds, usd
 
 Row = dict[str, Any]
@@ -17,6 +18,11 @@ MAX_ROWS = 1_000
 """Rows of the ranking in the page, which keeps it below 3 MB; the result file has all of them."""
 
 MEASURED = ("measured", "imported")
+ESTIMATED = {
+    "interpolated": "lies between measured shapes",
+    "extrapolated": "beyond them",
+    "analytical": "rests on the data sheet",
+}
 METRIC_NAMES = {
     "ttft": "Time to first token (TTFT)",
     "tbt": "Time between tokens (TBT)",
@@ -67,9 +73,10 @@ def confidence(result: Row) -> list[str]:
     best, ranked = result["best"], result["ranked"]
     sources = best["time_by_source"]
     known = sum(sources.get(name, 0.0) for name in MEASURED)
-    said = [f"{percent(known)} of the predicted time rests on measured kernels"]
-    rest = {name: sources.get(name, 0.0) for name in ("interpolated", "extrapolated", "analytical")}
-    said += [f"{percent(share)} is {name}" for name, share in rest.items() if share > 0]
+    said = [f"Of the predicted time {percent(known)} is of kernels measured at that very shape"]
+    said += [
+        f"{percent(sources[name])} {text}" for name, text in ESTIMATED.items() if sources.get(name)
+    ]
     sentences = [", ".join(said) + "."]
     if interval(best):
         sentences.append(f"Like workloads have capacities of {interval(best)} requests per second.")
@@ -127,6 +134,15 @@ def varied(rows: list[Row]) -> list[str]:
     return [axis for axis in MORE_AXES if len({row.get(axis) for row in rows}) > 1]
 
 
+def axis_text(row: Row, axis: str) -> str:
+    """An axis of a configuration; of the mode also what each role runs on."""
+    parts = roles(row)
+    if axis != "mode" or not parts:
+        return str(row.get(axis, ""))
+    places = (f"{p['replicas']} × {p['sku']} TP {p['tp']} PP {p['pp']}" for _, p in parts)
+    return ", ".join(f"{name} {place}" for (name, _), place in zip(parts, places, strict=True))
+
+
 def refusals(infeasible: list[Row]) -> list[Refusal]:
     """The configurations that cannot serve, those of one placement and one reason together."""
 
@@ -147,13 +163,20 @@ def reproduce(result: Row) -> str | None:
 
 
 def deploy(result: Row) -> str:
-    """The engine's command line for one replica of the best configuration."""
-    best = result["best"]
+    """The engine's command line for one replica of the best configuration, or of each role."""
+    best, model = result["best"], result["question"]["model"]
+    parts = roles(best)
+    if not parts:
+        return _serve(best, model)
+    return "\n".join(f"# {name}\n{_serve(part, model)}" for name, part in parts)
+
+
+def _serve(row: Row, model: str) -> str:
     return " \\\n    ".join(
         [
-            f"vllm serve {shlex.quote(result['question']['model'])}",
-            f"--tensor-parallel-size {best['tp']} --pipeline-parallel-size {best['pp']}",
-            f"--max-num-seqs {best['max_num_seqs']}",
-            f"--max-num-batched-tokens {best['max_batched_tokens']}",
+            f"vllm serve {shlex.quote(model)}",
+            f"--tensor-parallel-size {row['tp']} --pipeline-parallel-size {row['pp']}",
+            f"--max-num-seqs {row['max_num_seqs']}",
+            f"--max-num-batched-tokens {row['max_batched_tokens']}",
         ]
     )
