@@ -25,9 +25,8 @@ def completion_command(shell: str, as_json: bool) -> None:
 
     from click.shell_completion import get_completion_class
 
-    from servecast.simulator.cli import cli
-
     maker = get_completion_class(shell)
     assert maker is not None
-    script = maker(cli, {}, "servecast", "_SERVECAST_COMPLETE").source()
+    whole = click.get_current_context().find_root().command
+    script = maker(whole, {}, "servecast", "_SERVECAST_COMPLETE").source()
     click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)

@@ -15,7 +15,13 @@ from engine_cases import random_case, tables_of, workload_of
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Fleet, simulate
-from servecast.simulator.report.timeline import NUM_WINDOWS, choose, events, write_timeline
+from servecast.simulator.report.timeline import (
+    MAX_STEPS,
+    NUM_WINDOWS,
+    choose,
+    events,
+    write_timeline,
+)
 
 Event = dict[str, Any]
 SEEDS = range(40)
@@ -146,6 +152,20 @@ def test_rejected_requests_never_wait() -> None:
     records = simulate(workload, Fleet(tables_of(), limits), compiled=False)
     waiting = [e["args"]["requests"] for e in of_kind(records, "C") if e["name"] == "waiting"]
     assert waiting == [0, 0]
+
+
+def test_a_file_does_not_grow_with_the_run_once_it_is_cut() -> None:
+    limits = EngineLimits(max_num_seqs=2, max_batched_tokens=8, kv_blocks=10, block_tokens=4)
+
+    def size(num_requests: int) -> int:
+        workload = workload_of(*((10.0 * i, 3, 4) for i in range(num_requests)))
+        file = io.StringIO()
+        write_timeline(simulate(workload, Fleet(tables_of(), limits)), file)
+        return len(file.getvalue())
+
+    longer, longest = size(2 * MAX_STEPS // 4), size(6 * MAX_STEPS // 4)
+    assert longest < 1.05 * longer  # later times have more digits
+    assert longest < 20e6
 
 
 def test_what_is_left_out_is_told_in_the_file() -> None:
