@@ -23,6 +23,7 @@ from servecast.estimator.tables import RuntimeTables, time_by_source
 from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.classes import by_class
 from servecast.simulator.metrics.outcome import Deployed, outcome
 from servecast.simulator.search.serving import step_work
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
@@ -40,7 +41,8 @@ class Setup:
 
     ``dp`` counts the engines of one replica, which share its experts: each schedules for itself.
     ``slos`` ask for goodput, the grid's intensity for carbon. ``drafter`` is the model that drafts, where the
-    modes speculate and say no cost: it runs at the replica's tensor parallelism.
+    modes speculate and say no cost: it runs at the replica's tensor parallelism. ``clients`` send one request
+    after the other, ``pause_s`` after an answer; the trace's times do not count then.
     """
 
     program: Program
@@ -63,6 +65,8 @@ class Setup:
     carbon_g_per_kwh: float | None = None
     modes: Modes = NO_MODES
     drafter: Program | None = None
+    clients: int | None = None
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +96,13 @@ def simulate_setup(
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     modes = _with_drafter(setup, placement, loader)
     fleet = Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy, modes)
-    records = Engine().run(workload, fleet, loaded_tokens=loaded_tokens)
+    records = Engine().run(
+        workload,
+        fleet,
+        loaded_tokens=loaded_tokens,
+        concurrency=setup.clients,
+        client_s=setup.pause_s,
+    )
     seconds = time_by_source(tables, step_work(records))
     total_s = sum(seconds.values())
     summary = {
@@ -100,6 +110,7 @@ def simulate_setup(
         "configuration": configuration_json(setup, placement),
         "workload": asdict(describe(workload)),
         **outcome(deployed(setup, placement, tables), workload, records),
+        "classes": by_class(records, workload, setup.slos),
         "modes": dict(records.modes),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
         "provenance": {

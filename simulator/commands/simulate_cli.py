@@ -113,7 +113,7 @@ def simulate_command(
     quiet = options.pop("quiet")
     said = {name: options.pop(name) for name in SETUP}
     configuration = {name: value for name, value in said.items() if value is not None}
-    configuration |= take_modes(options)
+    configuration |= take_modes(options, said["replicas"])
     configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
     pools = take_pools(options, configuration)
     asked = SimulateOptions(

@@ -1,4 +1,4 @@
-"""Serving modes in which requests differ from step to step, or replicas come and go, and how to write them.
+"""Serving modes in which requests differ from step to step, or replicas come and go.
 
 A fleet with any of them runs on the executable specification (`reference.py`), one object for each request:
 thousands of requests a second. Everything else runs compiled. Formulas: ``docs/serving-modes.md``.
@@ -6,147 +6,54 @@ thousands of requests a second. Everything else runs compiled. Formulas: ``docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from math import inf
-from random import Random
 
 from servecast.compiler.errors import UserError
-from servecast.estimator.tables import RuntimeTables
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """A drafter proposes tokens, the model checks them all in its next step and keeps those before the first
-    that it would not have chosen, and one of its own.
-
-    ``lengths[n]`` is the probability that n tokens are drafted, ``acceptance[j]`` that token j of a draft is
-    accepted if those before it were (the last one holds for all after it). ``trace`` replaces both: (drafted,
-    accepted) of recorded steps, which each request replays in order from a place of its own.
-
-    A pass of the drafter takes ``cost`` of what the model would take for it, or what ``drafter`` says. It
-    makes one over all tokens of the step and one for each further token of the longest draft; 0: drafts are
-    looked up, and need no KV.
-
-    Raises:
-        UserError: no such probabilities, or more accepted than drafted.
-    """
-
-    lengths: tuple[float, ...] = (0.0, 1.0)
-    acceptance: tuple[float, ...] = (0.7,)
-    trace: tuple[tuple[int, int], ...] = ()
-    cost: float = 0.0
-    drafter: RuntimeTables | None = None
-
-    def __post_init__(self) -> None:
-        if not self.acceptance or not all(0 <= each <= 1 for each in self.acceptance):
-            raise UserError(f"acceptance {self.acceptance}: each must be from 0 to 1")
-        if abs(sum(self.lengths) - 1) > 1e-6 or min(self.lengths) < 0:
-            raise UserError(f"draft lengths' probabilities {self.lengths} must add up to 1")
-        if not self.cost >= 0:
-            raise UserError(f"the drafter's cost must be 0 or more, got {self.cost:g}")
-        for drafted, accepted in self.trace:
-            if not 0 <= accepted <= drafted:
-                raise UserError(f"{accepted} of {drafted} drafted tokens cannot be accepted")
-        if self.longest < 1:
-            raise UserError("speculation without a drafted token: leave it away")
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest draft."""
-        if self.trace:
-            return max(drafted for drafted, _ in self.trace)
-        return max(n for n, probability in enumerate(self.lengths) if probability > 0)
-
-    @property
-    def lookahead(self) -> int:
-        """Tokens beyond the step's own that need KV slots: a drafter's (vLLM's num_lookahead_tokens)."""
-        return self.longest if self.cost or self.drafter else 0
-
-    @property
-    def extra_tokens(self) -> int:
-        """The most that a request holds beyond its own tokens."""
-        return self.longest + self.lookahead
-
-    def drafts(self, number: int) -> Iterator[tuple[int, int]]:
-        """(drafted, accepted) of a request's steps for ever: the same whatever the schedule."""
-        rng = Random(f"speculation {number}")
-        if self.trace:
-            at = rng.randrange(len(self.trace))
-            while True:
-                yield self.trace[at]
-                at = (at + 1) % len(self.trace)
-        while True:
-            drafted = rng.choices(range(len(self.lengths)), self.lengths)[0]
-            sure = [self.acceptance[min(j, len(self.acceptance) - 1)] for j in range(drafted)]
-            lucky = [rng.random() < each for each in sure]
-            yield drafted, [*lucky, False].index(False)
+from servecast.simulator.engine.kv_tiers import KvTier
+from servecast.simulator.engine.lifecycle import Autoscaling, NodeLoss
+from servecast.simulator.engine.patience import Leaving, Turns
+from servecast.simulator.engine.speculation import Speculation
 
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """All off by default."""
+    """All off by default.
+
+    ``lock_step``: so many replicas (data-parallel ranks) at a time step together, each step as long as the
+    slowest one's. ``class_queues[p]``: a request of priority p is turned away who finds so many waiting, the
+    last for all after it. ``retry``: what a lost replica had is sent again, with the tokens that it brought;
+    else it fails. ``ramp_s``: closed-loop clients begin one after the other over so long.
+    ``blocking_sends``: a pipeline stage is busy until what it sends is across.
+
+    Raises:
+        UserError: no rank, no place in a queue, a loss or a ramp before 0.
+    """
 
     speculation: Speculation | None = None
+    lock_step: int = 1
+    leaving: Leaving | None = None
+    turns: Turns | None = None
+    class_queues: tuple[int, ...] = ()
+    ramp_s: float = 0.0
+    losses: tuple[NodeLoss, ...] = ()
+    retry: bool = True
+    scaling: Autoscaling | None = None
+    tiers: tuple[KvTier, ...] = ()
+    blocking_sends: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lock_step < 1:
+            raise UserError(f"lock_step must be at least 1 rank, got {self.lock_step}")
+        if any(places < 0 for places in self.class_queues):
+            raise UserError(f"class_queues {self.class_queues}: each must be 0 or more")
+        if not self.ramp_s >= 0:
+            raise UserError(f"ramp_s must be 0 or more, got {self.ramp_s:g}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Those that are on."""
-        off = NO_MODES
         every = [field.name for field in fields(self)]
-        return tuple(name for name in every if getattr(self, name) != getattr(off, name))
+        return tuple(name for name in every if getattr(self, name) != getattr(NO_MODES, name))
 
 
 NO_MODES = Modes()
-
-
-def parse_speculation(text: str) -> Speculation:
-    """``draft=4,acceptance=0.8/0.7/0.6,cost=0.05``; a draft of several lengths is ``0:0.3/4:0.7``.
-
-    Raises:
-        UserError: an unknown part, or no such number.
-    """
-    parts = fields_of("speculation", text, ("draft", "acceptance", "cost"))
-    lengths = [0.0] * (1 + int(max(n for n, _ in _lengths(parts.get("draft", "1")))))
-    for tokens, probability in _lengths(parts.get("draft", "1")):
-        lengths[int(tokens)] += probability
-    acceptance = tuple(number("acceptance", n) for n in parts.get("acceptance", "0.7").split("/"))
-    cost = number("cost", parts.get("cost", "0"))
-    return Speculation(tuple(lengths), acceptance, cost=cost)
-
-
-def _lengths(text: str) -> list[tuple[float, float]]:
-    """(tokens, probability)"""
-    pairs = [each.partition(":") for each in text.split("/")]
-    if len(pairs) > 1 and not all(colon for _, colon, _ in pairs):
-        raise UserError(f"draft {text!r}: several lengths need a probability each, as 0:0.3/4:0.7")
-    return [(number("draft", n), number("draft", p) if p else 1.0) for n, _, p in pairs]
-
-
-def fields_of(what: str, text: str, known: tuple[str, ...]) -> dict[str, str]:
-    """``name=value,…`` of these names.
-
-    Raises:
-        UserError: another name, or one without a value.
-    """
-    parts: dict[str, str] = {}
-    for part in text.split(",") if text else ():
-        name, equals, value = part.partition("=")
-        if name not in known or not equals:
-            raise UserError(f"{what} {text!r}: {part!r} is not one of {'=, '.join(known)}=")
-        parts[name] = value
-    return parts
-
-
-def number(what: str, text: str) -> float:
-    """
-    Raises:
-        UserError: not a number, negative, or infinite.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        raise UserError(f"{what} must be a number, got {text!r}") from None
-    if not 0 <= value < inf:
-        raise UserError(f"{what} must be 0 or more, got {text}")
-    return value

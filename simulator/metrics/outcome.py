@@ -11,6 +11,7 @@ from servecast.compiler.service import Slo
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.patience import LEFT, LOST, SESSION_ENDED
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.state import GAVE_UP, TURNED_AWAY
 from servecast.simulator.metrics.flops import flops_model
@@ -24,6 +25,12 @@ from servecast.simulator.traffic.workload import Workload
 
 MAX_NAMED = 20
 """Rejected requests that the summary names; the requests table has all of them."""
+
+MODES_REASONS = {
+    LEFT: "was cancelled by its client",
+    LOST: "was on a replica that was lost",
+    SESSION_ENDED: "follows a turn that was not answered",
+}
 
 Row = dict[str, Any]  # JSON
 
@@ -53,7 +60,7 @@ def outcome(deployed: Deployed, workload: Workload, records: Records) -> Row:
         "duration_s": finite(metrics.duration_s),
         "requests_per_s": finite(metrics.requests_per_s),
         "output_tokens_per_s": finite(metrics.output_tokens_per_s),
-        "usd_per_million_output_tokens": _usd_per_million(deployed, metrics),
+        "usd_per_million_output_tokens": _usd_per_million(deployed, metrics, records),
         "goodput": goodput(deployed.slos, records, metrics),
         "steady_state": _steady(records),
         "steps": len(records.steps),
@@ -160,7 +167,9 @@ def rejection(kv_tokens: int, gone: int, limits: EngineLimits) -> Row:
 
 def _reason(gone: int, kv_blocks: int, limits: EngineLimits) -> str:
     if gone == TURNED_AWAY:
-        return f"found {limits.max_queue} requests waiting"
+        return f"found {limits.max_queue or 'too many'} requests waiting"
+    if gone in MODES_REASONS:
+        return MODES_REASONS[gone]
     if gone == GAVE_UP:
         return f"gave up after {limits.queue_timeout_s} s in the queue"
     if kv_blocks > limits.kv_blocks:
@@ -171,8 +180,12 @@ def _reason(gone: int, kv_blocks: int, limits: EngineLimits) -> str:
     )
 
 
-def _usd_per_million(deployed: Deployed, metrics: ReplicaMetrics) -> float | None:
+def _usd_per_million(deployed: Deployed, metrics: ReplicaMetrics, records: Records) -> float | None:
+    """Of all GPUs for the duration; of an autoscaled fleet, for as long as each replica was paid."""
     usd_per_s = deployed.gpus * deployed.sku.usd_per_hour / 3600
+    if "scaling" in records.modes:
+        paid_s = records.modes["scaling"]["replica_hours"] * 3600
+        usd_per_s *= paid_s / (records.replicas * metrics.duration_s)
     per_s = metrics.output_tokens_per_s
     return finite(usd_per_s / per_s * 1e6) if per_s else None
 

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.reference.tiers import ReferenceTiers
 from servecast.simulator.traffic.workload import Workload
 
 
@@ -42,6 +43,8 @@ class ReferenceRequest:
     place: int = 0  # among those that are served
     tokens: int = 0  # of its prompt
     client: int = 0
+    priority: int = 0
+    retries: int = 0  # times that it was sent again because its replica was lost
     replica: int = 0
     token_s: list[float] = field(default_factory=list)
     token_steps: list[tuple[int, int]] = field(default_factory=list)  # replica, and its step
@@ -79,6 +82,10 @@ class ReferenceRequest:
         self.token_s += [at_s] * tokens
         self.token_steps += [step] * tokens
 
+    def start_again(self) -> None:
+        """It has no KV any more: prompt and tokens that came out are to be computed."""
+        self.computed, self.expected, self.decoding = 0, 0, False
+
     def hash(self, k: int) -> Hashable:
         """Of its block k; what it writes itself, nobody else has."""
         return self.hashes[k] if k < len(self.hashes) else (self, k)
@@ -87,10 +94,13 @@ class ReferenceRequest:
 class ReferenceBlocks:
     """All KV blocks of a replica."""
 
-    def __init__(self, limits: EngineLimits, caching: bool) -> None:
+    def __init__(
+        self, limits: EngineLimits, caching: bool, below: ReferenceTiers | None = None
+    ) -> None:
         self.block_tokens, self.total, self.caching = limits.block_tokens, limits.kv_blocks, caching
         self.free = deque(ReferenceBlock() for _ in range(limits.kv_blocks))  # next to take first
         self.cached: dict[Hashable, list[ReferenceBlock]] = {}  # equal ones, the oldest first
+        self.below = below or ReferenceTiers(())
 
     def count(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)
@@ -105,6 +115,8 @@ class ReferenceBlocks:
             block = self.free.popleft()
             if block.hash is not None:
                 self.cached[block.hash].remove(block)
+                if not self.cached[block.hash]:
+                    self.below.keep(block.hash)
             block.references, block.hash = 1, None
             request.blocks.append(block)
 
@@ -123,6 +135,15 @@ class ReferenceBlocks:
                 break
             found.append(self.cached[request.hash(k)][0])
         return found
+
+    def find_below(self, request: ReferenceRequest, found: int) -> list[Hashable]:
+        """Of its blocks behind the first so many, those that a tier has, up to the first that none has."""
+        hashes: list[Hashable] = []
+        for k in range(found, (request.known - 1) // self.block_tokens if self.caching else 0):
+            if self.below.find(request.hash(k)) is None:
+                break
+            hashes.append(request.hash(k))
+        return hashes
 
     def adopt(self, request: ReferenceRequest, hits: list[ReferenceBlock]) -> None:
         for block in hits:

@@ -52,6 +52,7 @@ class ObjectRouter:
         self.loads = tokens if routing.router.tokens else [1] * len(tokens)
         self.replicas = [Sent() for _ in range(replicas)]
         self.replica_of: dict[int, int] = {}
+        self.live = list(range(replicas))  # take requests
         self.limit = int(routing.value("limit")) or most
         self.queue: deque[tuple[int, float]] = deque()
 
@@ -69,8 +70,8 @@ class ObjectRouter:
     def bind(self) -> list[tuple[int, int]]:
         """Waiting requests to the replicas with the fewest, while those have fewer than they may."""
         bound: list[tuple[int, int]] = []
-        while self.queue and min(r.outstanding for r in self.replicas) < self.limit:
-            fewest = min(range(len(self.replicas)), key=lambda n: self.replicas[n].outstanding)
+        while self.queue and min(self.replicas[n].outstanding for n in self.live) < self.limit:
+            fewest = min(self.live, key=lambda n: self.replicas[n].outstanding)
             place, arrival_s = self.queue.popleft()
             self._send(place, arrival_s, fewest)
             bound.append((place, fewest))
@@ -83,12 +84,12 @@ class ObjectRouter:
     def _choose(self, place: int, arrival_s: float) -> int:
         first, second = self.choices[place]
         if self.rule == STATIC:
-            return first
-        if self.rule == STICKY and second >= 0:
+            return first if first in self.live else self.live[first % len(self.live)]
+        if self.rule == STICKY and self.replica_of.get(second) in self.live:
             return self.replica_of[second]
-        compared: Sequence[int] = range(len(self.replicas))
+        compared: Sequence[int] = self.live
         if self.rule == BETTER_OF_TWO:
-            compared = (first, second)
+            compared = [each for each in (first, second) if each in self.live] or self.live
         return min(compared, key=lambda n: self._known_load(self.replicas[n], arrival_s))
 
     def _known_load(self, replica: Sent, now_s: float) -> int:

@@ -7,6 +7,7 @@ The modes of `modes.py` are stated here alone, and run here (`specified_run.py`)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.simulator.engine.hooks import columns_of
+from servecast.simulator.engine.patience import LEFT, SESSION_ENDED
 from servecast.simulator.engine.policy import parse_policy
 from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.scheduling import LivelockError
@@ -24,8 +26,11 @@ from servecast.simulator.reference.blocks import (
     ReferenceRequest,
     prompt_hashes,
 )
+from servecast.simulator.reference.membership import Membership
 from servecast.simulator.reference.object_routing import ObjectRouter
 from servecast.simulator.reference.replica import ReferenceReplica, ReferenceStep
+from servecast.simulator.reference.sessions import Sessions
+from servecast.simulator.reference.stage_times import Work, whole_s
 from servecast.simulator.traffic.workload import Workload
 
 if TYPE_CHECKING:
@@ -47,7 +52,8 @@ class ReferenceRun:
     ) -> None:
         self.fleet, self.modes = fleet, fleet.modes
         concurrency, self.client_s = clients
-        caching = loaded is None and fleet.limits.caches_prefixes_of(workload.prefix is not None)
+        shared = workload.prefix is not None or self.modes.turns is not None
+        caching = loaded is None and fleet.limits.caches_prefixes_of(shared)
         self.replicas = [ReferenceReplica(n, fleet, caching) for n in range(fleet.replicas)]
         self.requests = _requests(workload, fleet, loaded)  # None: rejected
         self.steps: list[ReferenceStep] = []
@@ -64,14 +70,30 @@ class ReferenceRun:
         self.arrivals: list[tuple[float, int]] = []  # a heap: when, and the request's place
         self.events: list[tuple[float, int, Callable[[float], None]]] = []  # a heap
         self.ticket = count()
-        if concurrency:
-            self.send(concurrency, 0.0)
-        else:
-            self.unsent = len(self.served)
-            self.arrivals = [(r.arrival_s, r.place) for r in self.served]
+        self.open = len(self.served)  # requests that are not answered, and will be
+        self.num_arrived, self.out, self.num_dummies = 0, 0, 0
+        self.turns = self.sessions(workload)
+        self.leaves_s = self.modes.leaving.after_s(len(self.served)) if self.modes.leaving else None
+        self.membership = Membership(self)
+        self.start(concurrency)
         while (now_s := self.next_instant()) < inf:
             self.at(now_s)
         self.check_end(workload.name)
+
+    def start(self, concurrency: int) -> None:
+        """The first requests are on their way."""
+        if concurrency:
+            for client in range(min(concurrency, len(self.served))):
+                self.send_next(self.modes.ramp_s * client / concurrency)
+            return
+        self.unsent = len(self.served)
+        first = [r for r in self.served if not self.turns or self.turns.is_first(r.place)]
+        self.arrivals = [(r.arrival_s, r.place) for r in first]
+
+    def sessions(self, workload: Workload) -> Sessions | None:
+        turns = self.modes.turns
+        tokens = self.fleet.limits.block_tokens
+        return Sessions(workload, self.requests, turns, tokens) if turns else None
 
     def make_router(self, workload: Workload, rule: str) -> ObjectRouter:
         routing, count = parse_router(rule), self.fleet.replicas
@@ -90,50 +112,126 @@ class ReferenceRun:
             if replica.next_end_s() == now_s:
                 end_s = replica.flights[0].end_s
                 for request in replica.complete():
-                    self.router.finished(request.place, now_s)
-                    self.answered(end_s)
+                    self.ended(request, end_s, now_s)
                 busy = replica.ahead and replica.flights  # the host, until it has launched the last
                 replica.due_s = max(now_s, replica.flights[-1].start_s) if busy else now_s
         while self.events and self.events[0][0] <= now_s:
             heappop(self.events)[2](now_s)
-        self.assign(self.router.bind(), now_s)
+        self.membership.settle(now_s)
         while self.arrivals and self.arrivals[0][0] <= now_s:
             arrival_s, place = heappop(self.arrivals)
-            self.assign(self.router.route(place, arrival_s), now_s)
+            self.arrive(self.served[place], arrival_s, now_s)
         self.launch(now_s)
 
+    def arrive(self, request: ReferenceRequest, arrival_s: float, now_s: float) -> None:
+        if self.turns:
+            request.key = self.num_arrived  # who comes when is not known before
+        self.num_arrived += 1
+        self.out += 1
+        if self.leaves_s is not None and self.leaves_s[request.place] < inf:
+            self.later(
+                arrival_s + float(self.leaves_s[request.place]), partial(self.leave, request)
+            )
+        self.membership.take(request.place, arrival_s, now_s)
+
+    def leave(self, request: ReferenceRequest, now_s: float) -> None:
+        """The client does not wait any longer."""
+        if request.known == request.total or request.gone:
+            return
+        request.why = LEFT
+        self.membership.drop(request, now_s)
+        self.ended(request, now_s, now_s)
+
     def launch(self, now_s: float) -> None:
-        for replica in self.replicas:
-            if replica.due_s <= now_s:
-                replica.due_s = inf
-                while len(replica.flights) < replica.depth and replica.schedule(now_s):
-                    self.steps.append(replica.flights[-1])
-                if replica.stalled > MAX_STALLED:
-                    raise LivelockError(
-                        f"replica {replica.number}: no token in {MAX_STALLED} batches"
-                    )
+        ranks = self.modes.lock_step
+        for first in range(0, len(self.replicas), ranks):
+            group = self.replicas[first : first + ranks]
+            if min(replica.due_s for replica in group) <= now_s:
+                for replica in group:
+                    replica.due_s = inf
+                if ranks > 1:
+                    self.form_together(group, now_s)
+                else:
+                    self.form(group[0], now_s)
+                for replica in group:
+                    self.after_forming(replica, now_s)
+
+    def form(self, replica: ReferenceReplica, now_s: float) -> None:
+        while len(replica.flights) < replica.depth and replica.schedule(now_s):
+            self.steps.append(replica.flights[-1])
+
+    def form_together(self, group: list[ReferenceReplica], now_s: float) -> None:
+        """One batch of each rank, all as long as the longest; who has none runs a batch of one token."""
+        if any(replica.flights for replica in group):
+            return
+        steps = [replica.flights[-1] for replica in group if replica.schedule(now_s)]
+        if not steps:
+            return
+        idle = len(group) - len(steps)
+        end_s = max(step.end_s for step in steps)
+        if idle:
+            end_s = max(end_s, now_s + whole_s(self.fleet.tables, Work(1, 1, (), 1, 0)))
+        for step in steps:
+            step.end_s = self.replicas[step.replica].stage_free_s[0] = end_s
+        self.num_dummies += idle
+        self.steps += steps
+
+    def after_forming(self, replica: ReferenceReplica, now_s: float) -> None:
+        for request in replica.left_queue:
+            self.ended(request, now_s, now_s)
+        replica.left_queue.clear()
+        if replica.stalled > MAX_STALLED:
+            raise LivelockError(f"replica {replica.number}: no token in {MAX_STALLED} batches")
 
     def assign(self, sent: list[tuple[int, int]], now_s: float) -> None:
         """These requests are at these replicas now."""
         for place, number in sent:
-            replica = self.replicas[number]
-            self.served[place].replica = number
-            if len(replica.waiting) < replica.max_queue:
-                replica.waiting.append(self.served[place])
+            replica, request = self.replicas[number], self.served[place]
+            request.replica = number
+            if len(replica.waiting) < self.places(replica, request):
+                replica.waiting.append(request)
             else:
-                self.served[place].why = TURNED_AWAY
+                request.why = TURNED_AWAY
+                self.ended(request, now_s, now_s)
             replica.wake(now_s)
 
-    def answered(self, end_s: float) -> None:
-        """A request has its last token."""
-        self.send(1, end_s + self.client_s)
+    def places(self, replica: ReferenceReplica, request: ReferenceRequest) -> float:
+        """As many may wait when it comes."""
+        by_class = self.modes.class_queues
+        if not by_class or request.retries:
+            return replica.max_queue
+        return min(by_class[min(request.priority, len(by_class) - 1)], replica.max_queue)
 
-    def send(self, number: int, at_s: float) -> None:
-        """Closed-loop clients send their next requests."""
-        for _ in range(min(number, len(self.served) - self.unsent)):
-            self.served[self.unsent].arrival_s = at_s
-            heappush(self.arrivals, (at_s, self.unsent))
-            self.unsent += 1
+    def ended(self, request: ReferenceRequest, end_s: float, now_s: float) -> None:
+        """A request has its last token, or will get none."""
+        self.open -= 1
+        self.out -= 1
+        if request.place in self.router.replica_of:
+            self.router.finished(request.place, now_s)
+        if self.unsent < len(self.served):
+            self.send_next(end_s + self.client_s)
+        if self.turns is None:
+            return
+        following = self.turns.following(request.place)
+        if request.gone:
+            self.end_session(request.place)
+        elif following is not None:
+            self.served[following].arrival_s = end_s + self.turns.think_s(following)
+            heappush(self.arrivals, (self.served[following].arrival_s, following))
+
+    def end_session(self, place: int) -> None:
+        """No turn after this one comes."""
+        assert self.turns is not None
+        while (following := self.turns.following(place)) is not None:
+            self.served[following].why = SESSION_ENDED
+            self.open -= 1
+            place = following
+
+    def send_next(self, at_s: float) -> None:
+        """A closed-loop client sends the next request."""
+        self.served[self.unsent].arrival_s = at_s
+        heappush(self.arrivals, (at_s, self.unsent))
+        self.unsent += 1
 
     def later(self, at_s: float, event: Callable[[float], None]) -> None:
         """The event happens then, after what ends and before what arrives in that instant."""
@@ -149,7 +247,9 @@ class ReferenceRun:
                 "checks": steps,
                 "tokens_per_check": tokens / steps if steps else None,
             }
-        return report
+        if self.modes.lock_step > 1:
+            report["lock_step"] = {"dummy_batches": self.num_dummies}
+        return report | self.membership.report()
 
     def check_end(self, name: str) -> None:
         """
@@ -187,6 +287,8 @@ def _requests(
         prompt, output, key, have = (int(number) for number in row[1:])
         request = ReferenceRequest(float(row[0]), prompt, prompt + output, key, have)
         request.tokens, request.client = prompt, int(client)
+        if workload.priority is not None:
+            request.priority = int(workload.priority[len(requests)])
         request.hashes = prompt_hashes(workload, len(requests), fleet.limits.block_tokens)
         request.drafts = speculation.drafts(len(requests)) if speculation else None
         requests.append(request if prompt + output - 1 <= capacity else None)

@@ -14,6 +14,7 @@ from servecast.simulator.reference.blocks import (
     ReferenceRequest,
 )
 from servecast.simulator.reference.stage_times import Work, chunks_s, stage_s, whole_s
+from servecast.simulator.reference.tiers import ReferenceTiers
 
 if TYPE_CHECKING:
     from servecast.simulator.engine.routing import Fleet
@@ -39,7 +40,8 @@ class ReferenceStep:
 class ReferenceReplica:
     def __init__(self, number: int, fleet: Fleet, caching: bool) -> None:
         self.number, self.tables, self.limits = number, fleet.tables, fleet.limits
-        self.blocks = ReferenceBlocks(fleet.limits, caching)
+        self.tiers = fleet.modes.tiers
+        self.blocks = ReferenceBlocks(fleet.limits, caching, ReferenceTiers(self.tiers))
         self.waiting: list[ReferenceRequest] = []
         self.running: list[ReferenceRequest] = []  # in the order of admission
         self.flights: deque[ReferenceStep] = deque()
@@ -50,11 +52,14 @@ class ReferenceReplica:
         self.patience_s = inf if limit_s is None else limit_s
         self.depth = 2 if self.ahead else self.tables.num_stages  # batches in flight
         self.due_s = float("inf")  # when a batch is to be formed
+        self.blocking_sends = fleet.modes.blocking_sends
         self.speculation = fleet.modes.speculation
         self.lookahead = self.speculation.lookahead if self.speculation else 0
         self.taken = 0  # tokens of the batch that is being formed
+        self.load_s = 0.0  # that its KV takes from other tiers
         self.num_steps = 0
         self.stalled = 0  # steps since one that brought a token
+        self.left_queue: list[ReferenceRequest] = []  # since the last batch
         self.pick: Pick | None = None  # the user's, over these columns of all requests
         self.columns: Columns | None = None
 
@@ -76,6 +81,8 @@ class ReferenceReplica:
             request.in_flight -= 1
         for request, gained in step.gains.items():
             self.stalled = 0
+            if request.gone:
+                continue
             request.emit(gained, step.end_s, (self.number, step.number))
             if request.preemptions == step.preemptions[request]:  # not preempted while in flight
                 request.expected -= 1
@@ -88,6 +95,27 @@ class ReferenceReplica:
                 finished.append(request)
         return finished
 
+    def drop(self, request: ReferenceRequest) -> None:
+        """Its client has left: what a batch in flight brings it is for nobody."""
+        (self.running if request in self.running else self.waiting).remove(request)
+        self.blocks.release(request)
+
+    def lose(self, now_s: float) -> list[ReferenceRequest]:
+        """The node is gone, with its batches and caches; who was there."""
+        for step in self.flights:
+            step.start_s, step.end_s = min(step.start_s, now_s), min(step.end_s, now_s)
+        self.flights.clear()
+        there = [*self.running, *self.waiting]
+        self.running, self.waiting, self.due_s = [], [], inf
+        self.stage_free_s = [now_s] * self.tables.num_stages
+        self.blocks = ReferenceBlocks(
+            self.limits, self.blocks.caching, ReferenceTiers(self.tiers)
+        )
+        for request in there:
+            request.blocks, request.in_flight = [], 0
+            request.start_again()
+        return there
+
     def preempt(self) -> ReferenceRequest | None:
         candidates = [r for r in self.running if self.ahead or not r.in_flight]
         if not candidates:
@@ -96,7 +124,7 @@ class ReferenceReplica:
         self.running.remove(victim)
         self.waiting.append(victim)
         self.blocks.release(victim)
-        victim.computed, victim.expected, victim.decoding = 0, 0, False
+        victim.start_again()
         victim.preemptions += 1
         return victim
 
@@ -138,10 +166,13 @@ class ReferenceReplica:
             if isnan(request.scheduled_s) and now_s > request.arrival_s + self.patience_s:
                 self.waiting.remove(request)
                 request.why = GAVE_UP
+                self.left_queue.append(request)
                 continue
             hits = self.blocks.find(request)
-            loaded = len(hits) * self.limits.block_tokens
-            if not self.blocks.caching and not request.preemptions:
+            below = self.blocks.find_below(request, len(hits))
+            loaded = (len(hits) + len(below)) * self.limits.block_tokens
+            first = isnan(request.scheduled_s)
+            if not self.blocks.caching and first:
                 loaded = request.loaded
             tokens = min(request.known - loaded, self.left)
             reserved = loaded + tokens + self.lookahead
@@ -153,8 +184,9 @@ class ReferenceReplica:
                 break
             self.waiting.remove(request)
             self.running.append(request)
-            if not request.preemptions:
+            if first:
                 request.scheduled_s, request.hit = now_s, loaded
+            self.load_s += self.blocks.below.load(below)
             self.blocks.adopt(request, hits)
             request.computed = loaded
             self.take(request, tokens, batch)
@@ -185,19 +217,19 @@ class ReferenceReplica:
         at_s = now_s + (self.tables.host_step_s if hidden else 0.0)
         step.start_s = max(at_s, self.stage_free_s[0])
         for stage in range(self.tables.num_stages):
-            time_s = stage_s(self.tables, stage, work)
+            time_s = stage_s(self.tables, stage, work) + (0.0 if stage else self.load_s)
             if self.speculation and stage == self.tables.num_stages - 1:
                 time_s += self.draft_s(step, work)
             step.end_s = max(at_s, self.stage_free_s[stage]) + time_s
-            self.stage_free_s[stage] = step.end_s
             at_s = step.end_s + float(self.tables.send_s[stage, step.tokens])
+            self.stage_free_s[stage] = at_s if self.blocking_sends else step.end_s
             step.prefill_s += chunks_s(self.tables, stage, work)
         for request in batch:
             request.in_flight += 1
         for request in step.gains:
             request.expected += 1
             request.decoding = True
-        self.num_steps += 1
+        self.num_steps, self.load_s = self.num_steps + 1, 0.0
         self.stalled += 1
         self.flights.append(step)
 

@@ -33,6 +33,7 @@ def run_specified(
         LivelockError: some request gets no token any more.
     """
     _check(fleet)
+    _check_asked(workload, fleet, clients[0])
     run = ReferenceRun(workload, fleet, clients, loaded)
     return records_of(run, workload)
 
@@ -46,6 +47,54 @@ def _check(fleet: Fleet) -> None:
         )
     if fleet.modes.speculation and fleet.limits.async_scheduling:
         raise UserError("speculation with async_scheduling: a batch must know what was accepted")
+    _check_ranks(fleet)
+    _check_members(fleet)
+
+
+def _check_ranks(fleet: Fleet) -> None:
+    ranks, stages = fleet.modes.lock_step, fleet.tables.num_stages
+    if ranks == 1:
+        return
+    if fleet.limits.async_scheduling:
+        raise UserError("lock_step with async_scheduling: ranks form their batches together")
+    if stages > 1:
+        raise UserError(f"lock_step with {stages} pipeline stages: it needs one stage")
+    if fleet.replicas % ranks:
+        raise UserError(
+            f"lock_step {ranks} with {fleet.replicas} ranks in all: it must divide them"
+        )
+    for name in ("scaling", "losses"):
+        if getattr(fleet.modes, name):
+            raise UserError(f"{name} with lock_step {ranks}: ranks come and go together")
+
+
+def _check_members(fleet: Fleet) -> None:
+    modes = fleet.modes
+    if modes.scaling and modes.scaling.most != fleet.replicas:
+        raise UserError(
+            f"scaling to {modes.scaling.most} replicas with replicas {fleet.replicas}: "
+            "the fleet must have the most that there can be"
+        )
+    for loss in modes.losses:
+        if loss.replica >= fleet.replicas:
+            raise UserError(
+                f"replica {loss.replica} cannot be lost: there are 0 to {fleet.replicas - 1}"
+            )
+
+
+def _check_asked(workload: Workload, fleet: Fleet, concurrency: int) -> None:
+    """What the workload must say, and who sends it."""
+    modes = fleet.modes
+    if modes.class_queues and workload.priority is None:
+        raise UserError(f"{workload.name}: class_queues need a trace with each request's priority")
+    if modes.turns and concurrency:
+        raise UserError(f"turns with concurrency {concurrency}: sessions say who sends what when")
+    if modes.turns and fleet.policy != "vllm_v1":
+        raise UserError(
+            f"turns with policy {fleet.policy!r}: its order needs every arrival beforehand"
+        )
+    if modes.ramp_s and not concurrency:
+        raise UserError("ramp_s without concurrency: only closed-loop clients ramp up")
 
 
 def records_of(run: ReferenceRun, workload: Workload) -> Records:

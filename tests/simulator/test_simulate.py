@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from servecast.compiler.catalog import shipped_skus
+from servecast.compiler.catalog import parse_slo, shipped_skus
 from servecast.compiler.errors import InfeasibleError, UserError
 from servecast.compiler.load import load_spec
 from servecast.estimator.load import TableLoader
 from servecast.simulator.cli import cli
 from servecast.simulator.commands.simulate_cli import simulate_command
 from servecast.simulator.commands.simulate_job import save_simulation
-from servecast.simulator.engine.modes import Modes, Speculation
+from servecast.simulator.engine.lifecycle import Autoscaling
+from servecast.simulator.engine.modes import Modes
+from servecast.simulator.engine.speculation import Speculation
 from servecast.simulator.simulate import Setup, Simulated, mtp_module, simulate_setup
 from servecast.simulator.traffic.workload import TraceOrigin, Workload
 
@@ -179,3 +181,48 @@ def test_who_gives_up_or_is_turned_away_is_named_with_the_reason(loader: TableLo
     assert crowded["rejected"][0]["reason"] == "found 2 requests waiting"
     asked = crowded["requests"]
     assert asked["arrived"] == asked["finished"] + asked["rejected"] == 60
+
+
+def test_contradictory_modes_are_refused_by_both_names() -> None:
+    wrong = {
+        ("--lock-step",): "--lock-step without --dp: it takes 2 engines or more",
+        ("--fail-lost",): "--fail-lost without --lose: no replica is lost",
+        ("--pause", "1"): "--pause without --clients: requests come at the trace's times",
+        (
+            "--autoscale",
+            "most=2",
+            "--replicas",
+            "2",
+        ): "--autoscale with --replicas: most= and least=",
+        ("--autoscale", "most=2", "--dp", "2"): "--autoscale with --dp: the engines of a replica",
+        (
+            "--class-queues",
+            "3/x",
+        ): "--class-queues must be a whole number from 0 to 1000000, got 'x'",
+        ("--speculation", "draft=1e12"): "draft must be a whole number from 0 to 64, got '1e12'",
+        ("--speculation", "draft=2.5"): "draft must be a whole number from 0 to 64, got '2.5'",
+    }
+    for options, message in wrong.items():
+        command = ["simulate", "spec/llama.llm", "--trace", "spec/traces/chat.csv", *options]
+        assert message in CliRunner().invoke(cli, command).output
+
+
+def test_an_autoscaled_fleet_pays_for_the_replicas_that_it_has(loader: TableLoader) -> None:
+    always = run(loader, replicas=2).summary
+    scaling = Autoscaling(2, target=1000)
+    scaled = run(loader, replicas=2, modes=Modes(scaling=scaling)).summary
+    assert scaled["modes"]["scaling"]["most"] == 1
+    cost = "usd_per_million_output_tokens"
+    assert scaled[cost] == pytest.approx(always[cost] / 2, rel=0.1)
+
+
+def test_every_class_has_its_latencies_and_its_share_of_kept_targets(loader: TableLoader) -> None:
+    some = dataclasses.replace(workload(), priority=np.arange(60) % 2)
+    slo = parse_slo("ttft p90 < 1ms")
+    setup = dataclasses.replace(SETUP, slos=(slo,))
+    done = simulate_setup(setup, shipped_skus(), some, loader)
+    first, second = done.summary["classes"]
+    assert (first["priority"], first["arrived"], second["finished"]) == (0, 30, 30)
+    assert first["attained"] == second["attained"] == 0
+    ttft_s = done.records.first_token_s - done.records.arrival_s
+    assert second["ttft_s"]["p50"] == np.sort(ttft_s[1::2])[14]

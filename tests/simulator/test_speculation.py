@@ -12,9 +12,10 @@ from engine_cases import check_invariants, prefix_case, random_case, tables_of, 
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.engine.deployment import EngineLimits
-from servecast.simulator.engine.modes import Modes, Speculation, parse_speculation
+from servecast.simulator.engine.modes import Modes
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Fleet, simulate
+from servecast.simulator.engine.speculation import Speculation, parse_speculation
 from servecast.simulator.metrics.metrics import samples
 from servecast.simulator.traffic.workload import Workload
 
