@@ -1,11 +1,11 @@
-"""Fit the time outside the engine, by engine and host type, on the points of one half of the models.
+"""Fit the time outside the engine, by engine, release and host type, on the points of one half of the models.
 
     python benchmarks/fit_hosts.py ../shared/data/measured/silicon points.csv
 
 ``client_s`` is what a client's clock sees beside the engine: HTTP, tokenising, launches of prefill from the
 host, the client itself. ``points.csv`` is what silicon_gate.py wrote. The models it may be fitted to are
 `silicon_points.FITTED`; the others are only looked at. Prints the best by the median TTFT error as
-`silicon_points.CLIENT_S` holds it, with the error of those points before and after.
+`silicon_settings.CLIENT_S` holds it, with the error of those points before and after.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from silicon_points import CLIENT_S, Case, read_cases
+from silicon_points import Case, read_cases
+from silicon_settings import CLIENT_S, host_of
 
 TRIED_S = tuple(0.005 * i for i in range(61))
 MOST_CLIENTS = 64  # more are queues, which say nothing of the host
@@ -34,11 +35,11 @@ def main() -> None:
     parser.add_argument("points", type=Path)
     asked = parser.parse_args()
     cases = {case.id: case for case in read_cases(asked.folder)}
-    groups: dict[tuple[str, str], list[tuple[Case, float]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[tuple[Case, float]]] = defaultdict(list)
     with asked.points.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             case = cases[row["id"]]
-            host = case.backend, case.system
+            host = host_of(case)
             if case.is_fitted and case.inferencex and case.concurrency <= MOST_CLIENTS:
                 engine_ms = float(row["ttft_predicted_ms"]) - 1e3 * CLIENT_S.get(host, 0.0)
                 groups[host].append((case, engine_ms))

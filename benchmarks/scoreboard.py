@@ -9,7 +9,6 @@ The first takes an hour of processor time, the second minutes. The store is made
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from typing import Any
 import numpy as np
 from accuracy_text import BOTTOM, COVERAGE, MIDDLE, OPEN_LOOP, TOP
 from apex_gate import score
-from silicon_gate import Answer, grouped, place, summary
+from silicon_answers import Answer, grouped, read_answers, summary
+from silicon_gate import place
 from silicon_points import FITTED, Case, read_cases
 
 from servecast.compiler.errors import UserError
@@ -36,6 +36,7 @@ RECORDINGS = (
     ("RTXPRO6000__Qwen3-30B-A3B-Instruct-2507", "rtx-pro-6000", "qwen3.llm", "qwen3-30b-a3b"),
 )
 NOMINAL = 0.9
+CLIENTS = (8, 32, 128)  # bounds of the classes that errors are shown by
 Row = dict[str, Any]
 
 
@@ -103,15 +104,6 @@ def open_loop_section(data: Path, store: Path) -> list[str]:
     return [*lines, "", *(f"- {n} runs not answered: {reason}" for reason, n in reasons.items())]
 
 
-def read_answers(cases: list[Case], path: Path) -> list[Answer]:
-    """What silicon_gate.py wrote, with their cases."""
-    by_id = {case.id: case for case in cases}
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    times = ("ttft_predicted_ms", "tpot_predicted_ms")
-    return [Answer(by_id[row["id"]], *(float(row[name]) for name in times)) for row in rows]
-
-
 def silicon_section(cases: list[Case], answers: list[Answer]) -> list[str]:
     """Gate 4: one mean TTFT and TPOT per point, over models, GPUs and engines."""
     share = len(answers) / len(cases)
@@ -132,7 +124,23 @@ def silicon_section(cases: list[Case], answers: list[Answer]) -> list[str]:
     lines += [_silicon_row(name, rows) for name, rows in halves.items() if rows]
     lines += ["", "Not answered:", ""]
     reasons = Counter(_why_not(case) for case in _unanswered(cases, answers))
-    return [*lines, *(f"- {count} rows: {reason}" for reason, count in reasons.most_common())]
+    lines += [f"- {count} rows: {reason}" for reason, count in reasons.most_common()]
+    return [*lines, *_by_concurrency(answers)]
+
+
+def _by_concurrency(answers: list[Answer]) -> list[str]:
+    lines = [
+        "",
+        "| engine, clients | rows | TTFT error | theirs | TTFT bias | TPOT error | theirs | TPOT bias |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for engine in sorted({answer.case.backend for answer in answers}):
+        for low, high in zip((0, *CLIENTS), (*CLIENTS, 10**9), strict=True):
+            part = [a for a in answers if a.case.backend == engine]
+            part = [a for a in part if low < a.case.concurrency <= high]
+            named = f"{engine}, {low + 1} to {high}" if high < 10**9 else f"{engine}, more"
+            lines += [_silicon_row(named, part)] if part else []
+    return lines
 
 
 def _unanswered(cases: list[Case], answers: list[Answer]) -> list[Case]:
@@ -163,19 +171,28 @@ def _silicon_row(name: str, answers: list[Answer]) -> str:
 
 
 def coverage_section(answers: list[Answer], recorded_lines: list[str]) -> list[str]:
-    """Widths from the models that may be fitted to, coverage on all others and on the recordings."""
-    fitted = [a for a in answers if a.case.is_fitted]
-    held_out = [a for a in answers if not a.case.is_fitted]
+    """Widths by engine and metric from the models that may be fitted to, coverage on all others."""
     lines = [
-        "| metric | factor either way | models fitted to | models held out | recordings |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| engine | metric | factor either way | models fitted to | models held out |",
+        "| --- | --- | ---: | ---: | ---: |",
     ]
+    inside: dict[str, list[float]] = {"ttft": [], "tpot": []}
     recorded = _recorded_ratios(recorded_lines)
-    for metric in ("ttft", "tpot"):
-        width = float(np.quantile(_distances(fitted, metric), NOMINAL)) if fitted else float("nan")
-        shares = [_covered(_distances(rows, metric), width) for rows in (fitted, held_out)]
-        shares.append(_covered(np.abs(np.log(recorded[metric])), width))
-        lines.append(f"| {metric} | {np.exp(width):.2f} | {' | '.join(map(_share, shares))} |")
+    for engine in sorted({answer.case.backend for answer in answers}):
+        rows = [answer for answer in answers if answer.case.backend == engine]
+        fitted = [a for a in rows if a.case.is_fitted]
+        held_out = [a for a in rows if not a.case.is_fitted]
+        for metric, hits in inside.items():
+            width = float(np.quantile(_distances(fitted, metric), NOMINAL))
+            shares = [_covered(_distances(part, metric), width) for part in (fitted, held_out)]
+            cells = f"{np.exp(width):.2f} | {' | '.join(map(_share, shares))}"
+            lines.append(f"| {engine} | {metric} | {cells} |")
+            hits += (_distances(held_out, metric) <= width).tolist()
+            if engine == "vllm":
+                share = _covered(np.abs(np.log(recorded[metric])), width)
+                lines.append(f"| {engine}, recordings | {metric} | | | {_share(share)} |")
+    for metric, hits in inside.items():
+        lines.append(f"| **all** | {metric} | | | {_share(float(np.mean(hits)))} |")
     return lines
 
 

@@ -10,17 +10,16 @@ measured it. Prints errors by group beside AIConfigurator's, and why a row was n
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from silicon_points import SHORTEST, Case, Settings, program_of, read_cases, settings_of
+from silicon_answers import Answer, RowsFile, read_answers, report
+from silicon_points import SHORTEST, Case, program_of, read_cases
+from silicon_settings import Settings, settings_of
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import UserError
@@ -51,13 +50,6 @@ def closed_loop(case: Case, clients: int, seed: int = 0) -> Workload:
         for length in (case.isl, case.osl)
     )
     return Workload(case.id, np.zeros(num_requests), np.maximum(prompt, 1), np.maximum(output, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    case: Case
-    ttft_ms: float
-    tpot_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +102,31 @@ class Predictor:
         self._store, self._sources = store, sources
         self._engine = Engine()
         self._tables: tuple[str, RuntimeTables] | None = None
+        self._means_s: dict[str, tuple[float, float]] = {}
 
     def answer(self, case: Case, placed: Placed, bounds: TableBounds) -> Answer:
         """Raises UserError: the point is beyond the tables."""
+        asked = (placed.tables_key, placed.settings, placed.limits, case.isl, case.osl)
+        key = repr((*asked, case.concurrency, case.inferencex))  # several sources tell of one run
+        if key not in self._means_s:
+            self._means_s[key] = self._means(case, placed, bounds)
+        ttft_s, tpot_s = self._means_s[key]
+        client_s = placed.settings.engine.client_s
+        return Answer(case, 1e3 * (ttft_s + client_s), 1e3 * tpot_s)
+
+    def _means(self, case: Case, placed: Placed, bounds: TableBounds) -> tuple[float, float]:
         tables, policy = self._tables_of(placed, bounds), placed.settings.policy
         if policy != "vllm_v1" and placed.settings.engine.async_scheduling:
             tables = replace(tables, host_step_s=0.0)  # hidden behind the step
         fleet = Fleet(tables, placed.limits, policy=policy)
-        engine = placed.settings.engine
         clients = -(-case.concurrency // case.parallelism.dp)
-        between_s = 0.0
-        records = self._run(case, clients, fleet, between_s)
-        if engine.receive_every_steps > 1:  # on average half of the steps between two looks
-            step_s = _means_s(records)[1]
-            between_s = (engine.receive_every_steps - 1) / 2 * step_s
-            records = self._run(case, clients, fleet, between_s)
+        before_s = 0.0
+        records = self._run(case, clients, fleet, before_s)
+        if placed.settings.steps_before > 0:
+            before_s = placed.settings.steps_before * _means_s(records)[1]
+            records = self._run(case, clients, fleet, before_s)
         ttft_s, tpot_s = _means_s(records)
-        return Answer(case, 1e3 * (ttft_s + between_s + engine.client_s), 1e3 * tpot_s)
+        return ttft_s + before_s, tpot_s
 
     def _run(self, case: Case, clients: int, fleet: Fleet, between_s: float) -> Records:
         workload = closed_loop(case, clients)
@@ -157,7 +157,7 @@ def kv_blocks(sharded: ShardedProgram, memory: int, settings: Settings, longest:
         budget = int(settings.kv_fraction * whole.kv_budget_bytes)
     elif settings.engine.kernels == "sglang":  # mem_fraction_static: weights and cache
         whole = plan(1.0)
-        budget = int(settings.kv_fraction * memory) - whole.weight_bytes
+        budget = int(settings.kv_fraction * memory) - whole.weight_bytes - whole.state_bytes
     else:
         whole = plan(settings.kv_fraction)
         budget = whole.kv_budget_bytes
@@ -212,36 +212,6 @@ def run(
     return answers, refused
 
 
-def grouped(answers: list[Answer]) -> dict[str, list[Answer]]:
-    groups: dict[str, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        groups[answer.case.group].append(answer)
-    return groups
-
-
-def summary(answers: list[Answer]) -> dict[str, Any]:
-    """Absolute percentage errors of the rows, ours and the peer's on those that both answer."""
-    ttft = [abs(a.ttft_ms / a.case.ttft_ms - 1) for a in answers]
-    tpot = [abs(a.tpot_ms / a.case.tpot_ms - 1) for a in answers]
-    both = [a for a in answers if a.case.peer_ttft_ms and a.case.peer_tpot_ms]
-    return {
-        "rows": len(answers),
-        "ttft": _errors(ttft),
-        "tpot": _errors(tpot),
-        "tpot_bias": statistics.median(a.tpot_ms / a.case.tpot_ms - 1 for a in answers),
-        "ttft_bias": statistics.median(a.ttft_ms / a.case.ttft_ms - 1 for a in answers),
-        "peer_rows": len(both),
-        "peer_ttft": _errors([abs((a.case.peer_ttft_ms or 0) / a.case.ttft_ms - 1) for a in both]),
-        "peer_tpot": _errors([abs((a.case.peer_tpot_ms or 0) / a.case.tpot_ms - 1) for a in both]),
-    }
-
-
-def _errors(errors: list[float]) -> dict[str, float] | None:
-    if not errors:
-        return None
-    return {"mean": statistics.fmean(errors), "median": statistics.median(errors)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
@@ -252,6 +222,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="part of a model's name; all by default")
     parser.add_argument("--every", type=int, default=1, help="only each n-th of those rows")
     parser.add_argument("--rows", type=Path, help="write every answer as CSV")
+    parser.add_argument("--resume", action="store_true", help="answer only what --rows lacks")
     asked = parser.parse_args()
     cases = [
         case
@@ -261,56 +232,13 @@ def main() -> None:
         and (not asked.backend or case.backend in asked.backend)
         and (not asked.model or any(name in case.model for name in asked.model))
     ][:: asked.every]
+    before = read_answers(cases, asked.rows) if asked.resume and asked.rows.exists() else []
+    known = {answer.case.id for answer in before}
     with RowsFile(asked.rows) as rows:
-        answers, refused = run(cases, asked.store, rows.write)
-    found = {
-        "rows": len(cases),
-        "coverage": len(answers) / len(cases) if cases else None,
-        "all": summary(answers) if answers else None,
-        "groups": {name: summary(rows) for name, rows in sorted(grouped(answers).items())},
-        "refused": Counter(row["reason"] for row in refused).most_common(),
-    }
-    print(json.dumps(found, indent=1))
-
-
-class RowsFile:
-    """Answers as CSV, line by line; with no path nothing is written."""
-
-    NAMES = (
-        "id",
-        "model",
-        "precision",
-        "system",
-        "backend",
-        "version",
-        "isl",
-        "osl",
-        "concurrency",
-    )
-    DEGREES = ("tp", "ep", "dp")
-    TIMES = ("ttft_ms", "ttft_predicted_ms", "tpot_ms", "tpot_predicted_ms")
-
-    def __init__(self, path: Path | None) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8") if path else None
-
-    def __enter__(self) -> RowsFile:
-        self._line((*self.NAMES, *self.DEGREES, *self.TIMES))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def write(self, answer: Answer) -> None:
-        case = answer.case
-        shown = [getattr(case, name) for name in self.NAMES]
-        shown += [getattr(case.parallelism, name) for name in self.DEGREES]
-        self._line([*shown, case.ttft_ms, answer.ttft_ms, case.tpot_ms, answer.tpot_ms])
-
-    def _line(self, cells: Iterable[object]) -> None:
-        if self._file:
-            csv.writer(self._file).writerow(cells)
-            self._file.flush()
+        for answer in before:
+            rows.write(answer)
+        found, refused = run([c for c in cases if c.id not in known], asked.store, rows.write)
+    print(json.dumps(report(cases, before + found, refused), indent=1))
 
 
 if __name__ == "__main__":

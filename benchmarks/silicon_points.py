@@ -1,7 +1,6 @@
-"""The public serving points: what was measured, how, and with which settings of the engine.
+"""The public serving points: what was measured, on which model in which formats.
 
-A row of dev.csv tells model, GPU, engine and lengths. How it was driven and how the engine was started is
-in the scripts of those who measured; `SCRIPTS` names them.
+A row of dev.csv tells model, GPU, engine and lengths; `silicon_settings.py` says how the engine was started.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from servecast.compiler.catalog import compile_text
 from servecast.compiler.errors import UserError
 from servecast.compiler.program import Program
 from servecast.compiler.sharded import Parallelism
-from servecast.estimator.engine_profile import EngineProfile, profile_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = {
@@ -26,18 +24,20 @@ MODELS = {
     "deepseek-ai/DeepSeek-R1": ("deepseek-v3", "deepseek-v3"),
     "nvidia/DeepSeek-R1-NVFP4": ("deepseek-v3", "deepseek-v3"),
     "openai/gpt-oss-120b": ("gpt-oss", "gpt-oss-120b"),
+    "Qwen/Qwen3.5-397B-A17B": ("qwen3.5", "qwen3.5-397b-a17b"),
 }
 DENSE = ("Llama", "Qwen3-32B")
 FITTED = ("meta-llama/Llama-3.1-70B", "deepseek-ai/DeepSeek-R1", "nvidia/DeepSeek-R1-NVFP4")
 """Constants may be fitted to these models' points; those of all others are only looked at."""
 
 WEIGHTS = {"fp8": "fp8", "fp4": "nvfp4", "bf16": "bf16", "": "bf16"}
-# NVIDIA's NVFP4 checkpoint of DeepSeek-R1 keeps the attention's projections in bf16.
+# The makers' own fp8 checkpoints scale blocks of 128: deepseek-ai/DeepSeek-R1, Qwen/…-FP8.
+SCALE_BLOCKS = ("deepseek-v3", "qwen3", "qwen3.5")
+# NVIDIA's NVFP4 checkpoint of DeepSeek-R1 keeps the attention's projections in bf16, that of Qwen3.5 all
+# but the routed experts.
 KEPT_WIDE = ("as fused_qkv_a_proj", "as q_b_proj")
 SHORTEST = 0.8
 """InferenceX draws lengths from [0.8 L, L] (random-range-ratio); NVIDIA's own runs fix them."""
-
-SCRIPTS = "github.com/SemiAnalysisAI/InferenceX, benchmarks/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,101 +128,13 @@ def program_of(model: str, precision: str, kv_cache: str) -> Program:
     file, name = MODELS[model]
     text = (REPOSITORY / "spec" / f"{file}.llm").read_text(encoding="utf-8")
     changes = f"kv_cache {kv_cache}"
-    if file != "gpt-oss":
-        weights = (
-            "fp8 per block 128"
-            if (file, precision) == ("deepseek-v3", "fp8")
-            else WEIGHTS[precision]
-        )
-        changes = f"weights {weights}\n    {changes}"
+    if (file, precision) == ("qwen3.5", "fp4"):
+        text = text.replace("choose 10", "choose 10  weights nvfp4")
+    elif file != "gpt-oss":
+        blocks = " per block 128" if precision == "fp8" and file in SCALE_BLOCKS else ""
+        changes = f"weights {WEIGHTS[precision]}{blocks}\n    {changes}"
     if (file, precision) == ("deepseek-v3", "fp4"):
         for site in KEPT_WIDE:
             text = text.replace(site, f"weights bf16  {site}")
     quantised = f'\nmodel "served" like "{name}" {{\n    {changes}\n}}\n'
     return compile_text(text + quantised, f"{file}.llm").model("served")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How an engine was started. ``kv_fraction`` of what is left beside the weights is cache where the
-    engine counts so (``of_free``), else that of the whole memory which weights and cache fill. ``policy``
-    forms the batches.
-    """
-
-    engine: EngineProfile
-    max_num_seqs: int
-    max_batched_tokens: int
-    kv_cache: str = "bf16"
-    kv_fraction: float = 0.9
-    of_free: bool = False
-    policy: str = "vllm_v1"
-
-
-CLIENT_S: dict[tuple[str, str], float] = {
-    ("sglang", "b200_sxm"): 0.105,
-    ("sglang", "h200_sxm"): 0.14,
-    ("trtllm", "b200_sxm"): 0.015,
-    ("vllm", "b200_sxm"): 0.065,
-    ("vllm", "h100_sxm"): 0.005,
-    ("vllm", "h200_sxm"): 0.03,
-}
-"""Outside the engine, by engine and host type, as `fit_hosts.py` prints it; none where no constant brings
-the median error of the points fitted to below 20 %."""
-
-
-def settings_of(case: Case) -> Settings:
-    """By the scripts of InferenceX; NVIDIA's runs do not tell theirs: each engine's defaults."""
-    engine = profile_of(case.backend, case.version)
-    client_s = CLIENT_S.get((case.backend, case.system), 0.0) if case.inferencex else 0.0
-    engine = engine.given("benchmarks/fit_hosts.py", client_s=client_s)
-    settings = {"vllm": _vllm, "sglang": _sglang, "trtllm": _trtllm}[case.backend](case, engine)
-    return settings
-
-
-def _vllm(case: Case, engine: EngineProfile) -> Settings:
-    """70b_fp8_h100_slurm.sh and its like: async-scheduling, kv-cache-dtype fp8 (but gpt-oss on Hopper),
-    max-num-seqs as many as clients on Hopper, 512 on Blackwell, 8192 tokens a step.
-    """
-    if not case.inferencex:
-        return Settings(engine, max(256, case.concurrency), 8192)
-    hopper = case.system in ("h100_sxm", "h200_sxm")
-    return Settings(
-        engine.given(SCRIPTS, async_scheduling=True),
-        case.concurrency if hopper else 512,
-        8192,
-        kv_cache="bf16" if hopper else "fp8",
-    )
-
-
-def _trtllm(case: Case, engine: EngineProfile) -> Settings:
-    """70b_fp8_h200_trt_slurm.sh, dsr1_fp8_b200_trt.sh, gptoss_fp4_b200_trt.sh and their like."""
-    seqs = max(256, case.concurrency)
-    if not case.inferencex:
-        kv_cache = "bf16" if case.precision == "" else "fp8"
-        return Settings(engine, seqs, 8192, kv_cache, 0.9, of_free=True)
-    if "gpt-oss" in case.model:
-        kv_cache = "bf16" if case.system == "h200_sxm" else "fp8"
-        return Settings(engine, seqs, 20000, kv_cache, 0.85, of_free=True)
-    if "DeepSeek" in case.model:
-        tokens = max(8192, -(-(case.concurrency + case.isl + 64) // 64) * 64)
-        return Settings(engine, seqs, tokens, "fp8", 0.8, of_free=True)
-    tokens = 16384 if case.system == "b200_sxm" else case.isl + case.osl + 200
-    return Settings(engine, seqs, tokens, "fp8", 0.9, of_free=True)
-
-
-def _sglang(case: Case, engine: EngineProfile) -> Settings:
-    """dsr1_fp8_b200.sh, dsr1_fp4_b200.sh, dsr1_fp8_h200.sh: the scheduler polls every 10 decode steps, every
-    30 from 16 clients on, on Blackwell. SGLang's own policy, which runs in plain classes, would take hours
-    for these; it is used for NVIDIA's runs, whose fixed lengths keep clients in step.
-    """
-    seqs = max(256, case.concurrency)
-    if not case.inferencex:
-        return Settings(engine, seqs, 8192, kv_fraction=0.88, policy="sglang")
-    if case.system == "h200_sxm":
-        return Settings(engine, seqs, 32768, "bf16", 0.82)
-    polling = engine.given(SCRIPTS, receive_every_steps=10 if case.concurrency < 16 else 30)
-    if case.precision == "fp4":
-        return Settings(polling, seqs, 16384, "fp8", 0.85)
-    if case.parallelism.tp == 4:
-        return Settings(polling.given(SCRIPTS, receive_every_steps=10), 32, 8192, "fp8", 0.95)
-    return Settings(polling, seqs, 32768, "fp8", 0.82)

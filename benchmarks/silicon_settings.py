@@ -1,0 +1,149 @@
+"""How the engines of the public serving points were started: by the scripts of those who measured.
+
+NVIDIA's own runs do not tell; each engine's defaults stand for them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from silicon_points import SHORTEST, Case
+
+from servecast.estimator.engine_profile import EngineProfile, profile_of
+
+SCRIPTS = "github.com/SemiAnalysisAI/InferenceX, benchmarks/"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How an engine was started. ``kv_fraction`` of what is left beside the weights is cache where the
+    engine counts so (``of_free``), else that of the whole memory which weights and cache fill. ``policy``
+    forms the batches. A new prompt waits ``wait_steps`` decode steps, on average, for others to join it.
+    """
+
+    engine: EngineProfile
+    max_num_seqs: int
+    max_batched_tokens: int
+    kv_cache: str = "bf16"
+    kv_fraction: float = 0.9
+    of_free: bool = False
+    policy: str = "vllm_v1"
+    wait_steps: float = 0.0
+
+    @property
+    def steps_before(self) -> float:
+        """Decode steps between a prompt's arrival and its prefill, on average: half of those between two
+        looks for new requests, and the wait for others.
+        """
+        return (self.engine.receive_every_steps - 1) / 2 + self.wait_steps
+
+
+CLIENT_S: dict[tuple[str, str, str], float] = {
+    ("sglang", "0.5", "b200_sxm"): 0.105,
+    ("sglang", "0.5", "h200_sxm"): 0.14,
+    ("vllm", "", "b200_sxm"): 0.065,
+    ("vllm", "", "h100_sxm"): 0.005,
+    ("vllm", "", "h200_sxm"): 0.03,
+}
+"""Outside the engine, by engine, its release and host type, as `fit_hosts.py` prints it; none where no
+constant brings the median error of the points fitted to below 20 %, and for releases without such points."""
+
+
+def host_of(case: Case) -> tuple[str, str, str]:
+    """Engine, its release ("" where the row does not tell it) and host type."""
+    release = re.match(r"\d+\.\d+", case.version)
+    return case.backend, release[0] if release else "", case.system
+
+
+def settings_of(case: Case) -> Settings:
+    """By the scripts of InferenceX; NVIDIA's runs do not tell theirs: each engine's defaults."""
+    engine = profile_of(case.backend, case.version)
+    client_s = CLIENT_S.get(host_of(case), 0.0) if case.inferencex else 0.0
+    engine = engine.given("benchmarks/fit_hosts.py", client_s=client_s)
+    settings = {"vllm": _vllm, "sglang": _sglang, "trtllm": _trtllm}[case.backend](case, engine)
+    return settings
+
+
+def _vllm(case: Case, engine: EngineProfile) -> Settings:
+    """70b_fp8_h100_slurm.sh and its like: async-scheduling, kv-cache-dtype fp8 (but gpt-oss on Hopper),
+    max-num-seqs as many as clients on Hopper, 512 on Blackwell, 8192 tokens a step.
+    """
+    if not case.inferencex:
+        return Settings(engine, max(256, case.concurrency), 8192)
+    hopper = case.system in ("h100_sxm", "h200_sxm")
+    return Settings(
+        engine.given(SCRIPTS, async_scheduling=True),
+        case.concurrency if hopper else 512,
+        8192,
+        kv_cache="bf16" if hopper else "fp8",
+    )
+
+
+def _trtllm(case: Case, engine: EngineProfile) -> Settings:
+    """70b_fp8_h200_trt_slurm.sh, dsr1_fp8_b200_trt.sh, gptoss_fp4_b200_trt.sh and their like."""
+    seqs = max(256, case.concurrency)
+    if not case.inferencex:
+        kv_cache = "bf16" if case.precision == "" else "fp8"
+        return Settings(engine, seqs, 8192, kv_cache, 0.9, of_free=True)
+    if "gpt-oss" in case.model:
+        kv_cache, wait = "bf16" if case.system == "h200_sxm" else "fp8", balance_steps(case, 50)
+        return Settings(engine, seqs, 20000, kv_cache, 0.85, of_free=True, wait_steps=wait)
+    if "DeepSeek" in case.model:
+        tokens = max(8192, -(-(case.concurrency + case.isl + 64) // 64) * 64)
+        wait = balance_steps(case, 60)
+        return Settings(engine, seqs, tokens, "fp8", 0.8, of_free=True, wait_steps=wait)
+    tokens = 16384 if case.system == "b200_sxm" else case.isl + case.osl + 200
+    waits = case.isl == case.osl == 1024 and case.parallelism.tp < 8  # batch_wait_timeout_iters
+    wait = BATCH_WAIT_STEPS if waits else 0.0
+    return Settings(engine, seqs, tokens, "fp8", 0.9, of_free=True, wait_steps=wait)
+
+
+BATCH_WAIT_STEPS = 20.0
+"""Steps that TensorRT-LLM holds prompts back for until they fill a batch, where a script asks for it."""
+
+
+def balance_steps(case: Case, timeout_steps: int) -> float:
+    """Expected steps until every data-parallel rank has a prompt, or the timeout (enable_balance).
+
+    A rank gets one every output length over its clients, at random.
+    """
+    ranks = case.parallelism.dp
+    if ranks == 1:
+        return 0.0
+    between = (1 + SHORTEST) / 2 * case.osl / (case.concurrency / ranks)
+    waited = np.arange(timeout_steps) + 0.5
+    return float((1 - (1 - np.exp(-waited / between)) ** (ranks - 1)).sum())
+
+
+def _sglang(case: Case, engine: EngineProfile) -> Settings:
+    """dsr1_fp8_b200.sh, dsr1_fp4_b200.sh, dsr1_fp8_h200.sh: the scheduler polls every 10 decode steps, every
+    30 from 16 clients on, on Blackwell. SGLang's own policy, which runs in plain classes, would take hours
+    for these; it is used for NVIDIA's runs, whose fixed lengths keep clients in step.
+    """
+    seqs = max(256, case.concurrency)
+    if not case.inferencex:
+        return Settings(engine, seqs, 8192, kv_fraction=0.88, policy="sglang")
+    if "Qwen3.5" in case.model:
+        return _qwen35(case, engine)
+    if case.system == "h200_sxm":
+        return Settings(engine, seqs, 32768, "bf16", 0.82)
+    polling = engine.given(SCRIPTS, receive_every_steps=10 if case.concurrency < 16 else 30)
+    if case.precision == "fp4":
+        return Settings(polling, seqs, 16384, "fp8", 0.85)
+    if case.parallelism.tp == 4:
+        return Settings(polling.given(SCRIPTS, receive_every_steps=10), 32, 8192, "fp8", 0.95)
+    return Settings(polling, seqs, 32768, "fp8", 0.82)
+
+
+def _qwen35(case: Case, engine: EngineProfile) -> Settings:
+    """qwen3.5_{bf16,fp8,fp4}_b200.sh, qwen3.5_fp8_h200.sh."""
+    kv_cache = "bf16" if case.precision == "bf16" else "fp8"
+    if case.system == "h200_sxm":
+        return Settings(engine, 128, 16384, kv_cache, 0.8)
+    every = 10 if case.concurrency < 16 and case.precision != "fp4" else 30
+    polling = engine.given(SCRIPTS, receive_every_steps=every)
+    if case.precision == "fp4":
+        return Settings(polling, max(128, case.concurrency), 32768, kv_cache, 0.85)
+    return Settings(polling, 128, 32768, kv_cache, 0.82)
