@@ -1,4 +1,5 @@
 """From measured samples to dense runtime tables.
 
-Reading guide: `schema.sql` and `store.py` (what is kept), `importers/` (whence it comes), `roofline.py`
-and `regressors.py` (how an unseen shape is predicted), `tables.py` (what the simulator gets)."""
+Reading guide: `schema.sql` and `store.py` (what is kept), `profiling/` and `importers/` (whence it comes),
+`learners/` (how an unseen shape is predicted), `load.py` (who joins them), `tables.py` (what the simulator
+gets)."""

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,11 @@ def test_every_metric_has_its_formula() -> None:
     counts = {"num_finished", "num_rejected", "num_unfinished"}
     for name in {*METRICS, *of_a_run} - counts:
         assert f"`{name}`" in page, name
+
+
+def test_the_map_names_every_package() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    packages = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for package in packages["packages"]:
+        folder = "/".join(package.split(".")[1:]) or "simulator/api"
+        assert f"`{folder}" in page, package
