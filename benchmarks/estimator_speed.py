@@ -65,7 +65,9 @@ def main() -> None:
             found[name] = tables_cost(path, sku, sharded(spec, tp), sharded(spec, wider))
         with Store.open(path) as store:
             found["fit_all"] = {
-                "cpu_s": cpu_s(lambda: found.update(kernels=fit_all(store, sku.name, "silicon")))
+                "cpu_s": cpu_s(
+                    lambda: found.update(kernels=fit_all(store, sku.name, "silicon", sku))
+                )
             }
     print(json.dumps(found, indent=1))
 

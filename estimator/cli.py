@@ -205,7 +205,7 @@ def fit_command(sku: str, source: str, seed: int, report: bool, path: Path, as_j
         if report:
             rows = report_rows(store, sku, source, seed, shipped_skus().get(sku))
         else:
-            rows = fit_all(store, sku, source)
+            rows = fit_all(store, sku, source, shipped_skus().get(sku))
     _print_rows(rows, as_json)
 
 

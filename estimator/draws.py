@@ -26,7 +26,8 @@ def calibrations_of(store: Store, predictor: Predictor) -> dict[KernelKind, Cali
     """Of every kernel that a model answers for; each a handful of fits where the store has none."""
     return {
         kind: calibrated(
-            store, fitting_of(store, predictor.sku.name, kind, predictor.samples[kind])
+            store,
+            fitting_of(store, predictor.sku.name, kind, predictor.samples[kind], predictor.sku),
         )
         for kind in predictor.models
     }

@@ -110,7 +110,8 @@ def refuse_too_large_steps(
         DataMissingError: a batch or a step is beyond ``MAX_OCTAVES``; it says what to measure, and how.
     """
     found: dict[str, Outside] = {}
-    for launch in {x for stage in sharded.stages for x in launches_of(stage, predictor)}:
+    launches = {x for stage in sharded.stages for x in launches_of(stage, predictor)}
+    for launch in sorted(launches, key=lambda x: x.shape):
         samples = predictor.samples.get(kind_of(launch.shape))
         if samples is None or kind_of(launch.shape) not in predictor.models:
             continue

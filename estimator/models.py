@@ -9,13 +9,20 @@ from importlib.resources import files
 
 import numpy as np
 
+from servecast.compiler.errors import DataMissingError
+from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import SEQUENCE_KERNELS, KernelShape
 from servecast.estimator.kept_choices import KeptChoice, data_key, kept_choice
+from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.uncertainty import Calibration
-from servecast.estimator.physics import COLLECTIVES, KernelKind
+from servecast.estimator.physics import COLLECTIVES, KernelKind, shortest_s
 from servecast.estimator.predictor import Samples
 from servecast.estimator.store import Store
+
+CHECKED = 500  # cases of a model's own are held against physics
+SLACK = 0.1  # of the floor: a model near it errs to both sides
+VIOLATIONS = 0.01
 
 MIN_SAMPLES = 20  # below, a forest knows nothing that the datasheet does not
 
@@ -98,25 +105,54 @@ def _covers(kind: KernelKind, shape: dict[str, int], samples: Samples) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitting:
-    """A kernel's samples on a GPU of ``sms`` multiprocessors, and where they are few the same kernel's on
-    other GPUs, to borrow from.
+    """A kernel's samples on a GPU of ``sms`` multiprocessors, where they are few the same kernel's on other
+    GPUs to borrow from, and the GPU's datasheet where there is one.
     """
 
     kind: KernelKind
     samples: Samples
     sms: int
     others: tuple[Fitting, ...] = ()
+    sku: Sku | None = None
 
 
 def fitted(store: Store, fitting: Fitting) -> KernelModel:
-    """The kernel's model, from the store where the same code fitted the same data before."""
+    """The kernel's model, from the store where the same code fitted the same data before.
+
+    Raises:
+        DataMissingError: the model is against physics; it is not saved.
+    """
     key = _key("model", fitting)
     body = store.cached(key)
     if body is None:
         donors = tuple(fitted(store, other).forest for other in fitting.others)
-        body = _fit(fitting, donors).to_bytes()
+        model = _fit(fitting, donors)
+        refuse_against_physics(model, fitting)
+        body = model.to_bytes()
         store.put_cached(key, "model", body)
     return KernelModel.from_bytes(body)
+
+
+def refuse_against_physics(model: KernelModel, fitting: Fitting) -> None:
+    """Answers are raised to what the datasheet allows one by one; a model that needs it often learnt of
+    something else than this GPU.
+
+    Raises:
+        DataMissingError: too many of its own cases are answered faster than the datasheet allows.
+    """
+    if fitting.sku is None:
+        return
+    chosen = np.arange(len(fitting.samples.seconds)) % -(-len(fitting.samples.seconds) // CHECKED)
+    part = fitting.samples.rows(chosen == 0)
+    seconds = model.predict(feature_matrix(fitting.kind, part.dims, fitting.sms))
+    floor = shortest_s(fitting.sku, fitting.kind, part.dims)
+    share = float(np.mean(seconds < (1 - SLACK) * floor))
+    if share > VIOLATIONS:
+        raise DataMissingError(
+            f"{fitting.sku.name}: the model of {fitting.kind.kernel} {fitting.kind.dtype} answers"
+            f" {share:.0%} of its own cases faster than the datasheet allows (at most {VIOLATIONS:.0%} may"
+            " be): it is not saved; are these measurements of this GPU? `servecast store doctor` shows them"
+        )
 
 
 def calibrated(store: Store, fitting: Fitting) -> Calibration:

@@ -37,13 +37,13 @@ def kinds_in(store: Store, sku: str, source: str) -> Iterator[tuple[KernelKind, 
             yield KernelKind(kernel, dtype, kv_dtype), chosen_samples(data)
 
 
-def fit_all(store: Store, sku: str, source: str) -> list[Row]:
+def fit_all(store: Store, sku: str, source: str, datasheet: Sku | None = None) -> list[Row]:
     """Fits and keeps a model of every kernel; collectives are looked up instead."""
     rows: list[Row] = []
     for kind, samples in kinds_in(store, sku, source):
         if kind.kernel not in COLLECTIVES:
             started = time.process_time()
-            model = fitted(store, fitting_of(store, sku, kind, samples))
+            model = fitted(store, fitting_of(store, sku, kind, samples, datasheet))
             rows.append(
                 _named(kind)
                 | {

@@ -66,7 +66,7 @@ def predictor_from(
         if kind.kernel == "attention_decode":
             samples |= _unlike_samples(store, sku, kind, data)
         if needs_model(kind, shapes, samples[kind]):
-            models[kind] = fitted(store, fitting_of(store, sku.name, kind, samples[kind]))
+            models[kind] = fitted(store, fitting_of(store, sku.name, kind, samples[kind], sku))
     found = Predictor(
         sku=sku,
         num_sms=num_sms_of(sku.name),
@@ -80,11 +80,13 @@ def predictor_from(
     return replace(found, notes=(*stand_ins, *far))
 
 
-def fitting_of(store: Store, sku: str, kind: KernelKind, samples: Samples) -> Fitting:
+def fitting_of(
+    store: Store, sku: str, kind: KernelKind, samples: Samples, datasheet: Sku | None
+) -> Fitting:
     """What a kernel's model is made of: its samples, and where they are few those of other GPUs."""
     few = len(samples.seconds) <= FEW_ROWS
     others = _lenders(store, sku, kind, set(samples.dims)) if few else ()
-    return Fitting(kind, samples, num_sms_of(sku), others)
+    return Fitting(kind, samples, num_sms_of(sku), others, datasheet)
 
 
 def _lenders(store: Store, sku: str, kind: KernelKind, dims: set[str]) -> tuple[Fitting, ...]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servecast.compiler.errors import DataMissingError
 from servecast.compiler.formats import FP16
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
@@ -195,3 +196,14 @@ def test_beyond_the_most_rows_a_quantising_gemm_follows_its_line(gpu: Sku) -> No
     law = lambda d: np.asarray(20e-6 + 10e-9 * d["rows"], dtype=np.float64)  # noqa: E731
     line = beyond(law, gemm(32768, 256, 512), 4096)
     assert line[0] == pytest.approx(expected)
+
+
+def test_a_model_against_physics_is_not_saved(store: Store, gpu: Sku, model: object) -> None:
+    """Rows of a GPU of 100 TFLOP/s, said to be one of 20."""
+    assert callable(model)
+    slow = replace(gpu, peak_flops_per_s=(("bf16", 20e12),))
+    with pytest.raises(
+        DataMissingError, match=r"gpu: the model of linear bf16 answers \d+% of its own"
+    ):
+        predictor_from(store, slow, [model()], ["silicon"])
+    assert "model" not in store.artefacts()
