@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.compiler.errors import InfeasibleError
+from servecast.compiler.errors import InfeasibleError, UserError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.program import Program
 from servecast.compiler.service import Slo
@@ -20,6 +20,8 @@ from servecast.compiler.shard import shard
 from servecast.compiler.sharded import Parallelism
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables, time_by_source
+from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.kv_tiers import AskedTier
 from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
@@ -65,6 +67,7 @@ class Setup:
     carbon_g_per_kwh: float | None = None
     modes: Modes = NO_MODES
     drafter: Program | None = None
+    kv_tiers: tuple[AskedTier, ...] = ()
     clients: int | None = None
     pause_s: float = 0.0
 
@@ -94,7 +97,7 @@ def simulate_setup(
     placement = place(setup, skus, workload.mean_sequence_tokens)
     limits = placement.candidates[0].limits
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
-    modes = _with_drafter(setup, placement, loader)
+    modes = _with_tiers(_with_drafter(setup, placement, loader), setup, limits, workload)
     fleet = Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy, modes)
     records = Engine().run(
         workload,
@@ -129,6 +132,19 @@ def _with_drafter(setup: Setup, placement: Placement, loader: TableLoader) -> Mo
     sharded = shard(setup.drafter, Parallelism(tp=setup.tp))
     tables = loader.tables(sharded, placement.sku, bounds(placement))
     return replace(setup.modes, speculation=replace(speculation, drafter=tables))
+
+
+def _with_tiers(modes: Modes, setup: Setup, limits: EngineLimits, workload: Workload) -> Modes:
+    """The modes, with the tiers in blocks of the model's."""
+    if not setup.kv_tiers:
+        return modes
+    if not limits.caches_prefixes_of(workload.prefix is not None):
+        raise UserError(
+            "kv_tiers without prefix_caching: tiers keep what a prefix cache drops, and there is one where "
+            "the trace has block hashes or it is asked for"
+        )
+    block_bytes = setup.program.kv_bytes_per_token * limits.block_tokens
+    return replace(modes, tiers=tuple(tier.tier(block_bytes) for tier in setup.kv_tiers))
 
 
 def mtp_module(program: Program) -> Program:

@@ -32,6 +32,7 @@ _LINK: dict[str, str] = {
 _REFUSED = {
     "replicas": ("--replicas", "say --prefill-replicas and --decode-replicas"),
     "prefix_caching": ("--prefix-caching", "its pools keep no prefixes"),
+    "kv_tiers": ("--kv-tier", "its pools keep no prefixes"),
     "drafter": ("--drafter", "its replicas do not speculate"),
     "clients": ("--clients", "its requests arrive by themselves"),
 }

@@ -55,6 +55,12 @@ SETUP = (
     default=None,
     help="Share equal prefixes; by default where the trace has block hashes.",
 )
+@click.option(
+    "--kv-tier",
+    "kv_tiers",
+    multiple=True,
+    help="Memory below the GPU's for KV: 'name=host,gb=64,gb_per_s=50,ms=0.1'; repeat downwards.",
+)
 @click.option("--max-queue", type=COUNT, help="Turn away who finds so many waiting at a replica.")
 @click.option(
     "--queue-timeout",
@@ -108,12 +114,15 @@ def simulate_command(
         save_simulation,
         summary_text,
     )
+    from servecast.simulator.engine.kv_tiers import parse_kv_tier
     from servecast.simulator.traffic.traces import TraceOptions
 
     quiet = options.pop("quiet")
     said = {name: options.pop(name) for name in SETUP}
     configuration = {name: value for name, value in said.items() if value is not None}
     configuration |= take_modes(options, said["replicas"])
+    if tiers := options.pop("kv_tiers"):
+        configuration["kv_tiers"] = tuple(parse_kv_tier(text) for text in tiers)
     configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
     pools = take_pools(options, configuration)
     asked = SimulateOptions(

@@ -31,6 +31,7 @@ from servecast.simulator.reference.object_routing import ObjectRouter
 from servecast.simulator.reference.replica import ReferenceReplica, ReferenceStep
 from servecast.simulator.reference.sessions import Sessions
 from servecast.simulator.reference.stage_times import Work, whole_s
+from servecast.simulator.reference.tiers import tiers_report
 from servecast.simulator.traffic.workload import Workload
 
 if TYPE_CHECKING:
@@ -249,6 +250,9 @@ class ReferenceRun:
             }
         if self.modes.lock_step > 1:
             report["lock_step"] = {"dummy_batches": self.num_dummies}
+        if self.modes.tiers:
+            below = [replica.blocks.below for replica in self.replicas]
+            report["tiers"] = tiers_report(below, self.fleet.limits.block_tokens)
         return report | self.membership.report()
 
     def check_end(self, name: str) -> None:

@@ -108,9 +108,7 @@ class ReferenceReplica:
         there = [*self.running, *self.waiting]
         self.running, self.waiting, self.due_s = [], [], inf
         self.stage_free_s = [now_s] * self.tables.num_stages
-        self.blocks = ReferenceBlocks(
-            self.limits, self.blocks.caching, ReferenceTiers(self.tiers)
-        )
+        self.blocks = ReferenceBlocks(self.limits, self.blocks.caching, ReferenceTiers(self.tiers))
         for request in there:
             request.blocks, request.in_flight = [], 0
             request.start_again()

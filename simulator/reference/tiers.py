@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 from servecast.simulator.engine.kv_tiers import KvTier
 
@@ -23,9 +24,11 @@ class ReferenceTier:
 
 class ReferenceTiers:
     """From the one below the GPU downwards. What a tier has no room for goes to the next, at last away.
+    Writing takes no time; a batch begins when all that it finds here is on the GPU.
 
-    SOURCE: SGLang's HiCache with ``--hicache-write-policy write_back`` (mem_cache/hiradix_cache.py) and
-    vllm/v1/kv_offload/cpu/policies/lru.py (0.32), but that vLLM writes a block down as soon as it is full.
+    SOURCE: written when evicted: SGLang's HiCache, write policy write_back (mem_cache/hiradix_cache.py,
+    ``evict``). Found behind the GPU's own hits, loaded before the step: LMCache in vLLM 0.32
+    (lmcache_integration/vllm_v1_adapter.py, ``start_load_kv``, not by layers).
     """
 
     def __init__(self, tiers: tuple[KvTier, ...]) -> None:
@@ -62,3 +65,13 @@ class ReferenceTiers:
             self.hits[tier.asked.name] += len(mine)
         self.load_s += took_s
         return took_s
+
+
+def tiers_report(replicas: list[ReferenceTiers], block_tokens: int) -> dict[str, Any]:
+    """Of all replicas, at all admissions."""
+    hits = sum((tiers.hits for tiers in replicas), Counter[str]())
+    names = [tier.asked.name for tier in replicas[0].tiers]
+    return {
+        "hit_tokens": {name: hits[name] * block_tokens for name in names},
+        "load_s": sum(tiers.load_s for tiers in replicas),
+    }
