@@ -91,8 +91,11 @@ def join(sim: Simulation, r: int, lane: int, i: int) -> None:
     request, batch, run, pool = sim.requests[i], sim.lanes[lane], sim.run[0], sim.pool
     if request.first_token_s != request.first_token_s:  # NaN: never had one
         request.first_token_s = batch.end_s
-    elif batch.end_s - request.last_token_s > run.tbt_limit_s:
-        run.late_gaps += 1
+    else:
+        gap_s = batch.end_s - request.last_token_s
+        sim.gaps[run.num_gaps] = gap_s
+        run.num_gaps += 1
+        run.late_gaps += gap_s > run.tbt_limit_s
     request.lane = lane
     request.base = request.prompt - batch.step - 1
     request.last = batch.step + request.remaining - 1

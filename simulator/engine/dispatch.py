@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from servecast.simulator.engine.engine import FINISHED, IDLE, advance
+from servecast.simulator.engine.engine import FINISHED, IDLE, PAUSED, advance
 from servecast.simulator.engine.state import INFINITY, NONE, Simulation
 from servecast.simulator.engine.waiting import assign, send_next
 
@@ -66,7 +66,7 @@ def horizon(sim: Simulation) -> float:
     run = sim.run[0]
     if run.router == STATIC or run.concurrency > 0 or run.num_routed == run.num_requests:
         run.stop_at_finish = 0
-        return INFINITY
+        return run.pause_s if run.router == STATIC else INFINITY
     arrival_s = sim.requests[run.num_routed].arrival_s
     if run.router == DEFERRED:
         run.bound_s = max(run.bound_s, arrival_s)
@@ -126,11 +126,14 @@ def bind_one(sim: Simulation) -> None:
 
 
 def simulate_all(sim: Simulation) -> int:
-    """Run all requests through all replicas; call again after FULL."""
+    """Run all requests through all replicas; call again after FULL, and with the next ones after PAUSED."""
     run = sim.run[0]
     if run.router == STATIC or run.concurrency > 0:
         send_all(sim)
     while True:
+        waits = run.num_routed == run.num_requests and run.pause_s < INFINITY
+        if waits and run.router != STATIC:
+            return PAUSED
         until_s = horizon(sim)
         for r in range(len(sim.replicas)):
             if until_s < 0.0 or (run.stop_at_finish and sim.replicas[r].stopped_s > run.bound_s):
@@ -140,8 +143,8 @@ def simulate_all(sim: Simulation) -> int:
                 sim.replicas[r].stopped_s = sim.replicas[r].now_s
             elif code != IDLE or run.stop_at_finish:  # a full replica finishes, or is stuck
                 return code
-        if until_s == INFINITY and run.stop_at_finish == 0:
-            return IDLE
+        if waits or (until_s == INFINITY and run.stop_at_finish == 0):
+            return PAUSED if waits else IDLE
         if run.router == DEFERRED:
             bind_one(sim)
         else:

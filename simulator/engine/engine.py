@@ -46,8 +46,8 @@ from servecast.simulator.engine.step_time import send_s, stage_s
 from servecast.simulator.engine.waiting import enqueue_arrivals
 
 # Why `advance` returned. FULL: grow the logs, call again; FINISHED: a request did, where asked to stop then.
-# STUCK: no request gets a token any more, or the user's function failed.
-IDLE, FULL, GIVEN_UP, STUCK, FINISHED = range(5)
+# STUCK: no request gets a token any more, or the user's function failed. PAUSED: there are more requests.
+IDLE, FULL, GIVEN_UP, STUCK, FINISHED, PAUSED = range(6)
 
 
 def schedule(sim: Simulation, r: int) -> bool:
@@ -209,7 +209,8 @@ def advance(sim: Simulation, r: int, until_s: float) -> int:
             return GIVEN_UP
         if replica.now_s >= until_s:
             return IDLE
-        if run.num_steps == max_steps or run.num_segments + replica.num_running >= max_segments:
+        kept = run.num_segments + run.num_gaps + replica.num_running
+        if run.num_steps == max_steps or kept >= max_segments:
             return FULL  # one more batch might not fit the logs
         replica.chosen = NONE  # time has passed
         i = replica.next_arrival

@@ -200,6 +200,7 @@ class Pools:
                 "steps", max(_FIRST_STEPS_PER_REQUEST * len(requests), _FIRST_STEPS)
             ),
             "segments": self._log("segments", run.max_num_seqs + _FIRST_STEPS),
+            "gaps": self._take("gaps", len(self._arrays["segments"]), np.dtype("f8")),
             "hooks": np.zeros(3, np.int64),
             "pool": pool,
             "times": times,
@@ -259,6 +260,11 @@ class Pools:
     def with_longer_logs(self, sim: Simulation) -> Simulation:
         """The same state with more room in both logs."""
         longer = {name: self._longer(name, getattr(sim, name)) for name in _LOGS}
+        gaps: Any = sim.gaps
+        if isinstance(gaps, list):
+            longer["gaps"] = gaps + [0.0] * (len(longer["segments"]) - len(gaps))
+        else:
+            longer["gaps"] = self._arrays["gaps"] = np.resize(gaps, len(longer["segments"]))
         return changed(sim, **longer)
 
     def _longer(self, name: str, log: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from servecast.simulator.engine.step_sums import StepSums
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -51,6 +53,7 @@ class Records:
     prefix_hit_tokens: Ints | None  # [requests] of the prompt; None: there was no prefix cache
     broken_metric: str | None  # more was late than may be: the rest was not simulated
     lock_step: bool = True  # a step's decodes all had a token in their lane's step before
+    sums: StepSums | None = None  # of a run in chunks, instead of its steps and segments
     modes: Mapping[str, Any] = field(default_factory=dict)  # JSON: what the fleet's modes did
 
     def __len__(self) -> int:

@@ -173,7 +173,7 @@ class Engine:
         if hook and sim.run[0].hook_failed:
             message = f"policy {str(policy)!r}: picked a place that nobody waits at"
             raise hook.error or UserError(message)
-        _check_end(code, sim, name)
+        check_end(code, sim, name, len(sim.requests))
         return sim
 
 
@@ -211,11 +211,11 @@ def _check_waiting(fleet: Fleet, concurrency: int | None) -> None:
             raise UserError(f"{name} with policy {fleet.policy!r}: it is for orders of service")
 
 
-def _check_end(code: int, sim: Simulation, name: str) -> None:
-    """Every request is served, unless targets ended the run, and every block is free."""
+def check_end(code: int, sim: Simulation, name: str, num_requests: int) -> None:
+    """Every one of so many requests is served, unless targets ended the run, and every block is free."""
     limits = sim.run[0]
     served = sum(int(r.num_finished) for r in sim.replicas)
-    if code == STUCK or (code == IDLE and served < len(sim.requests)):
+    if code == STUCK or (code == IDLE and served < num_requests):
         raise LivelockError(
             f"{name}: requests evict each other without end, with {limits.kv_blocks} KV blocks and "
             f"max_batched_tokens {limits.max_batched_tokens}; reserve_prompt prevents it"

@@ -211,6 +211,7 @@ class Run:
     stop_at_finish: int = 0
     hooked: int = 0  # a function of the user's picks who is admitted
     hook_failed: int = 0
+    pause_s: float = INFINITY  # the next request's arrival where only those before it are there
     concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
     client_s: float = 0.0  # from a client's last token to its next request
     # LateTargets
@@ -248,6 +249,7 @@ class Run:
     num_admitted: int = 0
     num_steps: int = 0
     num_segments: int = 0
+    num_gaps: int = 0
 
 
 class Simulation(NamedTuple):
@@ -267,6 +269,9 @@ class Simulation(NamedTuple):
     requests: MutableSequence[Request]
     steps: MutableSequence[Step]
     segments: MutableSequence[Segment]
+    gaps: MutableSequence[
+        float
+    ]  # [segments] between two tokens of a request, around its preemptions
     hooks: MutableSequence[
         Any
     ]  # the user's function; compiled: its address, the pool's, the requests'

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.simulator.engine.records import Floats, Records
+from servecast.simulator.engine.step_sums import StepSums
 
 # A replica that cannot keep up at a load of 1.05 delays its requests by 5 % of the time that passes.
 _STABLE_DELAY_GROWTH = 0.05
 # Sign, exponent and 4 (8) bits of the fraction: a bucket of few (many) values is at most 6 % (0.4 %) wide.
 _FEW = 100_000
 _BUCKET_SHIFT, _FINE_BUCKET_SHIFT = 48, 44
+_PART = 1 << 18  # values
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,15 @@ class Samples:
     ) -> None:
         self.values, self.weights = values, weights
         shift = _BUCKET_SHIFT if len(values) < _FEW else _FINE_BUCKET_SHIFT
-        bits = np.ascontiguousarray(values, np.float64).view(np.int64) >> shift
-        self._first = int(bits.min()) if len(values) else 0
-        self._buckets = (bits - self._first).astype(np.int32)
-        counts = np.bincount(self._buckets, weights)  # below 2**53, so exact
+        bits = np.ascontiguousarray(values, np.float64).view(np.int64)
+        first = int(bits.min() >> shift) if len(values) else 0
+        last = int(bits.max() >> shift) if len(values) else 0
+        self._buckets = np.empty(len(values), np.int32)
+        counts = np.zeros(last - first + 1)
+        for part in _parts(len(values)):
+            self._buckets[part] = (bits[part] >> shift) - first
+            some = None if weights is None else weights[part]
+            counts += np.bincount(self._buckets[part], some, len(counts))  # below 2**53, so exact
         self._upto = counts.cumsum().astype(np.int64)
 
     @property
@@ -75,8 +82,10 @@ class Samples:
     def mean(self) -> float:
         if self.total == 0:
             return math.nan
-        weighted = self.values if self.weights is None else self.values * self.weights
-        return float(weighted.sum()) / self.total
+        if self.weights is None:
+            return float(self.values.sum()) / self.total
+        parts = _parts(len(self.values))
+        return sum(float((self.values[p] * self.weights[p]).sum()) for p in parts) / self.total
 
     def above(self, limit: float) -> int:
         """How many exceed it."""
@@ -87,6 +96,11 @@ class Samples:
         """Every value as often as it occurs, rising."""
         every = self.values if self.weights is None else np.repeat(self.values, self.weights)
         return np.sort(every)
+
+
+def _parts(count: int) -> list[slice]:
+    """Of so many values: what is computed from a part stays in the processor's cache, and is soon gone."""
+    return [slice(begin, begin + _PART) for begin in range(0, count, _PART)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +181,11 @@ def samples(records: Records, metric: str, window: Window = WHOLE_RUN) -> Sample
 
 def _gaps(records: Records, window: Window) -> Samples:
     """A step with B decodes is B equal gaps since its lane's last step; a preemption makes one more."""
+    if records.sums is not None:
+        if window is not WHOLE_RUN:
+            raise ValueError("a run in chunks keeps no times of its gaps between tokens")
+        values, weights = records.sums.gaps()
+        return Samples(values, weights=weights)
     order, _ = records.by_lane()
     end_s, decodes = records.end_s[order], records.decodes[order]
     if not records.lock_step:
@@ -208,16 +227,16 @@ def distribution_of(found: Samples) -> Distribution:
 
 
 def summarise(records: Records, window: Window = WHOLE_RUN) -> ReplicaMetrics:
-    """All metrics of a run or of a window of it."""
+    """All metrics of a run or of a window of it; of a run in chunks there is no window."""
     arrived = window.holds(records.arrival_s)
     finished = records.finished & arrived
     steps = records.steps if window is WHOLE_RUN else records.steps[window.holds(records.end_s)]
     duration_s = math.nan
     if finished.any():
         duration_s = float(records.finish_s[finished].max() - records.arrival_s[arrived][0])
-    took_s = steps["end_s"] - steps["start_s"]
-    use = steps["used_blocks"] / records.kv_blocks
-    some = len(steps) > 0
+    use = records.sums or StepSums(records.replicas, records.stages)
+    if records.sums is None:
+        use.add_use(steps)
     return ReplicaMetrics(
         ttft_s=distribution(records, "ttft", window),
         tbt_s=distribution(records, "tbt", window),
@@ -230,26 +249,14 @@ def summarise(records: Records, window: Window = WHOLE_RUN) -> ReplicaMetrics:
         duration_s=duration_s,
         requests_per_s=float(finished.sum()) / duration_s,
         output_tokens_per_s=float(records.output_tokens[finished].sum()) / duration_s,
-        mean_batch=float(steps["sequences"].mean()) if some else math.nan,
-        mean_tokens=float(steps["tokens"].mean()) if some else math.nan,
-        kv_use_mean=float((use * took_s).sum() / took_s.sum()) if some else math.nan,
-        kv_use_peak=float(use.max()) if some else math.nan,
-        busy=_busy_s(records, steps) / duration_s,
+        mean_batch=use.sequences / use.steps if use.steps else math.nan,
+        mean_tokens=use.tokens / use.steps if use.steps else math.nan,
+        kv_use_mean=use.used_block_s / use.took_s / records.kv_blocks if use.steps else math.nan,
+        kv_use_peak=use.peak_blocks / records.kv_blocks if use.steps else math.nan,
+        busy=use.busy_s / records.replicas / duration_s,
         preemptions=int(records.preemptions[arrived].sum()),
         stable=_stable(records, finished),
     )
-
-
-def _busy_s(records: Records, steps: NDArray[np.void]) -> float:
-    """Seconds with a batch in flight, mean over the replicas; a replica's steps are logged in order."""
-    if records.stages == 1:
-        return float((steps["end_s"] - steps["start_s"]).sum()) / records.replicas
-    total_s = 0.0
-    for replica in range(records.replicas):
-        mine = steps[steps["lane"] // records.stages == replica]
-        before_s = np.concatenate(([-math.inf], mine["end_s"][:-1]))
-        total_s += float((mine["end_s"] - np.maximum(mine["start_s"], before_s)).sum())
-    return total_s / records.replicas
 
 
 def _stable(records: Records, finished: NDArray[np.bool_]) -> bool:
