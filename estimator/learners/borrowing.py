@@ -11,7 +11,6 @@ from servecast.estimator.learners.flatten import mean_of, sum_of
 from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.regressors import GROWERS, Growth, KernelLearner, positive
 from servecast.estimator.learners.roofline_fit import fit_roofline
-from servecast.estimator.measurement import Floats
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # of donors' weights; the leave-one-out error picks
 OWN = ("randomised", "shallow")  # learn what no donor knew, from few rows
@@ -25,8 +24,6 @@ class BorrowedTrees(KernelLearner):
     ----------
     donors : tuple of FlatForest
         Of other GPUs' models, on the same features.
-    share : float
-        Of what was borrowed; the rest is trees on the GPU's own rows alone.
     side, effort, random_state
         As of RooflineTrees.
 
@@ -39,13 +36,11 @@ class BorrowedTrees(KernelLearner):
     def __init__(
         self,
         donors: tuple[FlatForest, ...] = (),
-        share: float = 1.0,
         side: tuple[int, ...] = (),
         effort: float = 1.0,
         random_state: int = 0,
     ) -> None:
         self.donors = donors
-        self.share = share
         self.side = side
         self.effort = effort
         self.random_state = random_state
@@ -61,23 +56,14 @@ class BorrowedTrees(KernelLearner):
         features, seconds = positive(self, X, y)
         roofline = fit_roofline(features, seconds, self.side)
         residual = np.log(seconds / roofline.predict(features))
-        weights, left = self._weighted(features, residual)
-        parts = [*self.donors, self._own(features, left)]
-        shares = [self.share * weight for weight in [*weights, 1.0]]
-        if self.share < 1:
-            parts.append(self._own(features, residual))
-            shares.append(1 - self.share)
-        self.model_ = KernelModel(roofline, sum_of(parts, shares), "borrowed")
-        return self
-
-    def _weighted(self, features: Floats, residual: Floats) -> tuple[list[float], Floats]:
-        """The donors' weights, and what they leave [cases]."""
-        if not self.donors:
-            return [], residual
-        known = np.stack([donor.predict(features) for donor in self.donors], axis=1)
-        ridge = RidgeCV(PENALTIES).fit(known, residual)
-        return [float(weight) for weight in ridge.coef_], residual - known @ ridge.coef_
-
-    def _own(self, features: Floats, residual: Floats) -> FlatForest:
+        weights: list[float] = []
+        if self.donors:
+            known = np.stack([donor.predict(features) for donor in self.donors], axis=1)
+            ridge = RidgeCV(PENALTIES).fit(known, residual)
+            weights = [float(weight) for weight in ridge.coef_]
+            residual = residual - known @ ridge.coef_
         growth = Growth(self.random_state, self.effort)
-        return mean_of([GROWERS[name](features, residual, growth) for name in OWN])
+        own = [GROWERS[name](features, residual, growth) for name in OWN]
+        forest = sum_of([*self.donors, mean_of(own)], [*weights, 1.0])
+        self.model_ = KernelModel(roofline, forest, "borrowed")
+        return self

@@ -49,14 +49,14 @@ LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
     **{blend: _trees(*members) for blend, members in BLENDS.items()},
     "monotone": _monotone,
 }
-BORROWING = {"borrowed": 1.0, "half borrowed": 0.5}  # shares of what others know
+BORROWED = "borrowed"
 Donors = tuple[FlatForest, ...]
 
 
 def learner_of(name: str, kind: KernelKind, dims: Dims, donors: Donors = ()) -> KernelLearner:
     """Unfitted; ``donors`` are what a borrowing one starts from."""
-    if name in BORROWING:
-        return BorrowedTrees(donors, BORROWING[name], positions(kind, dims, side_of(kind)))
+    if name == BORROWED:
+        return BorrowedTrees(donors, positions(kind, dims, side_of(kind)))
     return LEARNERS[name](kind, dims)
 
 
@@ -93,7 +93,7 @@ def choose(
         return Choice()
     features = feature_matrix(kind, part.dims, num_sms)
     fold = folds_of(part, FOLDS, seed)
-    names = _tried(kind, len(part.seconds)) + (list(BORROWING) if donors else [])
+    names = _tried(kind, len(part.seconds)) + ([BORROWED] if donors else [])
 
     def log_errors(trial: tuple[str, int]) -> Floats:
         name, number = trial

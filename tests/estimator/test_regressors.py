@@ -20,7 +20,7 @@ LEARNERS = [
     *(RooflineTrees((member,), effort=0.1) for member in GROWERS),
     RooflineTrees(("randomised", "boosting"), side=(0,), effort=0.1),
     MonotoneBoosting(effort=0.1),
-    BorrowedTrees(share=0.5, effort=0.1),
+    BorrowedTrees(effort=0.1),
     RooflineOnly(),
     RawForest(),
     GridInterpolation(),
