@@ -19,8 +19,8 @@ from servecast.compiler.program import Program
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.search.bounds import max_rate_per_s
-from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
+from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
+from servecast.simulator.search.capacity import LIKELY, Capacity, Judge, find_capacity
 from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traffic.arrivals import bootstrap
@@ -108,23 +108,24 @@ class Counts:
             replicas = GPUS // placement.parallelism.gpus
             started = time.process_time()
             for judge in judges:
-                guess_per_s: float | None = None
+                share = LIKELY
                 for candidate in placement.candidates:
                     fleet = Fleet(tables, candidate.limits, replicas, "round_robin")
-                    guess_per_s = self._capacity(judge, fleet, guess_per_s)
+                    share = self._capacity(judge, fleet, share)
             self.search_s += time.process_time() - started
         self.peaks_mb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
-    def _capacity(self, judge: Judge, fleet: Fleet, guess_per_s: float | None) -> float | None:
-        """The next configuration's guess."""
+    def _capacity(self, judge: Judge, fleet: Fleet, share: float) -> float:
+        """What of its likely rate a configuration carries; ``share`` is that of the one before."""
         upper = max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
-        capacity = find_capacity(judge, fleet, upper * fleet.replicas, guess_per_s)
+        likely = likely_rate_per_s(judge.workload, fleet.tables, fleet.limits) * fleet.replicas
+        capacity = find_capacity(judge, fleet, upper * fleet.replicas, share * likely)
         self.searched += 1
         if not isinstance(capacity, Capacity):
-            return guess_per_s
+            return share
         self.with_capacity += 1
         self.probes += capacity.probes
-        return capacity.rate_per_s
+        return capacity.rate_per_s / likely
 
     def _placements(
         self, space: Space, loader: TableLoader, per_model: int | None

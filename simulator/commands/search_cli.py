@@ -177,8 +177,8 @@ def compile_and_search_command(**options: Any) -> None:
     from servecast.simulator.commands.search_answer import show, show_space
     from servecast.simulator.commands.search_job import check_folder, describe_space, run_job, save
 
-    as_json, dry_run, out = options.pop("as_json"), options.pop("dry_run"), options["out"]
-    job = _job(options)
+    as_json, dry_run, out = options["as_json"], options["dry_run"], options["out"]
+    job = job_options(options)
     if dry_run:
         space = describe_space(job)
         click.echo(json.dumps(space, indent=2)) if as_json else show_space(space, Console())
@@ -202,12 +202,14 @@ def compile_and_search_command(**options: Any) -> None:
         sys.exit(3)
 
 
-def _job(options: dict[str, Any]) -> Any:
+def job_options(options: dict[str, Any]) -> Any:
     """The `JobOptions` that the command line says; takes its parts out of ``options``."""
     from servecast.compiler.service import Service
     from servecast.simulator.commands.search_job import JobOptions, asked_slos
     from servecast.simulator.traffic.traces import TraceOptions
 
+    for shown in ("as_json", "dry_run"):
+        options.pop(shown)
     names = [name for name in Service.__dataclass_fields__ if name in options]
     said: dict[str, Any] = {name: options.pop(name) for name in names}
     said = {name: value for name, value in said.items() if value is not None}

@@ -90,10 +90,10 @@ def run_job(options: JobOptions) -> dict[str, Any]:
     Raises:
         UserError: the spec, the trace, the store or an option is wrong, or the model fits nowhere.
     """
-    question = _question(options)
+    question = question_of(options)
     options = replace(options, store=options.store or default_store())
     if not options.more_traces:
-        return _answer(options, question, _workload(options, question), JOURNAL)
+        return _answer(options, question, workload_of(options, question), JOURNAL)
     return _robust_answer(options, question)
 
 
@@ -105,7 +105,7 @@ def _robust_answer(options: JobOptions, question: Question) -> dict[str, Any]:
         )
     traces = (options.trace, *options.more_traces)
     weights = check_weights(len(traces), options.weights)
-    workloads = [_workload(replace(options, trace=trace), question) for trace in traces]
+    workloads = [workload_of(replace(options, trace=trace), question) for trace in traces]
     found = []
     for index, (workload, weight) in enumerate(zip(workloads, weights, strict=True)):
         result = _answer(options, question, workload, f"{index + 1}-{JOURNAL}")
@@ -121,7 +121,7 @@ def _answer(
     assert options.store is not None
     with shown(Console(stderr=True), options.quiet) as view:
         means = Means(
-            TableLoader(options.store, _sources(options.sources)),
+            TableLoader(options.store, sources_of(options.sources)),
             view.watching(_pool_for(options)),
             view.report,
             journal=(options.out or options.store.parent) / journal,
@@ -137,12 +137,12 @@ def describe_space(options: JobOptions) -> dict[str, Any]:
     Raises:
         UserError: as ``run_job``, but for the store, which is not opened.
     """
-    question = _question(options)
-    tokens = _workload(options, question).mean_sequence_tokens
+    question = question_of(options)
+    tokens = workload_of(options, question).mean_sequence_tokens
     return space_json(question, question.space(tokens), question.pairings(tokens))
 
 
-def _workload(options: JobOptions, question: Question) -> Workload:
+def workload_of(options: JobOptions, question: Question) -> Workload:
     workload = options.trace
     if isinstance(workload, Path):
         workload = read_trace(workload, options.traffic)
@@ -157,7 +157,7 @@ def _pool_for(options: JobOptions) -> Callable[[Demand], Pool]:
     return lambda demand: local_pool(demand, jobs)
 
 
-def _sources(asked: tuple[str, ...]) -> tuple[str, ...]:
+def sources_of(asked: tuple[str, ...]) -> tuple[str, ...]:
     for source in asked:
         if source not in DEFAULT_SOURCES:
             hint = did_you_mean(source, DEFAULT_SOURCES)
@@ -177,7 +177,7 @@ def default_store() -> Path:
     return folder / "profiles.duckdb"
 
 
-def _question(options: JobOptions) -> Question:
+def question_of(options: JobOptions) -> Question:
     spec = options.spec if isinstance(options.spec, Spec) else load_spec(options.spec)
     service = _service(spec, options.service)
     axes = axes_of(service, options.asked, DEFAULT_SKUS)

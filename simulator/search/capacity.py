@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.service import Slo
+from servecast.simulator.engine.disaggregation import Disaggregated
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine
 from servecast.simulator.metrics.metrics import allowed_late
+from servecast.simulator.search.bounds import likely_rate_per_s
 from servecast.simulator.search.serving import Lives, Run, Serving, lives, run, value
 from servecast.simulator.traffic.workload import Ints, Workload
 
@@ -31,9 +33,9 @@ IDLE = round(log(1 / 256) / log1p(TOLERANCE))
 HIGHEST = round(log(64) / log1p(TOLERANCE))
 """Beyond so many times its upper bound a rate says only that the trace is too short."""
 LIKELY = 0.77
-"""Of the upper bound: the median capacity over traces and limits that were tried."""
-NEAR, FAR = 4, 16
-"""First step from the guess of a like configuration, and from a likely share of the bound."""
+"""Of `bounds.likely_rate_per_s`: the median capacity over limits and GPUs that were tried."""
+NEAR = 4
+"""First step from the guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +153,15 @@ class Judge:
         self._counted = {m: s for m, s in counted.items() if m != "tpot"}
         self._judged = tuple(s for s in self._slos if s not in self._counted.values())
         self._engine = engine
+        self.last: Run | None = None
+        """What `broken` has seen; valid until the engine's next run."""
 
     def broken(self, serving: Serving, rate_per_s: float | None = None) -> tuple[Slo, ...] | int:
         """The targets that do not hold at a rate (None: the workload's own).
 
         Of several it may name only the first; a number says how many requests no replica can hold.
         """
-        records = self._run(serving, rate_per_s, self._late)
+        self.last = records = self._run(serving, rate_per_s, self._late)
         if records.rejected.any():
             return int(records.rejected.sum())
         if records.broken_metric is not None:
@@ -186,24 +190,26 @@ def find_capacity(
 ) -> Capacity | Hopeless:
     """The capacity on the grid of ``upper_rate_per_s``: gallops away from the guess, then bisects.
 
-    The upper rate is no limit: a trace too short to fill the queue may go beyond.
+    None guesses by the tables. The upper rate is no limit: a trace too short to fill the queue may go
+    beyond.
     """
-    likely = LIKELY * upper_rate_per_s if guess_per_s is None else guess_per_s
+    likely = _likely(judge.workload, serving) if guess_per_s is None else guess_per_s
     at = min(max(round(log(likely / upper_rate_per_s) / log1p(TOLERANCE)), IDLE), HIGHEST)
-    step = FAR if guess_per_s is None else NEAR
+    step = NEAR
     low: int | None = None  # highest place that is known to hold
     high: int | None = None  # lowest that is known to break
     probes = 0
     breaks: tuple[Slo, ...] = ()
+    last: Run | None = None  # of the probe at ``low``, while no other came after it
     while low is None or high is None or high - low > 1:
         probes += 1
         broken = judge.broken(serving, grid_rate(upper_rate_per_s, at))
         if isinstance(broken, int):
             return Hopeless((), broken)
         if broken:
-            high, breaks = at, broken
+            high, breaks, last = at, broken, None
         else:
-            low = at
+            low, last = at, judge.last
         if high == IDLE:
             return Hopeless(judge.violations(serving, grid_rate(upper_rate_per_s, IDLE)), 0)
         if low == HIGHEST:
@@ -211,7 +217,17 @@ def find_capacity(
         at, step = _next_place(low, high, step)
     assert low is not None
     rate_per_s = grid_rate(upper_rate_per_s, low)
+    if last is not None:
+        return Capacity(rate_per_s, last, breaks, probes)
     return Capacity(rate_per_s, judge.records(serving, rate_per_s), breaks, probes + 1)
+
+
+def _likely(workload: Workload, serving: Serving) -> float:
+    """Of one pool; of two, the lesser."""
+    if isinstance(serving, Disaggregated):
+        return min(_likely(workload, serving.prefill), _likely(workload, serving.decode))
+    one = likely_rate_per_s(workload, serving.tables, serving.limits)
+    return LIKELY * serving.replicas * one
 
 
 def grid_rate(upper_rate_per_s: float, place: int) -> float:

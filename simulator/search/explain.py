@@ -9,9 +9,18 @@ from typing import Any
 Row = Mapping[str, Any]
 
 NUMBERS = ("tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens")
-NAMES = ("sku", "precision", "policy", "router")
+NAMES = ("sku", "precision", "policy", "router", "mode")
 AXES = (*NAMES[:1], *NUMBERS, *NAMES[1:])
 """Those that a result does not have are alike in all of its configurations."""
+ROLES = ("prefill", "decode")
+
+
+def place(row: Row) -> dict[str, Any]:
+    """Where a configuration stands on each axis, those of each role by themselves where they are apart."""
+    if not all(row.get(role) for role in ROLES):
+        return {axis: row.get(axis) for axis in AXES}
+    roles = {f"{role} {axis}": row[role].get(axis) for role in ROLES for axis in ("sku", *NUMBERS)}
+    return {**roles, **{axis: row.get(axis) for axis in NAMES[1:]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ def change(old: Row, new: Row) -> Change:
         return float(new["metrics"][metric][at] - old["metrics"][metric][at])
 
     return Change(
-        axes=tuple((axis, old[axis], new[axis]) for axis in AXES if old.get(axis) != new.get(axis)),
+        axes=_differing(place(old), place(new)),
         qps_per_usd=ratio("qps_per_usd_hour"),
         qps=ratio("qps"),
         usd_per_hour=ratio("usd_per_hour"),
@@ -53,26 +62,31 @@ def change(old: Row, new: Row) -> Change:
     )
 
 
+def _differing(old: Row, new: Row) -> tuple[tuple[str, Any, Any], ...]:
+    """The axes that both have and differ on."""
+    return tuple((a, old[a], new[a]) for a in old if a in new and old[a] != new[a])
+
+
 def steps_aside(result: Row, row: Row) -> list[Change]:
     """To every ranked configuration that differs in one axis, by the next value that was tried there."""
+    mine = place(row)
+    others = [(place(other), other) for other in result["ranked"]]
     found: list[Change] = []
-    for axis in AXES:
-        along = [
-            other
-            for other in result["ranked"]
-            if all(other.get(a) == row.get(a) for a in AXES if a != axis)
-            and other.get(axis) != row.get(axis)
-        ]
-        if axis in NAMES:
-            nearest = along
-        else:
-            below = [other for other in along if other[axis] < row[axis]]
-            above = [other for other in along if other[axis] > row[axis]]
+    for axis, value in mine.items():
+        along = {
+            index: there[axis]
+            for index, (there, _) in enumerate(others)
+            if there.keys() == mine.keys() and [a for a, _, _ in _differing(mine, there)] == [axis]
+        }
+        nearest = list(along)
+        if axis.split()[-1] in NUMBERS:
+            below = [index for index in along if along[index] < value]
+            above = [index for index in along if along[index] > value]
             nearest = [
-                *([max(below, key=lambda other: other[axis])] if below else []),
-                *([min(above, key=lambda other: other[axis])] if above else []),
+                *([max(below, key=along.__getitem__)] if below else []),
+                *([min(above, key=along.__getitem__)] if above else []),
             ]
-        found.extend(change(row, other) for other in nearest)
+        found.extend(change(row, others[index][1]) for index in nearest)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from math import inf
@@ -63,20 +63,16 @@ class Insight:
         ]
         best, outcome = deployments[0], ranking.outcomes[0]
         sweeps = start_sweeps(self.pool, deployments)
-        prices = start_prices(self.pool, best, self.demand.slos, roomy(outcome, best.serving))
-        parts = self._start_breakdown(outcome, best)
+        told = self._start_explanation(outcome, best)
         tornado = self._tornado(outcome, best)
         swept = [
             Swept(deployment, tuple(task.result()))
             for deployment, task in zip(deployments, sweeps, strict=True)
         ]
         output_tokens = float(self.demand.searched.output_tokens.mean())
-        rows = [
-            price_row(name, what, best.row["qps"], task.result()) for name, what, task in prices
-        ]
         return replace(
             ranking,
-            explanation=explanation(parts.result(), rows),
+            explanation=told(),
             sensitivity={
                 "slo_cost": slo_cost(swept, self.demand.slos, output_tokens),
                 "pareto": pareto(swept, output_tokens),
@@ -86,6 +82,22 @@ class Insight:
                 "tornado_unit": "qps_per_usd_hour",
             },
         )
+
+    def explanation_of(self, outcome: AnyOutcome, row: Row) -> Row:
+        """Where the time of any configuration goes at its capacity, and its shadow prices."""
+        return self._start_explanation(outcome, Deployment(1, row, self._serving(outcome)))()
+
+    def _start_explanation(self, outcome: AnyOutcome, best: Deployment) -> Callable[[], Row]:
+        """Its runs, started together; the explanation waits for them."""
+        prices = start_prices(self.pool, best, self.demand.slos, roomy(outcome, best.serving))
+        parts = self._start_breakdown(outcome, best)
+
+        def told() -> Row:
+            qps = best.row["qps"]
+            rows = [price_row(name, what, qps, task.result()) for name, what, task in prices]
+            return explanation(parts.result(), rows)
+
+        return told
 
     def _start_breakdown(self, outcome: AnyOutcome, best: Deployment) -> Future[Breakdown]:
         silent = [

@@ -40,9 +40,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     apart = question.pairings(workload.mean_sequence_tokens)
     if not space.placements and not apart.kept:
         raise InfeasibleError(nothing_fits(question, space, apart.refused))
-    searched = workload
-    if len(workload) < MIN_REQUESTS:
-        searched = bootstrap(workload, MIN_REQUESTS, question.seed)
+    searched = long_enough(workload, question.seed)
     demand = question.demand(workload, searched)
     searching = Searching(question, space, demand, means, apart.kept)
     ranking = searching.run()
@@ -60,6 +58,11 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
         },
         elapsed_s=time.perf_counter() - started,
     )
+
+
+def long_enough(workload: Workload, seed: int) -> Workload:
+    """The workload that capacities are found with: the trace, resampled where it is short."""
+    return workload if len(workload) >= MIN_REQUESTS else bootstrap(workload, MIN_REQUESTS, seed)
 
 
 def _at_trace_rate(

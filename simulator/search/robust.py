@@ -16,6 +16,7 @@ from servecast.simulator.search.objective import Objective, Row
 IDENTITY = (
     "sku", "precision", "tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens", "policy", "router",
 )  # fmt: skip
+OF_A_ROLE = ("sku", "tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens")
 OF_A_TRACE = ("qps", "qps_per_usd_hour", "replicas", "gpus", "usd_per_hour", "metrics", "binds")
 
 
@@ -87,7 +88,9 @@ def check_weights(num_traces: int, weights: Sequence[float]) -> tuple[float, ...
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in IDENTITY)
+    roles = (row[role] for role in ("prefill", "decode") if role in row)
+    parts = tuple(tuple(role[name] for name in OF_A_ROLE) for role in roles)
+    return (*(row[name] for name in IDENTITY), *parts)
 
 
 def _by_identity(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:

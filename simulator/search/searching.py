@@ -10,7 +10,7 @@ from pathlib import Path
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.estimator.uncertain import Step
-from servecast.simulator.search.bounds import max_rate_per_s
+from servecast.simulator.search.bounds import likely_rate_per_s
 from servecast.simulator.search.certainty import Certainty
 from servecast.simulator.search.found import Beaten, Carried, PairCarried
 from servecast.simulator.search.insight import Insight
@@ -20,11 +20,13 @@ from servecast.simulator.search.pair_search import PairSearch
 from servecast.simulator.search.pairs import Pairing
 from servecast.simulator.search.pool import LostWorkerError, Pool
 from servecast.simulator.search.question import Question
+from servecast.simulator.search.race import Race
 from servecast.simulator.search.result import Ranking, rank, row_of
-from servecast.simulator.search.run import Race, search
+from servecast.simulator.search.run import search
 from servecast.simulator.search.space import Candidate, Placement, Space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.task import Demand, Shape, Stake
+from servecast.simulator.search.warm_up import warm_up
 
 MAX_OPERATORS = 3
 """Named for a tie that profiling would end."""
@@ -69,6 +71,8 @@ class Searching:
         pool = self.means.pool_for(self.demand)
         complete = False
         try:
+            if pool.slots > 1:
+                pool.submit(warm_up, doing="compiling the engine")
             self._search(journal, pool)
             ranking = self.ranking()
             if ranking.ranked:
@@ -137,7 +141,7 @@ class Searching:
         return [each.operator for each in found[:MAX_OPERATORS]]
 
     def _search(self, journal: Journal, pool: Pool) -> None:
-        self.outcomes.extend(journal.earlier(self._asked()))
+        self.outcomes.extend(journal.earlier(self.asked()))
         for outcome in self.outcomes_from(pool):
             self.outcomes.append(outcome)  # before its line: Ctrl-C may come in between
             journal.add(outcome)
@@ -160,7 +164,7 @@ class Searching:
         for found in apart.run(pairings):
             yield race.heed(found) if self.means.best_only else found
 
-    def _asked(self) -> Iterator[AnyOutcome]:
+    def asked(self) -> Iterator[AnyOutcome]:
         """Every configuration, as if beaten: what a journal's lines are told by."""
         none = Beaten("")
         for placement in self.space.placements:
@@ -173,9 +177,9 @@ class Searching:
         return shape(self.question, placement)
 
     def _promise(self, tables: RuntimeTables, placement: Placement, candidate: Candidate) -> float:
-        """Requests per dollar that no schedule exceeds."""
+        """Requests per dollar of a replica that is always full."""
         degrees = placement.parallelism
-        rate_per_s = max_rate_per_s(self.demand.searched, tables, candidate.limits) * degrees.dp
+        rate_per_s = likely_rate_per_s(self.demand.searched, tables, candidate.limits) * degrees.dp
         return rate_per_s / (degrees.gpus * placement.sku.usd_per_hour)
 
     def _stake(self, outcome: AnyOutcome) -> Stake | None:

@@ -13,7 +13,13 @@ from servecast.estimator.tables import RuntimeTables, time_by_source
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Records
 from servecast.simulator.metrics.metrics import summarise
-from servecast.simulator.search.capacity import QUEUE_DELAY, Capacity, Judge, find_capacity
+from servecast.simulator.search.capacity import (
+    QUEUE_DELAY,
+    TOLERANCE,
+    Capacity,
+    Judge,
+    find_capacity,
+)
 from servecast.simulator.search.serving import (
     Run,
     Serving,
@@ -29,8 +35,8 @@ from servecast.simulator.search.worker import Worker
 from servecast.simulator.traffic.arrival_processes import Gamma, with_arrivals
 from servecast.simulator.traffic.workload import Ints, Workload
 
-SPREAD = 2.0
-"""A changed capacity is looked for on the grid of so many times the one that is known."""
+SPREAD = (1 + TOLERANCE) ** 70
+"""Of the known capacity, which is on the grid that hangs there: on it a changed one is looked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from math import ceil
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.search.bounds import max_rate_per_s
+from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
 from servecast.simulator.search.capacity import (
     LIKELY,
     Capacity,
@@ -38,21 +38,23 @@ class Worker:
         self.searched = self.judge(demand.searched)
         self.trace = self.judge(demand.trace)
         self._resampled: dict[int, Judge] = {}
+        self._rehearsals: dict[int, Judge] = {}
 
     def find_all(
         self, tables: RuntimeTables, settings: Sequence[Setting], shape: Shape
     ) -> list[Found]:
-        """Each configuration starts from the capacity of the one before it."""
+        """Each search starts where the likely rate and the configuration before it say."""
         found: list[Found] = []
-        guess_per_s: float | None = None
+        share = LIKELY
         for setting in settings:
             upper = self._upper(tables, setting, shape)
+            likely = self._likely(tables, setting, shape)
             fleet = shape.fleet(tables, setting, 1)
-            capacity = find_capacity(self.searched, fleet, upper, guess_per_s)
+            capacity = find_capacity(self.searched, fleet, upper, share * likely)
             if isinstance(capacity, Hopeless):
                 found.append(capacity)
                 continue
-            guess_per_s = capacity.rate_per_s
+            share = capacity.rate_per_s / likely
             found.append(self._carried(fleet, capacity, upper, shape))
         return found
 
@@ -65,6 +67,15 @@ class Worker:
             by = self._beaten_by(tables, setting, shape, stake)
             found.append(Beaten(by) if by else self.find_all(tables, [setting], shape)[0])
         return found
+
+    def rehearse(self, tables: RuntimeTables, setting: Setting, shape: Shape, parts: int) -> float:
+        """Requests per dollar of one replica on the first of so many parts of the workload."""
+        if parts not in self._rehearsals:
+            size = max(2, len(self.demand.searched) // parts)
+            self._rehearsals[parts] = self.judge(self.demand.searched.first(size))
+        fleet, upper = shape.fleet(tables, setting, 1), self._upper(tables, setting, shape)
+        found = find_capacity(self._rehearsals[parts], fleet, upper)
+        return 0.0 if isinstance(found, Hopeless) else found.rate_per_s / shape.usd_per_hour[0]
 
     def _beaten_by(
         self, tables: RuntimeTables, setting: Setting, shape: Shape, stake: Stake
@@ -81,7 +92,8 @@ class Worker:
         if not affordable:
             return "its cost"
         replica = shape.fleet(tables, setting, 1)
-        likely = ceil(self.demand.trace.rate_per_s / (LIKELY * upper))
+        one_per_s = LIKELY * self._likely(tables, setting, shape)
+        likely = ceil(self.demand.trace.rate_per_s / one_per_s)
         if self._falls_short(replica, min(likely + 1, affordable), shape, stake):
             return "a run at the rate it would need"
         replicas = self._replicas(replica, likely, shape, affordable)
@@ -104,6 +116,9 @@ class Worker:
 
     def _upper(self, tables: RuntimeTables, setting: Setting, shape: Shape) -> float:
         return shape.dp * max_rate_per_s(self.demand.searched, tables, setting.limits)
+
+    def _likely(self, tables: RuntimeTables, setting: Setting, shape: Shape) -> float:
+        return shape.dp * likely_rate_per_s(self.demand.searched, tables, setting.limits)
 
     def capacities(
         self, serving: Serving, rate_per_s: float, seeds: Sequence[int]

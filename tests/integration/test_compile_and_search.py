@@ -129,6 +129,26 @@ def test_the_result_and_its_report_are_saved(store: str, tmp_path: Path) -> None
     assert saved["best"]["sku"] in done.out
 
 
+def test_any_two_configurations_are_explained_under_every_trace(store: str, tmp_path: Path) -> None:
+    """With prefill and decode together and apart; the command of the search is read again."""
+    modes = ("--mode", "aggregated", "--mode", "disaggregated", "--sku", "h100-sxm", "--tp", "1")
+    limits = ("--max-num-seqs", "128", "--max-num-batched-tokens", "2048", "--jobs", "1")
+    traces = ("--trace", CHAT, "--trace", CHAT, "--weight", "2", "--weight", "1")
+    done = run(*traces, "--store", store, *modes, *limits, "--out", str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+    servecast = str(Path(COMMAND).with_name("servecast"))
+    command = [servecast, "explain", str(tmp_path / "results.json"), "1", "2", "--json"]
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    told = json.loads(said.stdout)
+    assert told["unexplained"] is None
+    assert [each["rank"] for each in told["explanations"]] == [1, 1, 2, 2]
+    assert all(sum(each["gpu_time"].values()) > 0.99 for each in told["explanations"])
+    assert {each["axes"] for each in told["changes"]} <= {
+        "mode aggregated→disaggregated",
+        "mode disaggregated→aggregated",
+    }
+
+
 def test_simulate_reproduces_the_best_under_the_trace(store: str) -> None:
     settings = ("--trace", CHAT, "--store", store, "--sku", "h100-sxm", "--tp", "1")
     best = answer(*settings, "--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,2048")[

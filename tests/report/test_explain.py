@@ -67,6 +67,38 @@ def test_the_command_explains_the_best_and_a_pair(result: dict[str, Any], tmp_pa
     assert best.exit_code == 0
     assert "one step aside" in best.output
     pair = CliRunner().invoke(cli, ["explain", str(saved), "1", "2", "--json"])
-    assert len(json.loads(pair.output)["changes"]) == 1
+    told = json.loads(pair.output)
+    assert (len(told["changes"]), [each["rank"] for each in told["steps_aside"]]) == (1, [1, 2])
     beyond = CliRunner().invoke(cli, ["explain", str(saved), "999"])
     assert (beyond.exit_code, "ranked configurations, not 999" in beyond.stderr) == (2, True)
+
+
+def apart(row: dict[str, Any], prefill_tp: int, decode_tp: int) -> dict[str, Any]:
+    roles = (("prefill", prefill_tp), ("decode", decode_tp))
+    return {**row, "mode": "disaggregated", **{role: {**row, "tp": tp} for role, tp in roles}}
+
+
+def test_a_step_aside_of_roles_apart_is_one_of_either_role(result: dict[str, Any]) -> None:
+    row = result["ranked"][0]
+    result["ranked"] = [row, *(apart(row, p, d) for p, d in ((1, 1), (2, 1), (1, 4), (2, 4)))]
+    labels = {each.label for each in steps_aside(result, result["ranked"][1])}
+    assert labels == {"prefill tp 1→2", "decode tp 1→4"}
+    together = {**row, "mode": "aggregated"}
+    assert change(together, result["ranked"][1]).label == "mode aggregated→disaggregated"
+
+
+def test_what_the_search_s_command_cannot_tell_any_more_is_said_to_be_so(
+    result: dict[str, Any], tmp_path: Path
+) -> None:
+    saved = tmp_path / "results.json"
+    for command, why in (
+        (["somewhere"], "was not made by compile-and-search"),
+        (["compile-and-search", "gone.llm", "--trace", "gone.csv"], "gone.llm"),
+        (["compile-and-search", "--frobnicate"], "the search's command is none any more: No such"),
+    ):
+        result["provenance"]["command"] = command
+        saved.write_text(json.dumps(result))
+        told = json.loads(CliRunner().invoke(cli, ["explain", str(saved), "2", "--json"]).output)
+        assert why in told["unexplained"]
+        shown = CliRunner().invoke(cli, ["explain", str(saved), "2"])
+        assert (shown.exit_code, "Where time goes is not told" in shown.output) == (0, True)
