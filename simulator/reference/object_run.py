@@ -99,7 +99,7 @@ def run_objects(
     Raises:
         UserError: what the policy cannot do with this fleet.
     """
-    _check(fleet)
+    _check(fleet, workload)
     make = make_scheduler(fleet, workload)
     timer, stages = TableTimer(fleet.tables), fleet.tables.num_stages
     rejected = ~fits
@@ -131,7 +131,7 @@ def run_objects(
     )
 
 
-def _check(fleet: ObjectFleet) -> None:
+def _check(fleet: ObjectFleet, workload: Workload) -> None:
     name, stages = fleet.policy.name, fleet.tables.num_stages
     if stages > 1 and name not in PIPELINED:
         raise UserError(
@@ -145,8 +145,14 @@ def _check(fleet: ObjectFleet) -> None:
         )
     if fleet.limits.async_scheduling:
         raise UserError(f"policy {str(fleet.policy)!r} with async_scheduling: it forms none ahead")
-    if fleet.limits.prefix_caching and name not in CACHING:
+    caching = fleet.limits.prefix_caching
+    if caching and name not in CACHING:
         raise UserError(f"policy {str(fleet.policy)!r} with prefix_caching: it keeps no prefixes")
+    if caching is None and workload.prefix is not None and name not in CACHING:
+        raise UserError(
+            f"{workload.name}: policy {str(fleet.policy)!r} keeps no prefixes, and the prompts share some: "
+            "say prefix_caching=False (--no-prefix-caching)"
+        )
 
 
 def _step_rows(run: ObjectRun, fleet: ObjectFleet, timer: TableTimer) -> NDArray[np.void]:

@@ -46,10 +46,8 @@ class VllmV0(BlockScheduler):
         prefills = [] if self.swapped else self._prefills()
         if prefills:
             return prefills
-        before = len(self.swapped)
         batch = self.decodes()
-        if len(self.swapped) == before:
-            self._swap_in(batch)
+        self._swap_in(batch)  # nobody who went out just now: that takes a block more than it gave
         return batch
 
     def restart(self, job: Job) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 from servecast.simulator.engine.scheduling import Job
 from servecast.simulator.reference.block_scheduler import BlockScheduler, SchedulerLimits
@@ -17,14 +17,22 @@ LPM_MAX_WAITING = 128  # beyond it the longest match costs too much, and arrival
 
 
 class PrefixCache:
-    """The prompts' blocks by id, least recently used out first; those of running requests stay.
+    """The prompts' blocks by id: SGLang's radix tree, least recently used leaves out first.
 
-    An id names a block together with all before it, so a cached one implies its prefix.
+    A block is a page of the tree, as large as the trace's hashes are (SGLang's ``page_size`` is one token by
+    default): what prompts share beyond their last equal block counts as their own. An id names a block
+    together with all before it, so a cached one implies its prefix, and ids are the tree. A prefix is used
+    whenever its end is, and a moment later: so what goes first is always a leaf. Blocks of running requests
+    stay. SOURCE: sgl-project/sglang 0.4, python/sglang/srt/mem_cache/radix_cache.py (RadixCache.evict).
     """
 
     def __init__(self, block_tokens: int) -> None:
         self.block_tokens = block_tokens
-        self.users: OrderedDict[int, int] = OrderedDict()  # running requests of each block
+        self.users: dict[int, int] = {}  # running requests of each block
+        self.num_unused = 0
+        self._used_at: dict[int, int] = {}  # counted by uses
+        self._uses = 0
+        self._idle: list[tuple[int, int]] = []  # a heap of uses and blocks, some used again since
 
     def match(self, prefix: Sequence[int]) -> int:
         """How many of the blocks, from the beginning, are cached."""
@@ -34,22 +42,28 @@ class PrefixCache:
         """Keep these while a request runs; how many were not cached."""
         fresh = sum(block not in self.users for block in blocks)
         for block in reversed(blocks):  # the first is the last to go
+            self.num_unused -= self.users.get(block) == 0
             self.users[block] = self.users.get(block, 0) + 1
-            self.users.move_to_end(block)
+            self._uses += 1
+            self._used_at[block] = self._uses
         return fresh
 
     def let_go(self, blocks: Sequence[int]) -> None:
         for block in blocks:
             self.users[block] -= 1
+            if self.users[block] == 0:
+                self.num_unused += 1
+                heappush(self._idle, (self._used_at[block], block))
 
     def evict(self, tokens: int) -> int:
         """Drop unused blocks until so many tokens are free, or none is left; the tokens freed."""
         freed = 0
-        for block in [block for block, users in self.users.items() if users == 0]:
-            if freed >= tokens:
-                break
-            del self.users[block]
-            freed += self.block_tokens
+        while freed < tokens and self._idle:
+            used_at, block = heappop(self._idle)
+            if self._used_at.get(block) == used_at and self.users[block] == 0:
+                del self.users[block], self._used_at[block]
+                self.num_unused -= 1
+                freed += self.block_tokens
         return freed
 
     def unused(self, blocks: Sequence[int]) -> int:
@@ -58,7 +72,7 @@ class PrefixCache:
 
     @property
     def unused_tokens(self) -> int:
-        return self.unused(list(self.users)) * self.block_tokens
+        return self.num_unused * self.block_tokens
 
 
 class SGLang(BlockScheduler):

@@ -135,6 +135,12 @@ def test_a_class_policy_says_what_it_cannot_do() -> None:
         UserError, match=r"^policy 'orca' with prefix_caching: it keeps no prefixes$"
     ):
         Engine(compiled=False).run(workload, caching)
+    shared = replace(workload, prefix=PrefixBlocks(1, np.array([0, 1]), np.array([7])))
+    with pytest.raises(
+        UserError,
+        match=r"^rows: policy 'orca' keeps no prefixes, and the prompts share some: say prefix",
+    ):
+        Engine(compiled=False).run(shared, Fleet(tables_of(), LIMITS, policy="orca"))
     fleet, loaded = Fleet(tables_of(), LIMITS, policy="orca"), np.array([1])
     with pytest.raises(
         UserError, match=r"^policy 'orca' with loaded_tokens: it keeps no prefixes$"

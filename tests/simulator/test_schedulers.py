@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from types import MappingProxyType
 
 import pytest
@@ -12,6 +14,7 @@ from servecast.simulator.engine.scheduling import Batch, Job
 from servecast.simulator.reference.block_scheduler import SchedulerLimits
 from servecast.simulator.reference.object_engine import run_jobs
 from servecast.simulator.reference.schedulers import SCHEDULERS
+from servecast.simulator.reference.sglang_scheduler import PrefixCache
 from servecast.simulator.reference.vllm_v1_scheduler import VllmV1, Vtc
 
 LIMITS = SchedulerLimits(
@@ -104,6 +107,17 @@ def test_vllm_v0_swaps_the_latest_job_out_and_back_before_any_prompt() -> None:
     assert [(job.restarts, job.preemptions) for job in jobs] == [(0, 0), (0, 1), (0, 0)]
 
 
+def test_vllm_v0_swaps_a_job_in_beside_the_decodes_of_the_same_step() -> None:
+    """Seven blocks. 0-6: three prompts. A's token takes the last block, so C's two go out for B's: 6-10, two
+    tokens and two seconds of swapping. A is done, four blocks are free: B takes one, C two and one for its
+    token, in one step, 10-14."""
+    limits = replace(LIMITS, max_num_seqs=3, max_batched_tokens=6, kv_blocks=7)
+    options = {"swap_blocks": 2, "swap_us_per_block": 1e6}
+    jobs, batches = run("vllm_v0", (0, 2, 2), (0, 2, 3), (0, 2, 2), limits=limits, **options)
+    assert batches == [[(0, 2), (1, 2), (2, 2)], [(0, 1), (1, 1)], [(1, 1), (2, 1)]]
+    assert [job.finished_s for job in jobs] == [10, 14, 14]
+
+
 def test_lightllm_admits_what_the_cache_holds_at_the_worst_moment() -> None:
     """At most 3 tokens out, 9 in the cache. A and B would come to 2 + 2 + 2 * 2 = 8, with C to 12. So C waits
     for both."""
@@ -143,6 +157,48 @@ def test_sglang_takes_the_longest_cached_prefix_first_and_skips_it() -> None:
     prefixes = {0: (1, 2, 3, 4), 2: (1, 2, 3, 9)}
     _, batches = run("sglang", (0, 4, 1), (1, 4, 1), (1, 4, 1), limits=SGLANG, prefixes=prefixes)
     assert batches == [[(0, 4)], [(2, 1), (1, 4)]]
+
+
+def test_a_radix_cache_loses_the_leaf_that_was_used_longest_ago() -> None:
+    """Texts 1 2 3 and 1 2 4 in blocks of four tokens. The first was used before the second, so its leaf 3
+    goes, then 4; then 2, which has no child any more, and 1 last. A block that is held stays."""
+    cache = PrefixCache(4)
+    for text in ((1, 2, 3), (1, 2, 4)):
+        cache.hold(text)
+        cache.let_go(text)
+    assert cache.unused_tokens == 16
+    assert (cache.evict(1), cache.match((1, 2, 3)), cache.match((1, 2, 4))) == (4, 2, 3)
+    assert (cache.evict(5), sorted(cache.users)) == (8, [1])
+    assert cache.hold((1, 5)) == 1
+    assert (cache.evict(4), sorted(cache.users), cache.unused_tokens) == (0, [1, 5], 0)
+
+
+def test_a_radix_cache_drops_what_a_list_by_last_use_would() -> None:
+    """Against the blocks in the order of their last use, looked through from the beginning."""
+    rng, cache = Random(1), PrefixCache(1)
+    users: OrderedDict[int, int] = OrderedDict()
+    held: list[tuple[int, ...]] = []
+    for _ in range(3000):
+        if held and rng.random() < 0.45:
+            blocks = held.pop(rng.randrange(len(held)))
+            cache.let_go(blocks)
+            for block in blocks:
+                users[block] -= 1
+        elif rng.random() < 0.3:
+            gone = [b for b, count in users.items() if count == 0][: rng.randrange(1, 5)]
+            wanted = len(gone) or 1
+            assert cache.evict(wanted) == len(gone)
+            for block in gone:
+                del users[block]
+        else:
+            text = rng.randrange(4)
+            held.append(tuple(10 * text + k for k in range(rng.randrange(1, 8))))
+            cache.hold(held[-1])
+            for block in reversed(held[-1]):
+                users[block] = users.get(block, 0) + 1
+                users.move_to_end(block)
+        assert cache.users == users
+        assert cache.num_unused == sum(count == 0 for count in users.values())
 
 
 def test_sglang_retracts_those_with_the_fewest_tokens_when_decodes_find_no_memory() -> None:
