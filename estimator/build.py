@@ -50,7 +50,8 @@ def build_tables(
     sends = predictor
     if sharded.parallelism.gpus > sku.gpus_per_node:
         sends = replace(predictor, sku=replace(sku, link_bytes_per_s=sku.network_bytes_per_s))
-    launches = [launches_of(stage, predictor) for stage in sharded.stages]
+    apart = engine.overlap > 0
+    launches = [launches_of(stage, predictor, by_layer=apart) for stage in sharded.stages]
     stages = [_stage_times(counts, bounds, (predictor, sends), engine) for counts in launches]
     prefill_shares, decode_shares = _attention_shares(launches, predictor, bounds)
     mixed_points = chunk_points(sum(launches, Counter()), predictor)

@@ -36,6 +36,7 @@ class EngineProfile:
     formed while the one before it runs. A client's clock sees ``client_s`` more than the engine's: from a
     request's sending to the engine and from a token to the client (HTTP, tokenising, the client itself).
     ``matrix_factor`` and ``attention_factor`` lengthen kernels: clocks under load, as calibrated.
+    A layer's collectives hide behind the share ``overlap`` of its GEMMs' time, and take what is left.
     New requests are looked for every ``receive_every_steps`` decode steps. ``sources`` are by field.
     ``since`` is the oldest version that the profile stands for, where its name tells a newer one.
     """
@@ -50,6 +51,7 @@ class EngineProfile:
     receive_every_steps: int = 1
     matrix_factor: float = 1.0
     attention_factor: float = 1.0
+    overlap: float = 0.0
     since: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -199,6 +201,7 @@ def read_profile(path: Path) -> EngineProfile:
         "client_s",
         "matrix_factor",
         "attention_factor",
+        "overlap",
     ):
         value = getattr(profile, name)
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from servecast.compiler.sharded import Rows, Stage
 from servecast.estimator.attention_times import columns_of, kind_of
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats, Ints
-from servecast.estimator.physics import KernelKind
+from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
 
@@ -23,6 +23,7 @@ Timed = tuple[Floats, NDArray[np.int8]]  # seconds and source codes
 
 # Token counts to predict beyond the capture sizes: up to each limit by this step, one GEMM tile or more.
 TOKEN_STEPS = ((2048, 64), (8192, 128), (1 << 62, 512))
+GEMMS = ("linear", "experts")
 SEQUENCE_POINTS = (*range(1, 9), *range(16, 65, 8), *range(96, 257, 32))
 
 
@@ -74,29 +75,31 @@ def spread_of(total: Sum) -> Floats:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One kernel of a stage's step, over ``row_factor`` rows for each of the step's; ``bytes_per_row`` is a
-    collective's message.
+    collective's message. ``layer`` tells kinds of layers apart, where something is asked of each.
     """
 
     shape: KernelShape
     rows: Rows
     row_factor: float = 1.0
     bytes_per_row: int = 0
+    layer: int = 0
 
     @property
     def is_attention(self) -> bool:
         return self.shape.kernel.startswith(SEQUENCE_KERNELS)
 
 
-def launches_of(stage: Stage, predictor: Predictor) -> Counter[Launch]:
-    """How often a step of the stage launches each kernel."""
+def launches_of(stage: Stage, predictor: Predictor, *, by_layer: bool = False) -> Counter[Launch]:
+    """How often a step of the stage launches each kernel, or each kind of layer does."""
     launches = Counter[Launch]()
-    for run in stage.runs:
+    for number, run in enumerate(stage.runs):
         for call in run.calls:
             if isinstance(call.op, KvWrite) and predictor.attention_writes_kv:
                 continue  # inside the attention samples
             per_row = call.op.payload_bytes(1) if isinstance(call.op, Collective) else 0
             for shape in kernel_shapes(call.op):
-                launch = Launch(shape, call.rows, call.row_factor, per_row)
+                layer = number if by_layer else 0
+                launch = Launch(shape, call.rows, call.row_factor, per_row, layer)
                 launches[launch] += run.count
     return launches
 
@@ -108,13 +111,41 @@ def token_times(
     points = token_points(max_tokens, engine.capture_sizes)
     at = Sum.over(len(points))
     for launch, count in launches.items():
-        wanted = launch.rows is Rows.TOKENS and launch.shape.kernel != "send"
-        if wanted and not launch.is_attention:
+        if _counts_tokens(launch) and not (engine.overlap and launch.shape.kernel in COLLECTIVES):
             _add(at, launch, count, predictor, points)
+    if engine.overlap:
+        at = total_of([at, *_exposed(launches, predictor, points, engine.overlap)])
     tokens = np.arange(max_tokens + 1)
     captured = np.array(engine.capture_sizes or (0,))
     graph = captured[np.minimum(np.searchsorted(captured, tokens), len(captured) - 1)]
     return _dense(at, points, np.where(tokens <= captured[-1], graph, tokens))
+
+
+def _counts_tokens(launch: Launch) -> bool:
+    tokens = launch.rows is Rows.TOKENS and launch.shape.kernel != "send"
+    return tokens and not launch.is_attention
+
+
+def _exposed(
+    launches: Counter[Launch], predictor: Predictor, points: Ints, overlap: float
+) -> Iterator[Sum]:
+    """For each kind of layer what its collectives take beyond the share of its GEMMs that hides them.
+
+    SOURCE: vLLM fuses each with the GEMM beside it (vllm/compilation/collective_fusion.py, AsyncTPPass).
+    """
+    for layer in sorted({launch.layer for launch in launches}):
+        sent, computed = Sum.over(len(points)), Sum.over(len(points))
+        for launch, count in launches.items():
+            if launch.layer != layer or not _counts_tokens(launch):
+                continue
+            if launch.shape.kernel in COLLECTIVES:
+                _add(sent, launch, count, predictor, points)
+            elif launch.shape.kernel in GEMMS:
+                _add(computed, launch, count, predictor, points)
+        left_s = np.maximum(sent.seconds - overlap * computed.seconds, 0.0)
+        share = left_s / np.where(sent.seconds > 0, sent.seconds, 1.0)
+        off = {kind: each * share for kind, each in sent.deviation_s.items()}
+        yield Sum(sent.by_source * share, off)
 
 
 def token_points(max_tokens: int, capture_sizes: tuple[int, ...]) -> Ints:

@@ -68,6 +68,7 @@ class Setup:
     modes: Modes = NO_MODES
     drafter: Program | None = None
     kv_tiers: tuple[AskedTier, ...] = ()
+    sequence_parallel: bool = False
     clients: int | None = None
     pause_s: float = 0.0
 
@@ -175,7 +176,7 @@ def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = N
         miss = space.infeasible[0]
         where = f"{setup.program.model} on {miss.sku} with tp={miss.tp} pp={miss.pp}"
         raise InfeasibleError(f"{where}: {miss.reason}")
-    placement = space.placements[0]
+    placement = _scattered(setup, space.placements[0])
     candidate = placement.candidates[0]
     limits = replace(
         candidate.limits,
@@ -187,6 +188,16 @@ def place(setup: Setup, skus: Mapping[str, Sku], sequence_tokens: int | None = N
     if setup.kv_blocks is not None:
         limits = replace(limits, kv_blocks=setup.kv_blocks)
     return replace(placement, candidates=(replace(candidate, limits=limits),))
+
+
+def _scattered(setup: Setup, placement: Placement) -> Placement:
+    """With a reduce-scatter and an all-gather for each all-reduce, where that was asked for."""
+    if not setup.sequence_parallel:
+        return placement
+    if setup.tp == 1:
+        raise UserError("sequence_parallel with tp=1: a tensor-parallel rank's rows are scattered")
+    degrees = replace(placement.parallelism, sequence=True)
+    return replace(placement, sharded=shard(setup.program, degrees))
 
 
 def deployed(setup: Setup, placement: Placement, tables: RuntimeTables) -> Deployed:
@@ -211,6 +222,7 @@ def configuration_json(setup: Setup, placement: Placement) -> Row:
         "pp": setup.pp,
         "ep": setup.ep,
         "dp": setup.dp,
+        "sequence_parallel": setup.sequence_parallel,
         "replicas": setup.replicas,
         "router": setup.router,
         "policy": setup.policy,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from servecast.compiler.errors import UserError
 from servecast.compiler.output_options import quiet_option
 from servecast.simulator.commands.mode_options import mode_options, take_modes
 from servecast.simulator.commands.pool_options import pool_options, take_pools
@@ -23,6 +24,7 @@ SETUP = (
     "router",
     "policy",
     "kv_blocks",
+    "sequence_parallel",
     "prefix_caching",
     "max_queue",
     "queue_timeout_s",
@@ -43,6 +45,18 @@ SETUP = (
     "max_batched_tokens",
     type=COUNT,
     help="Token budget a step.  [default: 2048]",
+)
+@click.option(
+    "--sequence-parallel",
+    is_flag=True,
+    default=None,
+    help="Reduce-scatter and all-gather for each all-reduce of --tp.",
+)
+@click.option(
+    "--comm-overlap",
+    "overlap",
+    type=click.FloatRange(min=0, max=1),
+    help="Share of a layer's GEMM time that hides its collectives.  [default: 0]",
 )
 @click.option("--replicas", type=COUNT, help="Equal replicas behind a router.  [default: 1]")
 @click.option("--router", help="Which replica; docs/policies.md.  [default: least_outstanding]")
@@ -124,9 +138,12 @@ def simulate_command(
     if tiers := options.pop("kv_tiers"):
         configuration["kv_tiers"] = tuple(parse_kv_tier(text) for text in tiers)
     configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
-    pools = take_pools(options, configuration)
+    pools, overlap = take_pools(options, configuration), options.pop("overlap")
+    ranks = (said["tp"] or 1) * configuration.get("dp", 1)
+    if overlap and pools is None and ranks == 1:
+        raise UserError("--comm-overlap without --tp: a single rank has no collective to hide")
     asked = SimulateOptions(
-        spec, trace, configuration, TraceOptions(**options), model, store, pools
+        spec, trace, configuration, TraceOptions(**options), model, store, pools, overlap or 0.0
     )
     done = run_simulation(asked)
     if out:

@@ -14,6 +14,7 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import UserError
 from servecast.compiler.load import load_spec
 from servecast.compiler.program import Program
+from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES
 from servecast.estimator.load import TableLoader
 from servecast.simulator.commands.pool_options import AskedPools
 from servecast.simulator.commands.search_job import DEFAULT_SKUS, default_store
@@ -46,6 +47,7 @@ class SimulateOptions:
     model: str | None = None
     store: Path | None = None
     pools: AskedPools | None = None
+    overlap: float = 0.0  # of collectives, `EngineProfile`
 
 
 def run_simulation(asked: SimulateOptions) -> Simulated | SimulatedPools:
@@ -57,7 +59,10 @@ def run_simulation(asked: SimulateOptions) -> Simulated | SimulatedPools:
     program = spec.model(asked.model)
     workload = read_trace(asked.trace, asked.options)
     workload.check_context(program.context_tokens)
-    loader = TableLoader(asked.store or default_store())
+    engine = ENGINE_PROFILES[DEFAULT_ENGINE]
+    if asked.overlap:
+        engine = engine.given("--comm-overlap", overlap=asked.overlap)
+    loader = TableLoader(asked.store or default_store(), engine=engine)
     skus = {**shipped_skus(), **spec.skus}
     done: Simulated | SimulatedPools
     if asked.pools is None:

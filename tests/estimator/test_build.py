@@ -11,7 +11,7 @@ import pytest
 from servecast.compiler.attention import Attention
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
-from servecast.compiler.sharded import Rows, ShardedProgram
+from servecast.compiler.sharded import Rows, Run, ShardedProgram
 from servecast.estimator import saved_tables
 from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
@@ -153,6 +153,29 @@ def test_two_ranks_reduce_once_a_layer(model: Model, predictor: Predictor) -> No
     together = tables_of(model(tp=2), predictor).token_s[0, 64]
     reduce_s = LAYERS * (5e-6 + 64 * 256 * 2 / 50e9)
     assert together - reduce_s < alone
+
+
+def test_a_reduction_takes_what_a_share_of_its_layers_gemms_does_not_hide(
+    model: Model, predictor: Predictor
+) -> None:
+    """Two layers reduce in 11.3 us in all and multiply in some 6 us, of which a half hides 3 us."""
+    program, reduce_s = model(tp=2), LAYERS * (5e-6 + 64 * 256 * 2 / 50e9)
+    total_s = tables_of(program, predictor).token_s[0, 64]
+    computed_s = total_s - reduce_s
+    for overlap, exposed_s in ((0.5, reduce_s - 0.5 * computed_s), (10.0, 0.0)):
+        tables = tables_of(program, predictor, replace(KERNELS, overlap=overlap))
+        assert tables.token_s[0, 64] == pytest.approx(computed_s + exposed_s)
+        assert tables.token_shares[64].sum() == pytest.approx(1)
+
+
+def test_no_reduction_hides_behind_another_layers_gemms(model: Model, predictor: Predictor) -> None:
+    program = model(tp=2)
+    (stage,) = program.stages
+    proj, _, _, reduce = stage.runs[0].calls
+    apart = replace(stage, runs=(Run("multiplies", (proj,), 8), Run("reduces", (reduce,), 2)))
+    program = replace(program, stages=(apart,))
+    hiding = tables_of(program, predictor, replace(KERNELS, overlap=1.0))
+    assert hiding.token_s[0, 64] == pytest.approx(tables_of(program, predictor).token_s[0, 64])
 
 
 def test_no_cell_beats_the_datasheet(model: Model, predictor: Predictor, gpu: Sku) -> None:

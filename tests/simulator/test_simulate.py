@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from servecast.compiler.catalog import parse_slo, shipped_skus
 from servecast.compiler.errors import InfeasibleError, UserError
 from servecast.compiler.load import load_spec
+from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES
 from servecast.estimator.load import TableLoader
 from servecast.simulator.cli import cli
 from servecast.simulator.commands.simulate_cli import simulate_command
@@ -106,6 +107,25 @@ def test_flops_utilisation_counts_two_flops_a_parameter_and_token(loader: TableL
     peak = shipped_skus()["h100-sxm"].peak("bf16")
     assert peak is not None
     assert summary["mfu"] == pytest.approx(flops / summary["duration_s"] / peak, rel=0.05)
+
+
+def test_hidden_collectives_and_scattered_rows_shorten_steps(loader: TableLoader) -> None:
+    hiding = TableLoader(None, (), ENGINE_PROFILES[DEFAULT_ENGINE].given("a test", overlap=0.5))
+    plain, hidden = (
+        run(each, tp=2).summary["metrics"]["tpot_s"]["p50"] for each in (loader, hiding)
+    )
+    assert hidden < plain
+    assert run(loader, tp=2, sequence_parallel=True).summary["configuration"]["sequence_parallel"]
+
+
+def test_what_a_single_rank_cannot_do_is_refused(loader: TableLoader) -> None:
+    with pytest.raises(UserError, match="sequence_parallel with tp=1"):
+        run(loader, sequence_parallel=True)
+    command = ["simulate", "spec/llama.llm", "--trace", "spec/traces/chat.csv"]
+    told = CliRunner().invoke(cli, [*command, "--comm-overlap", "0.5"])
+    assert told.output == (
+        "Error: --comm-overlap without --tp: a single rank has no collective to hide\n"
+    )
 
 
 def test_a_request_that_no_empty_cache_holds_is_rejected_by_name(loader: TableLoader) -> None:
