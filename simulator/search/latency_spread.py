@@ -5,7 +5,7 @@ The trace is resampled in blocks (`simulator/traffic/arrivals.py`); the operator
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import exp, isfinite, log, sqrt
 from statistics import stdev
@@ -24,13 +24,25 @@ MAX_REQUESTS = 20_000
 
 def at_trace_rate(workload: Workload, serving: Serving, seed: int) -> Row:
     """``metrics`` under the trace as it is, and ``intervals`` that hold like traffic's 9 times in 10."""
-    found = summary(run(Engine(), workload, serving))
-    size = min(len(workload), MAX_REQUESTS)
-    draws = [
-        summary(run(Engine(), bootstrap(workload, size, seed + 1 + draw), serving))
-        for draw in range(DRAWS)
-    ]
+    engine = Engine()
+    found = summary(run(engine, workload, serving))
+    draws = [summary(run(engine, drawn, serving)) for drawn in _resamples(workload, seed)]
     return {"metrics": metrics_json(found), "intervals": intervals(found, draws)}
+
+
+def at_capacity(workload: Workload, serving: Serving, seed: int, rate_per_s: float) -> Row:
+    """``intervals`` of the latencies at a rate, that of every resample."""
+    engine = Engine()
+    found, *draws = (
+        summary(run(engine, each.at_rate(rate_per_s), serving))
+        for each in (workload, *_resamples(workload, seed))
+    )
+    return intervals(found, draws)
+
+
+def _resamples(workload: Workload, seed: int) -> Iterator[Workload]:
+    size = min(len(workload), MAX_REQUESTS)
+    return (bootstrap(workload, size, seed + 1 + draw) for draw in range(DRAWS))
 
 
 def intervals(found: ReplicaMetrics, draws: Sequence[ReplicaMetrics]) -> Row:

@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from servecast.compiler.errors import InfeasibleError
-from servecast.estimator.load import TableLoader
-from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.search.latency_spread import at_trace_rate
+from servecast.simulator.search.latency_spread import at_capacity, at_trace_rate
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
-from servecast.simulator.search.searching import Means, Searching, shape
-from servecast.simulator.search.space import Placement, Space
-from servecast.simulator.search.table_bounds import bounds
+from servecast.simulator.search.searching import Means, Searching
+from servecast.simulator.search.space import Space
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.summary import describe
 from servecast.simulator.traffic.workload import Workload
@@ -48,7 +45,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     loader = means.loader
     return assemble(
         ranking,
-        best_at_trace_rate=_at_trace_rate(question, ranking, workload, loader),
+        of_best=_of_best(ranking, searching, workload),
         workload={**asdict(describe(workload)), "searched_requests": len(searched)},
         question=question.json(),
         provenance={
@@ -65,18 +62,16 @@ def long_enough(workload: Workload, seed: int) -> Workload:
     return workload if len(workload) >= MIN_REQUESTS else bootstrap(workload, MIN_REQUESTS, seed)
 
 
-def _at_trace_rate(
-    question: Question, ranking: Ranking, workload: Workload, loader: TableLoader
-) -> Row | None:
-    """The best configuration, all replicas, under the trace as it is."""
+def _of_best(ranking: Ranking, searching: Searching, workload: Workload) -> Row:
+    """Its latencies under the trace as it is, all replicas, and how sure they are when it is full."""
     if not ranking.outcomes:
-        return None
-
-    def tables_for(placement: Placement) -> RuntimeTables:
-        return loader.tables(placement.sharded, placement.sku, bounds(placement))
-
-    serving = ranking.outcomes[0].serving(tables_for, lambda each: shape(question, each))
-    return at_trace_rate(workload, serving, question.seed)
+        return {}
+    serving = ranking.outcomes[0].serving(searching.kept_tables_for, searching.shape_of)
+    seed, searched = searching.question.seed, searching.demand.searched
+    told = {"at_trace_rate": at_trace_rate(workload, serving, seed)}
+    if ranking.complete:  # whoever pressed Ctrl-C waits
+        told["intervals"] = at_capacity(searched, serving, seed, ranking.ranked[0]["qps"])
+    return told
 
 
 def nothing_fits(question: Question, space: Space, refused: Mapping[str, int]) -> str:

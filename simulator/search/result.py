@@ -140,16 +140,14 @@ def _name(row: Row) -> tuple[Any, ...]:
 def assemble(
     ranking: Ranking,
     *,
-    best_at_trace_rate: Row | None,
+    of_best: Row,
     workload: Row,
     question: Row,
     provenance: Row,
     elapsed_s: float,
 ) -> Row:
     """The object of ``docs/results.md``."""
-    best: Row | None = None
-    if ranking.ranked and best_at_trace_rate is not None:
-        best = {**ranking.ranked[0], "at_trace_rate": best_at_trace_rate}
+    best = {**ranking.ranked[0], **of_best} if ranking.ranked else None
     return {
         "schema_version": SCHEMA_VERSION,
         "complete": ranking.complete,

@@ -11,7 +11,12 @@ from engine_cases import tables_of, workload_of
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.metrics import summarise
-from servecast.simulator.search.latency_spread import at_trace_rate, interval, intervals
+from servecast.simulator.search.latency_spread import (
+    at_capacity,
+    at_trace_rate,
+    interval,
+    intervals,
+)
 
 
 def test_an_interval_worked_by_hand() -> None:
@@ -37,6 +42,16 @@ def test_every_statistic_of_a_run_lies_in_its_interval() -> None:
             assert low <= found["metrics"][name][statistic] <= high
     low, high = found["intervals"]["e2e_s"]["p90"]
     assert low < high
+
+
+def test_a_busier_deployment_s_latencies_are_where_its_own_rate_puts_them() -> None:
+    rng = np.random.default_rng(4)
+    arrivals_s = np.cumsum(rng.exponential(0.5, 400)).tolist()
+    traffic = workload_of(*((at_s, 10, 5) for at_s in arrivals_s))
+    limits = EngineLimits(max_num_seqs=8, max_batched_tokens=32, kv_blocks=64)
+    fleet = Fleet(tables_of(per_token_s=0.02), limits)
+    calm, busy = (at_capacity(traffic, fleet, 4, rate_per_s) for rate_per_s in (0.5, 4.0))
+    assert calm["ttft_s"]["p90"][1] < busy["ttft_s"]["p90"][0]
 
 
 def test_a_statistic_that_a_draw_lacks_has_no_interval() -> None:
