@@ -155,6 +155,27 @@ def test_priority_classes_need_a_priority() -> None:
         )
 
 
+def one_at_a_time(policy: str, workload: Workload) -> list[float]:
+    """When each is scheduled; one second a token."""
+    fleet = Fleet(tables_of(), replace(LIMITS, max_num_seqs=1), policy=policy)
+    return Engine(compiled=False).run(workload, fleet).scheduled_s.tolist()
+
+
+def test_the_earliest_deadline_goes_first() -> None:
+    """A 0-4. B is due at 1 + 1 + 6 = 8 and C at 3 + 1 + 2 = 6, if a prompt's tokens count: C 4-6, B 6-12. If
+    they do not, B is due at 2 and C at 4."""
+    workload = workload_of((0, 4, 1), (1, 6, 1), (3, 2, 1))
+    assert one_at_a_time("edf:ttft_s=1,per_prompt_token_s=1", workload) == [0, 6, 4]
+    assert one_at_a_time("edf:ttft_s=1", workload) == [0, 4, 10]
+
+
+def test_a_class_goes_before_the_next_and_by_arrival_within() -> None:
+    """A 0-4, of class 1 like B and D. C is of class 0: C 4-6, B 6-8, D 8-9."""
+    workload = workload_of((0, 4, 1), (1, 2, 1), (2, 2, 1), (3, 1, 1))
+    workload = replace(workload, priority=np.array([1, 1, 0, 1]))
+    assert one_at_a_time("priority", workload) == [0, 6, 4, 8]
+
+
 def test_a_missed_target_is_named_under_a_class_policy() -> None:
     """B waits 3 s behind A's prompt."""
     fleet = Fleet(tables_of(), replace(LIMITS, max_num_seqs=1), policy="vllm_v0")
