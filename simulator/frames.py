@@ -9,14 +9,18 @@ from typing import Any, Literal
 from servecast.compiler.errors import UserError
 from servecast.simulator.report.check import checked
 from servecast.simulator.report.columns import request_columns
+from servecast.simulator.report.pools import pool_request_columns
 from servecast.simulator.simulate import Simulated
+from servecast.simulator.simulate_pools import SimulatedPools
 
 Kind = Literal["arrow", "pandas", "polars"]
 LIBRARIES = {"arrow": "pyarrow", "pandas": "pandas", "polars": "polars"}
 Row = Mapping[str, Any]
 
 
-def frame(result: Simulated | Row | Sequence[object], kind: Kind = "pandas") -> Any:
+def frame(
+    result: Simulated | SimulatedPools | Row | Sequence[object], kind: Kind = "pandas"
+) -> Any:
     """A run's requests, an answer's ranking, or a list of rows, as a table of the library ``kind``.
 
     A ranking's nested figures become columns such as ``metrics.ttft_s.p90``; lists are left out.
@@ -44,9 +48,11 @@ def frame(result: Simulated | Row | Sequence[object], kind: Kind = "pandas") -> 
     return library.DataFrame(columns)
 
 
-def _columns(result: Simulated | Row | Sequence[object]) -> dict[str, Any]:
+def _columns(result: Simulated | SimulatedPools | Row | Sequence[object]) -> dict[str, Any]:
     if isinstance(result, Simulated):
         return dict(request_columns(result.records, result.workload))
+    if isinstance(result, SimulatedPools):
+        return dict(pool_request_columns(result.run, result.workload))
     rows = checked(result, "answer")["ranked"] if isinstance(result, Mapping) else result
     flat = [dict(_flat(row)) for row in rows if isinstance(row, Mapping)]
     if len(flat) < len(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import click
@@ -102,6 +103,9 @@ def take_pools(options: dict[str, Any], common: Mapping[str, Any]) -> AskedPools
     mode = options.pop("mode")
     roles = {role: _said(options, role) for role in ROLES}
     link = {name: options.pop(name) for name in _LINK}
+    for name in ("kv_gb_per_s", "kv_ms"):
+        if link[name] is not None and not isfinite(link[name]):
+            raise UserError(f"{_LINK[name]} must be a number, got {link[name]}")
     if mode == AGGREGATED:
         _refuse_alone(roles, link)
         return None

@@ -139,6 +139,8 @@ def simulate_command(
         configuration["kv_tiers"] = tuple(parse_kv_tier(text) for text in tiers)
     configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
     pools, overlap = take_pools(options, configuration), options.pop("overlap")
+    if overlap is not None and not 0 <= overlap <= 1:  # not a number, which no range refuses
+        raise UserError(f"--comm-overlap must be from 0 to 1, got {overlap}")
     ranks = (said["tp"] or 1) * configuration.get("dp", 1)
     if overlap and pools is None and ranks == 1:
         raise UserError("--comm-overlap without --tp: a single rank has no collective to hide")

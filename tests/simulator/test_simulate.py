@@ -122,10 +122,9 @@ def test_what_a_single_rank_cannot_do_is_refused(loader: TableLoader) -> None:
     with pytest.raises(UserError, match="sequence_parallel with tp=1"):
         run(loader, sequence_parallel=True)
     command = ["simulate", "spec/llama.llm", "--trace", "spec/traces/chat.csv"]
-    told = CliRunner().invoke(cli, [*command, "--comm-overlap", "0.5"])
-    assert told.output == (
-        "Error: --comm-overlap without --tp: a single rank has no collective to hide\n"
-    )
+    for share, message in (("0.5", "without --tp: a single rank"), ("nan", "must be from 0 to 1")):
+        told = CliRunner().invoke(cli, [*command, "--comm-overlap", share])
+        assert told.output.startswith(f"Error: --comm-overlap {message}")
 
 
 def test_a_request_that_no_empty_cache_holds_is_rejected_by_name(loader: TableLoader) -> None:

@@ -19,6 +19,7 @@ from servecast.estimator.load import TableLoader
 from servecast.simulator.cli import cli
 from servecast.simulator.commands.simulate_answer import headline
 from servecast.simulator.commands.simulate_job import save_simulation
+from servecast.simulator.frames import frame
 from servecast.simulator.simulate import Setup
 from servecast.simulator.simulate_pools import (
     AskedLink,
@@ -152,6 +153,12 @@ def test_a_run_is_saved_whole(loader: TableLoader, tmp_path: Path) -> None:
     assert {event["id"] for event in transfers} == set(np.flatnonzero(sent))
 
 
+def test_a_run_is_a_frame_of_its_requests(loader: TableLoader) -> None:
+    table = frame(run(loader, workload=mixed()), "arrow")
+    assert table.num_rows == 40
+    assert {"decode_replica", "received_s"} <= set(table.column_names)
+
+
 def test_the_command_line_says_each_role_and_the_link(tmp_path: Path) -> None:
     trace = tmp_path / "two.csv"
     trace.write_text("arrival_s,prompt_tokens,output_tokens\n1,1000,3\n1,1000,3\n")
@@ -187,6 +194,8 @@ def test_the_command_line_says_each_role_and_the_link(tmp_path: Path) -> None:
         (("--replicas", "2"), "--replicas with --mode disaggregated: say --prefill-replicas"),
         (("--prefix-caching",), "--prefix-caching with --mode disaggregated"),
         (("--speculation", "draft=1"), "mode disaggregated with speculation"),
+        (("--kv-bandwidth", "inf"), "--kv-bandwidth must be a number, got inf"),
+        (("--kv-latency", "nan"), "--kv-latency must be a number, got nan"),
         (("--policy", "sglang"), "mode disaggregated with policy 'sglang'"),
     ],
 )
