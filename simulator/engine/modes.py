@@ -1,7 +1,7 @@
 """Serving modes in which requests differ from step to step, or replicas come and go.
 
-A fleet with any of them runs on the executable specification (`reference.py`), one object for each request:
-thousands of requests a second. Everything else runs compiled. Formulas: ``docs/serving-modes.md``.
+A fleet with any of them runs on the executable specification (`reference.py`), one object for each request: a
+thousand requests a second or so. Everything else runs compiled. Formulas: ``docs/serving-modes.md``.
 """
 
 from __future__ import annotations

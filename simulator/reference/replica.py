@@ -55,6 +55,10 @@ class ReferenceReplica:
         self.blocking_sends = fleet.modes.blocking_sends
         self.speculation = fleet.modes.speculation
         self.lookahead = self.speculation.lookahead if self.speculation else 0
+        self.longest = self.speculation.longest if self.speculation else 0
+        self.continued = self.prefilling = (
+            False  # the batch that is being formed: a request, a prompt
+        )
         self.taken = 0  # tokens of the batch that is being formed
         self.load_s = 0.0  # that its KV takes from other tiers
         self.num_steps = 0
@@ -86,9 +90,12 @@ class ReferenceReplica:
             request.emit(gained, step.end_s, (self.number, step.number))
             if request.preemptions == step.preemptions[request]:  # not preempted while in flight
                 request.expected -= 1
-                if step.scheduled[request] > gained and request.drafted:
-                    request.computed -= step.scheduled[request] - gained  # rejected drafts
-                self.blocks.remember(request, request.computed - request.expected)
+                if (
+                    self.speculation
+                ):  # what was rejected is not there, the rest found from the next batch on
+                    request.computed = min(request.computed, request.known - 1)
+                else:
+                    self.blocks.remember(request, request.computed - request.expected)
             if request.known == request.total:
                 (self.running if request in self.running else self.waiting).remove(request)
                 self.blocks.release(request)
@@ -129,7 +136,7 @@ class ReferenceReplica:
     def schedule(self, now_s: float) -> bool:
         """Form a batch of (request, tokens) and launch it; False if nothing can be scheduled."""
         batch: dict[ReferenceRequest, int] = {}
-        self.taken = 0
+        self.taken, self.prefilling = 0, False
         short = False  # of memory
         for request in list(self.running):
             tokens = min(self.to_compute(request), self.left)
@@ -144,8 +151,10 @@ class ReferenceReplica:
                     break
             else:
                 self.take(request, tokens, batch)
+                self.prefilling |= not request.decoding
         for request in batch:
             self.blocks.remember(request, min(request.computed, request.known))
+        self.continued = len(batch) > 0
         if not short:
             self.admit(now_s, batch)
         if batch:
@@ -173,6 +182,10 @@ class ReferenceReplica:
             if not self.blocks.caching and first:
                 loaded = request.loaded
             tokens = min(request.known - loaded, self.left)
+            if self.pads(request, loaded):
+                tokens = 1 + self.longest
+                if tokens > self.left:
+                    break
             reserved = loaded + tokens + self.lookahead
             if self.limits.reserve_prompt:
                 reserved = max(reserved, request.known)
@@ -189,6 +202,12 @@ class ReferenceReplica:
             request.computed = loaded
             self.take(request, tokens, batch)
             self.blocks.remember(request, request.computed)
+
+    def pads(self, request: ReferenceRequest, loaded: int) -> bool:
+        """A prompt's single token is padded to the length of a check, beside checks: vLLM does it so that
+        one captured graph fits the batch."""
+        alone = request.known - loaded == 1 and self.longest > 0
+        return alone and not self.prefilling and (self.continued or loaded > 0)
 
     def next_waiting(self, now_s: float) -> ReferenceRequest:
         if self.pick is None or len(self.waiting) == 1:

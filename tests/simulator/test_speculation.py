@@ -55,6 +55,13 @@ def test_the_budget_cuts_a_draft_short() -> None:
     assert times(records) == [[2, 9, 9, 9, 9], [2, 9, 9, 9, 13]]
 
 
+def test_a_prompt_of_one_token_beside_checks_is_padded_to_their_length() -> None:
+    """2-10: A checks four tokens, B's one is padded to four. Alone it takes a second."""
+    records = run(workload_of((0, 2, 6), (1, 1, 1)), ALL_OF_THREE)
+    assert times(records) == [[2, 10, 10, 10, 10, 14], [10]]
+    assert times(run(workload_of((0, 1, 1)), ALL_OF_THREE)) == [[1]]
+
+
 def test_drafted_tokens_hold_blocks_and_may_preempt() -> None:
     """Each has 2 tokens and checks 4 at 4: A takes slots 3-6, then B lacks one of 11 and goes."""
     records = run(workload_of((0, 2, 5), (0, 2, 5)), ALL_OF_THREE, kv_blocks=11)
@@ -129,7 +136,8 @@ def test_every_run_keeps_the_invariants(stages: int) -> None:
 def test_without_a_draft_nothing_changes() -> None:
     workload, fleet = random_case(8, 1)
     never = Modes(speculation=Speculation((0.999999999, 1e-9), (0.0,)))
-    fleet = replace(fleet, limits=replace(fleet.limits, kv_blocks=400))
+    workload = replace(workload, prompt_tokens=workload.prompt_tokens + 1)  # one token is padded
+    fleet = replace(fleet, limits=replace(fleet.limits, kv_blocks=400, prefix_caching=False))
     assert times(simulate(workload, replace(fleet, modes=never))) == times(
         simulate(workload, fleet)
     )

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ import numpy as np
 import pytest
 from engine_cases import prefix_case, random_case, tables_of
 
+from servecast.simulator.engine.modes import Modes
 from servecast.simulator.engine.policy import parse_policy
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.engine.speculation import Speculation
 from servecast.simulator.reference.reference import simulate_reference
 from servecast.simulator.traffic.workload import Workload
 
 CASES = 600
+DRAFTING_CASES = 40
 ORACLE = Path(__file__).with_name("vllm_scheduler.py")
 
 
@@ -52,6 +56,17 @@ def shared_case(seed: int) -> Case:
     return one_second_case(prefix_case(seed, stages=1))
 
 
+def drafting_case(seed: int) -> Case:
+    """Drafts of up to four tokens; every other drafter has a cache of its own."""
+    workload, fleet = (plain_case, shared_case)[seed % 2](seed)
+    no_time = tables_of(per_token_s=0.0) if seed % 4 > 1 else None
+    drafting = Speculation((0.2, 0.1, 0.3, 0.2, 0.2), (0.8, 0.6), drafter=no_time)
+    needs = int((workload.prompt_tokens + workload.output_tokens).max()) - 1 + drafting.extra_tokens
+    blocks = max(fleet.limits.kv_blocks, -(-needs // fleet.limits.block_tokens))
+    limits = replace(fleet.limits, async_scheduling=False, kv_blocks=blocks)
+    return workload, replace(fleet, limits=limits, modes=Modes(drafting))
+
+
 def as_json(workload: Workload, fleet: Fleet) -> dict[str, Any]:
     rows = zip(
         workload.arrival_s.astype(int).tolist(),
@@ -65,6 +80,10 @@ def as_json(workload: Workload, fleet: Fleet) -> dict[str, Any]:
         | dict(parse_policy(fleet.policy).parameters),
         "requests": [list(row) for row in rows],
     }
+    if speculation := fleet.modes.speculation:
+        most = int(workload.output_tokens.max()) + 1
+        drafts = [list(islice(speculation.drafts(i), most)) for i in range(len(workload))]
+        case |= {"drafts": drafts, "lookahead": speculation.lookahead}
     if workload.prefix is not None:
         case["prompts"] = [prompt_of(workload, i) for i in range(len(workload))]
     return case
@@ -103,29 +122,46 @@ def decided(request: pytest.FixtureRequest) -> tuple[list[Case], Decided]:
     return cases, ask_vllm(cases)
 
 
+def assert_same_tokens(case: Case, theirs: list[dict[str, Any]]) -> None:
+    """Of the same requests in every step, and as many preemptions of each."""
+    run = simulate_reference(*case)
+    number = {id(request): i for i, request in enumerate(run.requests)}
+    ours = [
+        (int(step.start_s), {number[id(r)]: n for r, n in step.scheduled.items()})
+        for step in run.steps
+    ]
+    busy = [s for s in theirs if s["tokens"]]
+    assert ours == [(s["step"], {int(k): n for k, n in s["tokens"].items()}) for s in busy]
+    evictions = [i for s in theirs for i in s["preempted"]]
+    assert [evictions.count(i) for i in range(len(case[0]))] == [
+        request.preemptions for request in run.requests if request
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_vllm_schedules_the_same_tokens_of_the_same_requests_in_every_step(
     decided: tuple[list[Case], Decided],
 ) -> None:
     preempting = hitting = 0
-    for (workload, fleet), theirs in zip(*decided, strict=True):
-        run = simulate_reference(workload, fleet)
-        number = {id(request): i for i, request in enumerate(run.requests)}
-        ours = [
-            (int(step.start_s), {number[id(r)]: n for r, n in step.scheduled.items()})
-            for step in run.steps
-        ]
-        busy = [s for s in theirs if s["tokens"]]
-        assert ours == [(s["step"], {int(k): n for k, n in s["tokens"].items()}) for s in busy]
-        evictions = [i for s in theirs for i in s["preempted"]]
-        assert [evictions.count(i) for i in range(len(workload))] == [
-            request.preemptions for request in run.requests if request
-        ]
-        preempting += bool(evictions)
+    for case, theirs in zip(*decided, strict=True):
+        assert_same_tokens(case, theirs)
+        preempting += any(s["preempted"] for s in theirs)
         hitting += any(n for s in theirs for n in s["cached"].values())
     assert preempting > CASES // 6
     assert hitting > CASES // (10 if decided[0][0][0].prefix is None else 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_vllm_checks_the_same_drafts_in_the_same_steps() -> None:
+    """Drafts cut by the budget, preempted and rejected, with and without a drafter's own slots."""
+    cases = [drafting_case(seed) for seed in range(DRAFTING_CASES)]
+    preempting = 0
+    for case, theirs in zip(cases, ask_vllm(cases), strict=True):
+        assert_same_tokens(case, theirs)
+        preempting += any(s["preempted"] for s in theirs)
+    assert preempting > DRAFTING_CASES // 10
 
 
 def assert_same_steps(records: Records, theirs: list[dict[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """What vLLM's own scheduler decides, step by step, without a model. Runs under a Python that has vLLM.
 
 Reads a JSON list of cases from standard input, each with ``limits``, ``requests`` ([arrival step, prompt
-tokens, output tokens]) and, if any are alike, ``prompts`` (token ids); writes for each case its steps:
+tokens, output tokens]) and, if any are alike, ``prompts`` (token ids); with ``drafts``, for each request the
+[drafted, accepted] tokens of its checks, in turn, and ``lookahead``. Writes for each case its steps:
 number, tokens by request, requests preempted, tokens that each request admitted found cached.
 """
 
@@ -23,7 +24,14 @@ os.environ |= {
 }
 
 import torch
-from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    ModelConfig,
+    ParallelConfig,
+    SchedulerConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -35,7 +43,7 @@ from vllm.v1.kv_cache_interface import (
     KVCacheConfig,
     KVCacheGroupSpec,
 )
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -55,7 +63,23 @@ TINY_LLAMA = {
 }
 
 
-def scheduler_of(model: ModelConfig, limits: dict[str, Any], caching: bool) -> Scheduler:
+def speculative(model: ModelConfig, longest: int) -> SpeculativeConfig | None:
+    """Drafts that are looked up: the driver says what they are."""
+    if not longest:
+        return None
+    return SpeculativeConfig(
+        method="ngram",
+        num_speculative_tokens=longest,
+        prompt_lookup_max=2,
+        prompt_lookup_min=1,
+        target_model_config=model,
+        target_parallel_config=ParallelConfig(),
+    )
+
+
+def scheduler_of(
+    model: ModelConfig, limits: dict[str, Any], caching: bool, longest: int = 0
+) -> Scheduler:
     num_blocks = limits["kv_blocks"] + 1  # one of them is vLLM's null block
     block_tokens = limits["block_tokens"]
     watermark = limits["watermark_blocks"]
@@ -75,6 +99,7 @@ def scheduler_of(model: ModelConfig, limits: dict[str, Any], caching: bool) -> S
         ),
     )
     config.cache_config.num_gpu_blocks = num_blocks
+    config.speculative_config = speculative(model, longest)
     spec = FullAttentionSpec(
         block_size=block_tokens, num_kv_heads=1, head_size=1, dtype=torch.float32
     )
@@ -108,6 +133,7 @@ class Flight:
     decided: SchedulerOutput
     end: int
     emitting: set[str]
+    gained: dict[str, int]  # of those, where it is more than one token
 
     def output(self) -> ModelRunnerOutput:
         names = list(self.decided.num_scheduled_tokens)
@@ -116,12 +142,45 @@ class Flight:
             req_id_to_index={name: i for i, name in enumerate(names)},
             # Nobody emits what another does.
             sampled_token_ids=[
-                [OWN_TOKENS + int(name)] if name in self.emitting else [] for name in names
+                [OWN_TOKENS + int(name)] * self.gained.get(name, 1) if name in self.emitting else []
+                for name in names
             ],
         )
 
 
-def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]]) -> Flight:
+class Drafts:
+    """What a drafter would propose, and the model accept."""
+
+    def __init__(self, scheduler: Scheduler, case: dict[str, Any]) -> None:
+        self.scheduler = scheduler
+        self.turns: list[list[list[int]]] = case.get("drafts") or []
+        self.checks: dict[str, int] = {}
+        self.decoding: set[str] = set()
+
+    def turn(self, name: str) -> list[int]:
+        every = self.turns[int(name)]
+        return every[self.checks.get(name, 0) % len(every)]
+
+    def gained(self, decided: SchedulerOutput, evicted: list[str]) -> dict[str, int]:
+        """Tokens that the batch's checks bring."""
+        self.decoding -= set(evicted)
+        gained: dict[str, int] = {}
+        for name, tokens in decided.num_scheduled_tokens.items():
+            if self.turns and name in self.decoding:
+                gained[name] = 1 + min(self.turn(name)[1], tokens - 1)
+                self.checks[name] = self.checks.get(name, 0) + 1
+        return gained
+
+    def propose(self, emitting: set[str]) -> None:
+        """After the batch: drafts of those that got a token."""
+        if self.turns:
+            self.decoding |= emitting
+            names = sorted(emitting)
+            drafts = [[OWN_TOKENS + int(name)] * self.turn(name)[0] for name in names]
+            self.scheduler.update_draft_token_ids(DraftTokenIds(names, drafts))
+
+
+def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]], drafts: Drafts) -> Flight:
     """One batch that takes a step from its start, logged."""
     preemptions = {k: r.num_preemptions for k, r in scheduler.requests.items()}
     computed = {k: r.num_computed_tokens for k, r in scheduler.requests.items()}
@@ -141,14 +200,19 @@ def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]]) -> Fligh
         }
     )
     emitting = {name for name in tokens if not scheduler.requests[name].is_prefill_chunk}
-    return Flight(decided, start + 1, emitting)
+    return Flight(decided, start + 1, emitting, drafts.gained(decided, evicted))
 
 
 def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
     """As vllm/v1/engine/core.py steps: with asynchronous scheduling a second batch is formed at once, and
     another whenever the older of two is over."""
     prompts = case.get("prompts")
-    scheduler = scheduler_of(model, case["limits"], caching=case["limits"]["prefix_caching"])
+    longest = max((drafted for each in case.get("drafts", []) for drafted, _ in each), default=0)
+    caching = case["limits"]["prefix_caching"]
+    scheduler = scheduler_of(model, case["limits"], caching, longest)
+    drafts = Drafts(scheduler, case)
+    if longest:
+        scheduler.num_lookahead_tokens = case["lookahead"]
     depth = 2 if case["limits"]["async_scheduling"] else 1
     waiting = list(enumerate(case["requests"]))
     steps: list[dict[str, Any]] = []
@@ -164,7 +228,7 @@ def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
             scheduler.add_request(request_of(number, ids, output, block_tokens))
         formed = False
         if len(flights) < depth and scheduler.has_unfinished_requests():
-            flight = form(scheduler, flights[-1].end if flights else now, steps)
+            flight = form(scheduler, flights[-1].end if flights else now, steps, drafts)
             formed = flight.decided.total_num_scheduled_tokens > 0
             if formed:
                 flights.append(flight)
@@ -174,6 +238,7 @@ def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
             over = flights.pop(0)
             now = over.end
             scheduler.update_from_output(over.decided, over.output())
+            drafts.propose(over.emitting)
     return steps
 
 
