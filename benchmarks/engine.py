@@ -161,7 +161,7 @@ def main() -> None:
     few = workload.first(1000)
     results["compiled_10k"] = cost(engine, workload, one)
     plain = Engine(compiled=False)
-    interpreted = len(few) / cpu_s(lambda: plain.run(few, one), 1)
+    interpreted = len(few) / cpu_s(lambda: plain.run(few, one))
     reference = len(few) / cpu_s(lambda: simulate_reference(few, one), 1)
     compiled = len(few) / cpu_s(lambda: engine.run(few, one), 20)
     results["same_1000_requests_per_cpu_s"] = {
