@@ -36,6 +36,7 @@ def main() -> None:
     asked = parser.parse_args()
     cases = {case.id: case for case in read_cases(asked.folder)}
     groups: dict[tuple[str, str, str], list[tuple[Case, float]]] = defaultdict(list)
+    tpot: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     with asked.points.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             case = cases[row["id"]]
@@ -43,11 +44,12 @@ def main() -> None:
             if case.is_fitted and case.inferencex and case.concurrency <= MOST_CLIENTS:
                 engine_ms = float(row["ttft_predicted_ms"]) - 1e3 * CLIENT_S.get(host, 0.0)
                 groups[host].append((case, engine_ms))
+                tpot[host].append(abs(float(row["tpot_predicted_ms"]) / case.tpot_ms - 1))
     for host, pairs in sorted(groups.items()):
         if len(pairs) >= LEAST_POINTS:
             best = min(TRIED_S, key=lambda client_s: error(pairs, client_s))
             told = f"{len(pairs)} points: {error(pairs, 0.0):.1%} -> {error(pairs, best):.1%}"
-            print(f"{host}: {best:g},  # {told}")
+            print(f"{host}: {best:g},  # {told}; TPOT {statistics.median(tpot[host]):.1%}")
 
 
 if __name__ == "__main__":

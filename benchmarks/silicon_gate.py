@@ -78,7 +78,7 @@ def place(case: Case) -> Placed:
         raise UserError(f"unknown SKU {case.sku!r}")
     sku, degrees = skus[case.sku], case.parallelism
     if degrees.tp > sku.gpus_per_node:
-        raise UserError(f"tp={degrees.tp} is no tensor-parallel group: a fleet's GPUs, labelled so")
+        raise UserError("a fleet's GPUs, labelled as one tensor-parallel group")
     sharded = shard(program, degrees)
     limits = EngineLimits(
         settings.max_num_seqs,

@@ -77,6 +77,13 @@ class Case:
     def is_fitted(self) -> bool:
         return self.model in FITTED
 
+    @property
+    def is_faulty(self) -> bool:
+        """SGLang's runs of November 2025, no release told: TTFT of seconds at any load, where the same setup
+        takes tenths in 0.5.9.
+        """
+        return self.backend == "sglang" and not self.version
+
 
 def read_cases(folder: Path) -> list[Case]:
     """The aggregated rows, each beside the peer's prediction."""
@@ -88,8 +95,11 @@ def read_cases(folder: Path) -> list[Case]:
 
 
 def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
-    told = row["silicon_data_source"]
-    concurrency = re.search(r"silicon_concurrency=(\d+)", told)
+    told, parallelism = row["silicon_data_source"], parallelism_of(row)
+    inferencex = "aic-auto-gap-analysis" not in told
+    clients = re.search(r"silicon_concurrency=(\d+)", told)
+    # NVIDIA's runs tell the clients of a fleet, and beside them the batch of one engine's rank.
+    of_engine = int(float(row["batch_size"])) * parallelism.dp
     return Case(
         id=row["id"],
         model=row["model_path"],
@@ -99,9 +109,9 @@ def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
         precision=row["precision"],
         isl=int(row["isl"]),
         osl=int(row["osl"]),
-        parallelism=parallelism_of(row),
-        concurrency=int(concurrency[1] if concurrency else row["batch_size"]),
-        inferencex="aic-auto-gap-analysis" not in told,
+        parallelism=parallelism,
+        concurrency=int(clients[1]) if clients and inferencex else of_engine,
+        inferencex=inferencex,
         ttft_ms=float(row["silicon_ttft_ms"]),
         tpot_ms=float(row["silicon_tpot_ms"]),
         peer_ttft_ms=float(peer["predicted_ttft_ms"]) if peer.get("predicted_ttft_ms") else None,
