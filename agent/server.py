@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from servecast.agent.call_rate import CallRate, RateInterceptor
 from servecast.agent.messages import MAX_MESSAGE_BYTES
 from servecast.agent.security import ServerSecurity, TokenInterceptor
 from servecast.agent.service import AgentService, CaseProfiler
@@ -67,10 +68,14 @@ class AgentServer:
 
 
 def create_server(
-    profiler: CaseProfiler, host: str, port: int, security: ServerSecurity = OPEN
+    profiler: CaseProfiler,
+    host: str,
+    port: int,
+    security: ServerSecurity = OPEN,
+    rate: CallRate | None = None,
 ) -> AgentServer:
     """Raises: AgentError where the address cannot be had. Port 0 is the system's choice."""
-    interceptors: list[grpc.ServerInterceptor[Any, Any]] = []
+    interceptors: list[grpc.ServerInterceptor[Any, Any]] = [RateInterceptor(rate or CallRate())]
     if security.token is not None:
         interceptors.append(TokenInterceptor(security.token))
     server = grpc.server(

@@ -29,6 +29,10 @@ class Flag(StrEnum):
     THROTTLED = "throttled"
 
 
+UNSTABLE = frozenset({Flag.DRIFTING, Flag.HEAVY_TAILED})
+"""Not one speed with noise around it; another moment may show one. A wide interval is no such thing."""
+
+
 @dataclass(frozen=True, slots=True)
 class StopRule:
     """Stop once the 95 % confidence interval of the mean is within ``relative_ci`` of it, or at a limit."""

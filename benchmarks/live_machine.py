@@ -89,9 +89,10 @@ model "{self.name}" {{
 
 
 LIVE = Model("live", hidden=768, ffn=2048, heads=12, kv_heads=4, vocab=8192)
-# As many layers, so the engine does as much for it, and little to compute: its steps are mostly host time. A
-# layer's weights are larger than a core's own cache: the host's code finds it as full as in a large model.
-HOST_PROBE = Model("host-probe", hidden=256, ffn=1024, heads=4, kv_heads=2, vocab=2048)
+# As many layers, so the engine does as much for it, and less to compute: much of its steps is host time. Its
+# weights are twice a common L3: a step finds them as cold as the agent measures them, and leaves the host's
+# code as little of the caches as a large model does.
+HOST_PROBE = Model("host-probe", hidden=512, ffn=1280, heads=8, kv_heads=4, vocab=2048)
 # Rates for the bounds only: every kernel is measured.
 SKU_SPEC = f"""\
 sku "{SKU}" {{

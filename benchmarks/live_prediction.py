@@ -16,7 +16,7 @@ from servecast.estimator.load import TableLoader
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.measured.readers import MeasuredRun
-from servecast.simulator.reference.replica import ReferenceReplica, ReferenceStep
+from servecast.simulator.reference.stage_times import Work, whole_s
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.simulate import Setup, place
 from servecast.simulator.traffic.workload import Workload
@@ -28,13 +28,13 @@ def lengths(rng: random.Random, count: int) -> list[tuple[int, int]]:
     return [(rng.randint(*PROMPT_TOKENS), rng.randint(*OUTPUT_TOKENS)) for _ in range(count)]
 
 
-def closed(name: str, concurrency: int, count: int) -> Run:
-    rng = random.Random(name)
+def closed(name: str, concurrency: int, count: int, seed: int = 0) -> Run:
+    rng = random.Random(f"{name} {seed}")
     return Run(name, tuple((0.0, *pair) for pair in lengths(rng, count)), concurrency)
 
 
-def opened(name: str, rate_per_s: float, count: int) -> Run:
-    rng, at_s, requests = random.Random(name), 0.0, []
+def opened(name: str, rate_per_s: float, count: int, seed: int = 0) -> Run:
+    rng, at_s, requests = random.Random(f"{name} {seed}"), 0.0, []
     for pair in lengths(rng, count):
         at_s += rng.expovariate(rate_per_s)
         requests.append((at_s, *pair))
@@ -63,10 +63,10 @@ class Predictor:
 
 def batches_s(fleet: Fleet, run: Run, steps: list[dict[str, Any]]) -> Iterator[float]:
     """Of the batches that an engine formed, in its order, without the host between them."""
-    replica = ReferenceReplica(0, fleet, False)
     computed = [0] * len(run.requests)
     for step in steps:
-        chunks, cached = [], []
+        chunks: list[tuple[int, int]] = []
+        cached: list[int] = []
         for name, tokens in step["tokens"].items():
             number = int(name)
             if computed[number] < run.requests[number][1]:
@@ -75,10 +75,7 @@ def batches_s(fleet: Fleet, run: Run, steps: list[dict[str, Any]]) -> Iterator[f
                 cached.append(computed[number])
             computed[number] += tokens
         total, sequences = sum(step["tokens"].values()), len(step["tokens"])
-        batch = ReferenceStep(
-            0.0, 0.0, total, sequences, len(cached), sum(cached), 0, 0, {}, [], {}
-        )
-        yield replica.stage_s(0, batch, chunks)
+        yield whole_s(fleet.tables, Work(total, sequences, tuple(chunks), len(cached), sum(cached)))
 
 
 def workload_of(run: Run) -> Workload:

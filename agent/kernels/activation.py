@@ -1,13 +1,14 @@
-"""Activations of warm rows: gated ones read two halves of a row and write one."""
+"""Activations of rows: gated ones read two halves of a row and write one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional
 
-from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
+from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers, keeping
 from servecast.agent.kernels.fuse import fused
 from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, floats
 
@@ -30,12 +31,14 @@ def _kernel(name: str) -> Kernel:
     def prepare(shape: Shape, buffers: Buffers) -> Prepared:
         dtype = TORCH_DTYPES[shape.dtype]
         rows, width = shape["rows"], shape["width"]
-        x = buffers.normal(rows, width * (2 if name in GATED else 1), dtype=dtype)
-        buffers.reserve(2 * rows * width * dtype.itemsize)
-        launch = fused(FUNCTIONS[name], x.device)
+        wide = width * (2 if name in GATED else 1)
+        copies = buffers.row_copies(rows * (wide + width) * dtype.itemsize)
+        xs = [buffers.normal(rows, wide, dtype=dtype) for _ in range(copies)]
+        buffers.reserve((1 + copies) * rows * width * dtype.itemsize)
+        launch = fused(FUNCTIONS[name], buffers.device)
         return Prepared(
-            launches=(lambda: launch(x),),
-            reference=lambda: FUNCTIONS[name](x.double()),
+            launches=keeping([partial(launch, x) for x in xs]),
+            reference=lambda: FUNCTIONS[name](xs[0].double()),
             tolerance=TOLERANCE[dtype],
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -113,11 +113,32 @@ class Buffers:
         wanted = math.ceil(COLD_CACHES * self.cache_bytes / max(1, cold_bytes))
         return max(1, min(wanted, MAX_COPIES))
 
+    def row_copies(self, num_bytes: int) -> int:
+        """How many copies of a kernel's rows, in and out, take turns.
+
+        A GPU's cache keeps them from one kernel to the next. On a processor a layer's weights have passed
+        through all caches before a kernel of this kind finds its memory again.
+        """
+        return self.copies(num_bytes) if self.device.type == "cpu" else 1
+
 
 @cache  # a device's tile serves all its cases: drawing it takes longer than many kernels
 def _random_tile(device: torch.device) -> torch.Tensor:
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(TILE_ELEMENTS, generator=generator, device=device)
+
+
+def keeping(
+    launches: Sequence[Callable[[], torch.Tensor]],
+) -> tuple[Callable[[], torch.Tensor], ...]:
+    """Each keeps what it gave until it is launched again, so that outputs take turns as inputs do."""
+    kept: list[torch.Tensor | None] = [None] * len(launches)
+
+    def launch(number: int) -> torch.Tensor:
+        kept[number] = found = launches[number]()
+        return found
+
+    return tuple(partial(launch, number) for number in range(len(launches)))
 
 
 def _fill(flat: torch.Tensor, tile: torch.Tensor) -> None:

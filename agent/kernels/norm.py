@@ -1,13 +1,14 @@
-"""RMS and layer norms of warm rows, alone or with the residual addition before them."""
+"""RMS and layer norms of rows, alone or with the residual addition before them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional
 
-from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
+from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers, keeping
 from servecast.agent.kernels.fuse import fused
 from servecast.agent.kernels.kernel import TOLERANCE, Kernel, Prepared, Shape, floats
 
@@ -56,23 +57,39 @@ def _layer_after_add(
 def _prepare(shape: Shape, buffers: Buffers, norm: Norm, after_add: NormAfterAdd) -> Prepared:
     dtype = TORCH_DTYPES[shape.dtype]
     rows, width = shape["rows"] * shape["per_row"], shape["width"]
-    x = buffers.normal(rows, width, dtype=dtype)
     weight, bias = (buffers.normal(width, dtype=dtype) for _ in range(2))
-    buffers.reserve(2 * rows * width * dtype.itemsize)
+    pairs = rows_and_residuals(rows, width, dtype, buffers)
+    x, residual = pairs[0]
     if not shape["residual"]:
-        alone = fused(norm, x.device)
+        alone = fused(norm, buffers.device)
         return Prepared(
-            launches=(lambda: alone(x, weight, bias),),
+            launches=keeping([partial(alone, some, weight, bias) for some, _ in pairs]),
             reference=lambda: norm(x.double(), weight.double(), bias.double()),
             tolerance=TOLERANCE[dtype],
         )
-    residual = buffers.normal(rows, width, dtype=dtype)
-    added = fused(after_add, x.device)
+    added = fused(after_add, buffers.device)
+
+    def normed(some: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return added(some, before, weight, bias)[0]
+
     return Prepared(
-        launches=(lambda: added(x, residual, weight, bias)[0],),
+        launches=keeping([partial(normed, *pair) for pair in pairs]),
         reference=lambda: norm(x.double() + residual.double(), weight.double(), bias.double()),
         tolerance=TOLERANCE[dtype],
     )
+
+
+def rows_and_residuals(
+    rows: int, width: int, dtype: torch.dtype, buffers: Buffers
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Copies that take turns; room for the normed rows and the sums is counted."""
+    size = rows * width * dtype.itemsize
+    copies = buffers.row_copies(4 * size)
+    buffers.reserve((2 + 2 * copies) * size)
+    return [
+        (buffers.normal(rows, width, dtype=dtype), buffers.normal(rows, width, dtype=dtype))
+        for _ in range(copies)
+    ]
 
 
 RMS_NORM = Kernel(DIMS, prepare_rms, floats)

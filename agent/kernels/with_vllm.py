@@ -15,7 +15,7 @@ from vllm import _custom_ops as ops  # type: ignore[import-not-found,unused-igno
 from vllm import ir
 
 from servecast.agent.kernels import norm, rope
-from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
+from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers, keeping
 from servecast.agent.kernels.kernel import (
     TOLERANCE,
     Capability,
@@ -62,13 +62,15 @@ def prepare_rms(shape: Shape, buffers: Buffers) -> Prepared:
     """The formula of vLLM's IR, launch by launch: eager processors get no fused kernel of it."""
     dtype = TORCH_DTYPES[shape.dtype]
     rows, width = shape["rows"] * shape["per_row"], shape["width"]
-    x, residual = (buffers.normal(rows, width, dtype=dtype) for _ in range(2))
     weight = buffers.normal(width, dtype=dtype)
+    pairs = norm.rows_and_residuals(rows, width, dtype, buffers)
     buffers.reserve(4 * rows * width * torch.float32.itemsize)
+    x, residual = pairs[0]
     total = x.double() + residual.double() if shape["residual"] else x.double()
-    alone = partial(ir.ops.rms_norm, x, weight, EPSILON)
+    after_add = [partial(_normed, *pair, weight) for pair in pairs]
+    alone = [partial(ir.ops.rms_norm, some, weight, EPSILON) for some, _ in pairs]
     return Prepared(
-        launches=(lambda: _normed(x, residual, weight),) if shape["residual"] else (alone,),
+        launches=keeping(after_add if shape["residual"] else alone),
         reference=lambda: functional.rms_norm(total, (width,), weight.double(), EPSILON),
         tolerance=TOLERANCE[dtype],
     )

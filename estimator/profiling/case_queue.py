@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from servecast.agent.stopping import UNSTABLE, Flag
 from servecast.compiler.kernels import KernelCase
 
-MAX_RETRIES = 2  # of a case that came back throttled
+THROTTLED_RETRIES, UNSTABLE_RETRIES = 2, 1  # of a case whose runtimes are not to be trusted
 MAX_LOSSES = 5  # of agents on one case, before the case is held to be what kills them
+
+
+def retries_for(flags: Sequence[Flag]) -> int:
+    """How often a case is measured again at most, by what was amiss with it."""
+    if Flag.THROTTLED in flags:
+        return THROTTLED_RETRIES
+    return UNSTABLE_RETRIES if UNSTABLE.intersection(flags) else 0
 
 
 @dataclass(slots=True)
@@ -50,11 +58,16 @@ class CaseQueue:
             self.waiting.appendleft(case)
             return True
 
-    def finish(self, case: KernelCase, *, throttled: bool = False) -> None:
-        """A throttled case goes to the end of the line, until it has had its tries."""
+    def wants_again(self, case: KernelCase, flags: Sequence[Flag]) -> bool:
+        """Whether a case that came back with ``flags`` has tries left."""
+        with self._lock:
+            return self._retries[case] < retries_for(flags)
+
+    def finish(self, case: KernelCase, *, again: bool = False) -> None:
+        """One that is to be measured again goes to the end of the line."""
         with self._lock:
             self._taken -= 1
-            if throttled and self._retries[case] < MAX_RETRIES:
+            if again:
                 self._retries[case] += 1
                 self.waiting.append(case)
 

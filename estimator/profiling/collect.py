@@ -36,6 +36,7 @@ class Progress:
     measured: int = 0
     out_of_memory: int = 0
     throttled: int = 0
+    unstable: int = 0  # and so measured again
     failed: list[tuple[KernelCase, str]] = field(default_factory=list)
     left: int = 0
     unsupported: int = 0
@@ -189,6 +190,8 @@ def _count(result: Result, progress: Progress) -> None:
         progress.failed.append((result.case, outcome.message))
     elif Flag.THROTTLED in outcome.flags:
         progress.throttled += 1
+    elif result.again:
+        progress.unstable += 1
     else:
         progress.measured += 1
 

@@ -155,11 +155,11 @@ def _show_plan(store_path: Path, job: Job, as_json: bool) -> None:
         click.echo(json.dumps({"plan": lines}))
         return
     click.echo(
-        f"{'SKU':<16}{'kernel':<20}{'planned':>8}{'present':>8}{'missing':>8}{'unsupported':>12}"
+        f"{'SKU':<16}{'kernel':<26}{'planned':>8}{'present':>8}{'missing':>8}{'unsupported':>12}"
     )
     for line in lines:
         click.echo(
-            "{sku:<16}{kernel:<20}{planned:>8}{present:>8}{missing:>8}{unsupported:>12}".format(
+            "{sku:<16}{kernel:<26}{planned:>8}{present:>8}{missing:>8}{unsupported:>12}".format(
                 **line
             )
         )

@@ -10,7 +10,6 @@ from queue import SimpleQueue
 from servecast.agent.client import Agent, AgentUnavailableError
 from servecast.agent.messages import Event, Node, Outcome, Samples, Settings, Status
 from servecast.agent.security import ClientSecurity
-from servecast.agent.stopping import Flag
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.profiling.case_queue import CaseQueue
@@ -41,6 +40,7 @@ class Result:
     measured_at_ns: int
     variant: str = ""  # how many nodes a collective spanned, where more than one
     samples_us: tuple[float, ...] = ()  # where the job keeps them
+    again: bool = False  # it will be measured once more
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +161,10 @@ def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
         finally:
             shared.running.pop(who, None)
         kept_us = samples_us if shared.job.keep_samples else ()
-        found = Result(case, node, device, outcome, time.time_ns(), samples_us=kept_us)
+        again = queue.wants_again(case, outcome.flags)
+        found = Result(case, node, device, outcome, time.time_ns(), samples_us=kept_us, again=again)
         shared.events.put(found)
-        queue.finish(case, throttled=Flag.THROTTLED in outcome.flags)
+        queue.finish(case, again=again)
 
 
 def _measure(

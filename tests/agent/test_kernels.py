@@ -24,6 +24,7 @@ from servecast.agent.kernels.skew import popularity, skewed_lengths
 from servecast.agent.messages import Outcome, Placement, Settings
 from servecast.agent.profiler import Profiler
 from servecast.compiler import ir
+from servecast.compiler.attention import DeltaAttention
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase, KernelShape, kernel_shapes
 
@@ -132,6 +133,7 @@ def every_operator() -> list[KernelShape]:
         ir.Sample(80),
         ir.Attention(8, 2, 32),
         ir.LatentAttention(8, 32, 16, 24, 24),
+        DeltaAttention(8, 4, 32),
     ]
     return [shape for operator in operators for shape in kernel_shapes(operator)]
 

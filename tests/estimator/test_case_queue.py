@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servecast.agent.stopping import Flag
 from servecast.compiler.kernels import KernelCase
-from servecast.estimator.profiling.case_queue import MAX_LOSSES, MAX_RETRIES, CaseQueue
+from servecast.estimator.profiling.case_queue import (
+    MAX_LOSSES,
+    THROTTLED_RETRIES,
+    UNSTABLE_RETRIES,
+    CaseQueue,
+)
 
 
 def case(rows: int, kernel: str = "linear") -> KernelCase:
@@ -44,13 +51,27 @@ def test_a_case_that_kills_agent_after_agent_is_given_up() -> None:
     assert queue.taken == 0
 
 
-def test_a_throttled_case_is_tried_again_after_the_others_but_not_for_ever() -> None:
+@pytest.mark.parametrize(
+    ("flags", "retries"),
+    [
+        ((Flag.THROTTLED,), THROTTLED_RETRIES),
+        ((Flag.DRIFTING, Flag.NOT_CONVERGED), UNSTABLE_RETRIES),
+        ((Flag.HEAVY_TAILED,), UNSTABLE_RETRIES),
+        ((Flag.HEAVY_TAILED, Flag.THROTTLED), THROTTLED_RETRIES),
+        ((Flag.NOT_CONVERGED,), 0),  # its interval says how wide it is
+        ((), 0),
+    ],
+)
+def test_a_case_not_to_be_trusted_is_tried_again_after_the_others_but_not_for_ever(
+    flags: tuple[Flag, ...], retries: int
+) -> None:
     queue = CaseQueue.of([case(1), case(2)])
     taken = []
     while (found := queue.take(anything)) is not None:
         taken.append(dict(found.dims)["rows"])
-        queue.finish(found, throttled=taken[-1] == 1)
-    assert taken == [1, 2] + [1] * MAX_RETRIES
+        again = queue.wants_again(found, flags if taken[-1] == 1 else ())
+        queue.finish(found, again=again)
+    assert taken == [1, 2] + [1] * retries
 
 
 @given(st.lists(st.sampled_from(["take", "lose", "finish"]), max_size=30))

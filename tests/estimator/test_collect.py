@@ -133,6 +133,17 @@ def test_a_throttled_case_is_measured_again_after_the_others(serve: Serve, store
     assert (done.measured, done.throttled, done.left) == (2, 1, 0)
 
 
+def test_an_unstable_case_is_measured_once_more_after_the_others_and_both_rows_are_kept(
+    serve: Serve, store: Store
+) -> None:
+    agent = Scripted(lambda case: measured(10.0 + len(agent.asked), Flag.DRIFTING))
+    done = collect(store, job([serve(agent)], case(1), case(2)))
+    assert agent.asked == [case(1), case(2), case(1), case(2)]
+    assert (done.measured, done.unstable, done.done, done.planned) == (2, 2, 2, 2)
+    assert stored(store) == [case(1), case(1), case(2), case(2)]
+    assert collect(store, job([serve(agent)], case(1), case(2))).present == 2
+
+
 def test_what_no_agent_can_run_is_counted_and_ends_the_run(serve: Serve, store: Store) -> None:
     done = collect(store, job([serve(Scripted())], case(1), case(2, dtype="nvfp4")))
     assert (done.measured, done.unsupported, done.left) == (1, 1, 0)

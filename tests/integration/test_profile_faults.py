@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from servecast.agent.stopping import UNSTABLE
 from servecast.compiler.catalog import compile_text
 from servecast.compiler.kernels import KernelCase
 from servecast.compiler.shard import shard
@@ -166,12 +168,16 @@ def is_complete(path: Path) -> bool:
 
 
 def check_store(path: Path) -> None:
-    """Every planned case once per SKU, and nothing else."""
+    """Every planned case once per SKU, twice at most where it was unstable, and nothing else."""
     with Store.open(path, read_only=True) as store:
         for sku in set(SKUS):
-            cases = [row.case for row in store.measurements(sku)]
-            assert len(cases) == len(set(cases)), "a case was stored twice"
-            assert set(cases) == planned()
+            rows = store.measurements(sku)
+            unstable = Counter(row.case for row in rows if UNSTABLE.intersection(row.flags))
+            every = Counter(row.case for row in rows)
+            assert all(n == 1 or (n == 2 and unstable[case]) for case, n in every.items()), (
+                "doubled"
+            )
+            assert set(every) == planned()
 
 
 @pytest.mark.slow
