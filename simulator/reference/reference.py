@@ -263,6 +263,9 @@ class ReferenceRun:
         for request in self.served:
             if request.known < request.total and not request.gone:
                 raise LivelockError(f"{name}: request {request.place} waits for ever")
+        for replica in self.replicas:
+            if len(replica.blocks.free) != replica.blocks.total:
+                raise AssertionError(f"{name}: replica {replica.number} has lost KV blocks")
 
 
 def simulate_reference(

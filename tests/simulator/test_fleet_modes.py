@@ -100,6 +100,14 @@ def test_turns_of_different_sessions_are_served_in_the_order_in_which_they_come(
     assert times(records) == [[2], [4], [2]]
 
 
+def test_who_came_first_goes_first_whatever_the_trace_says() -> None:
+    """One at a time: A 0-1, B 1-6. C waits since 3, A's next turn since 5."""
+    workload = turns_of((0, 1, 1), (0.2, 1, 1), (0.5, 5, 1), (3, 1, 1), session=[0, 0, 1, 2])
+    modes = Modes(turns=Turns(think_s=4, cv=0))
+    fleet = Fleet(tables_of(), replace(LIMITS, max_num_seqs=1, prefix_caching=False), modes=modes)
+    assert times(simulate(workload, fleet)) == [[1], [8], [6], [7]]
+
+
 def test_think_times_are_drawn_with_the_mean_and_variation_that_were_asked_for() -> None:
     drawn = Turns(think_s=4, cv=0.5).before_s(20_000)
     assert drawn.mean() == pytest.approx(4, rel=0.02)
