@@ -132,27 +132,36 @@ def run_objects(
 
 
 def _check(fleet: ObjectFleet, workload: Workload) -> None:
-    name, stages = fleet.policy.name, fleet.tables.num_stages
-    if stages > 1 and name not in PIPELINED:
-        raise UserError(
-            f"policy {str(fleet.policy)!r} with {stages} pipeline stages: it needs one stage; "
+    reason = refusal(fleet.policy, fleet.limits, fleet.tables.num_stages, workload)
+    if reason:
+        raise UserError(reason)
+
+
+def refusal(policy: Policy, limits: EngineLimits, stages: int, workload: Workload) -> str | None:
+    """Why a policy that is a class cannot serve these requests so; None: it can."""
+    asked = f"policy {str(policy)!r}"
+    if stages > 1 and policy.name not in PIPELINED:
+        return (
+            f"{asked} with {stages} pipeline stages: it needs one stage; "
             f"several are for {', '.join(PIPELINED)} and orders of service"
         )
-    if fleet.limits.max_num_seqs < stages:
-        raise UserError(
-            f"max_num_seqs {fleet.limits.max_num_seqs} with {stages} pipeline stages: policy "
-            f"{str(fleet.policy)!r} needs one sequence for each stage's batch"
+    if limits.max_num_seqs < stages:
+        return (
+            f"max_num_seqs {limits.max_num_seqs} with {stages} pipeline stages: {asked} "
+            "needs one sequence for each stage's batch"
         )
-    if fleet.limits.async_scheduling:
-        raise UserError(f"policy {str(fleet.policy)!r} with async_scheduling: it forms none ahead")
-    caching = fleet.limits.prefix_caching
-    if caching and name not in CACHING:
-        raise UserError(f"policy {str(fleet.policy)!r} with prefix_caching: it keeps no prefixes")
-    if caching is None and workload.prefix is not None and name not in CACHING:
-        raise UserError(
-            f"{workload.name}: policy {str(fleet.policy)!r} keeps no prefixes, and the prompts share some: "
+    if limits.async_scheduling:
+        return f"{asked} with async_scheduling: it forms none ahead"
+    if policy.name in CACHING:
+        return None
+    if limits.prefix_caching:
+        return f"{asked} with prefix_caching: it keeps no prefixes"
+    if limits.prefix_caching is None and workload.prefix is not None:
+        return (
+            f"{workload.name}: {asked} keeps no prefixes, and the prompts share some: "
             "say prefix_caching=False (--no-prefix-caching)"
         )
+    return None
 
 
 def _step_rows(run: ObjectRun, fleet: ObjectFleet, timer: TableTimer) -> NDArray[np.void]:

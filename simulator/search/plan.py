@@ -16,6 +16,7 @@ from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
 from servecast.simulator.search.searching import Means, Searching
+from servecast.simulator.search.servable import servable
 from servecast.simulator.search.space import Space
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.summary import describe
@@ -33,7 +34,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
         KeyboardInterrupt: nothing was found before it.
     """
     started = time.perf_counter()
-    space = question.space(workload.mean_sequence_tokens)
+    space = servable(question.space(workload.mean_sequence_tokens), workload)
     apart = question.pairings(workload.mean_sequence_tokens)
     if not space.placements and not apart.kept:
         raise InfeasibleError(nothing_fits(question, space, apart.refused))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from servecast.compiler.catalog import compile_text, shipped_skus
@@ -14,7 +16,9 @@ from servecast.simulator.search.dry_run import space_json
 from servecast.simulator.search.market import Market, priced
 from servecast.simulator.search.precision import at_precision
 from servecast.simulator.search.question import DEFAULT_PP, Question, axes_of
+from servecast.simulator.search.servable import servable
 from servecast.simulator.search.space import Axes, Space, enumerate_space
+from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "llama.llm"
 
@@ -174,3 +178,26 @@ def test_the_dry_run_counts_all_configurations_searched_or_refused() -> None:
     assert found["configurations"] == 16
     assert found["to_search"] + sum(found["refused"].values()) == 16
     assert found["refused"] == {"the node's size": 8, "the token budget": 2}
+
+
+def test_a_policy_that_cannot_serve_the_trace_is_refused_and_the_others_are_searched() -> None:
+    """LightLLM's wants one stage; neither class keeps the prefixes that these prompts share."""
+    axes = Axes(
+        ("h100-sxm",), (1,), (1, 2), (64,), (512,), policies=("vllm_v1", "lightllm", "orca")
+    )
+    found = space(axes, "llama-3.1-8b", 2)
+    hashes = PrefixBlocks(16, np.array([0, 1, 2]), np.array([7, 7]))
+    plain = Workload("plain", np.zeros(2), np.full(2, 32), np.full(2, 8))
+    sharing = dataclasses.replace(plain, name="sharing", prefix=hashes)
+
+    def policies(kept: Space) -> dict[int, set[str]]:
+        return {p.parallelism.pp: {c.policy for c in p.candidates} for p in kept.placements}
+
+    every = {"vllm_v1", "lightllm", "orca"}
+    assert policies(servable(found, plain)) == {1: every, 2: every - {"lightllm"}}
+    kept = servable(found, sharing)
+    assert policies(kept) == {1: {"vllm_v1"}, 2: {"vllm_v1"}}
+    refused = [miss for miss in kept.infeasible if miss.constraint == "the policy"]
+    assert len(refused) == 4
+    assert all(miss.max_num_seqs is None for miss in refused)
+    assert "sharing: policy 'orca' keeps no prefixes" in refused[1].reason

@@ -1,0 +1,35 @@
+"""Which candidates' policies can serve the trace at all, before anything is simulated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from servecast.simulator.engine.policy import parse_policy
+from servecast.simulator.reference.object_run import refusal
+from servecast.simulator.search.space import Candidate, Infeasible, Placement, Space
+from servecast.simulator.traffic.workload import Workload
+
+
+def servable(space: Space, workload: Workload) -> Space:
+    """Without the candidates whose policy cannot: it wants a single stage, say, or keeps no prefixes."""
+    kept: list[Placement] = []
+    refused = list(space.infeasible)
+    for placement in space.placements:
+        reasons = [_refusal(candidate, placement, workload) for candidate in placement.candidates]
+        able = zip(placement.candidates, reasons, strict=True)
+        candidates = tuple(candidate for candidate, reason in able if reason is None)
+        refused += [_miss(placement, reason) for reason in dict.fromkeys(reasons) if reason]
+        if candidates:
+            kept.append(replace(placement, candidates=candidates))
+    return Space(tuple(kept), tuple(refused))
+
+
+def _refusal(candidate: Candidate, placement: Placement, workload: Workload) -> str | None:
+    policy = parse_policy(candidate.policy)
+    if policy.is_compiled:
+        return None
+    return refusal(policy, candidate.limits, placement.parallelism.pp, workload)
+
+
+def _miss(placement: Placement, reason: str) -> Infeasible:
+    return replace(placement.refused(reason), constraint="the policy")
