@@ -16,7 +16,7 @@ from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
 from servecast.simulator.search.searching import Means, Searching
-from servecast.simulator.search.servable import servable
+from servecast.simulator.search.servable import servable, servable_pairs
 from servecast.simulator.search.space import Space
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.summary import describe
@@ -35,7 +35,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     """
     started = time.perf_counter()
     space = servable(question.space(workload.mean_sequence_tokens), workload)
-    apart = question.pairings(workload.mean_sequence_tokens)
+    apart = servable_pairs(question.pairings(workload.mean_sequence_tokens), workload)
     if not space.placements and not apart.kept:
         raise InfeasibleError(nothing_fits(question, space, apart.refused))
     searched = long_enough(workload, question.seed)

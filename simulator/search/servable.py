@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from servecast.simulator.engine.policy import parse_policy
 from servecast.simulator.reference.object_run import refusal
+from servecast.simulator.search.pairs import Pairings
 from servecast.simulator.search.space import Candidate, Infeasible, Placement, Space
 from servecast.simulator.traffic.workload import Workload
 
@@ -22,6 +23,22 @@ def servable(space: Space, workload: Workload) -> Space:
         if candidates:
             kept.append(replace(placement, candidates=candidates))
     return Space(tuple(kept), tuple(refused))
+
+
+def servable_pairs(apart: Pairings, workload: Workload) -> Pairings:
+    """The same of prefill and decode apart, whose pools look for no prefixes."""
+    alone = replace(workload, prefix=None)
+    kept = tuple(
+        pairing
+        for pairing in apart.kept
+        if not any(
+            _refusal(candidate, placement, alone)
+            for placement in (pairing.prefill, pairing.decode)
+            for candidate in placement.candidates
+        )
+    )
+    refused = {"the policy": len(apart) - len(kept)} if len(kept) < len(apart) else {}
+    return Pairings(kept, {**apart.refused, **refused})
 
 
 def _refusal(candidate: Candidate, placement: Placement, workload: Workload) -> str | None:

@@ -21,6 +21,7 @@ from servecast.simulator.search.pair_worker import Alone, PairTask, Role
 from servecast.simulator.search.pairs import role_axes
 from servecast.simulator.search.question import axes_of
 from servecast.simulator.search.result import Ranking
+from servecast.simulator.search.servable import servable_pairs
 from servecast.simulator.search.serving import value
 from servecast.simulator.search.space import Axes
 from servecast.simulator.search.task import Setting, Shape
@@ -58,6 +59,16 @@ def test_every_pair_of_placements_is_kept_or_refused() -> None:
 def test_two_roles_need_gpus_for_both() -> None:
     found = question(replace(APART, tp=(2,)), market=Market(3)).pairings(800)
     assert (len(found), dict(found.refused)) == (0, {"the GPU limit (both roles)": 4})
+
+
+def test_pools_whose_policy_wants_one_stage_are_refused() -> None:
+    axes = replace(APART, pp=(1, 2), policies=("vllm_v1", "lightllm"))
+    found = question(axes).pairings(800)
+    kept = servable_pairs(found, workload())
+    stages = {(p.policy, p.prefill.parallelism.pp, p.decode.parallelism.pp) for p in kept.kept}
+    assert {(pp, other) for policy, pp, other in stages if policy == "lightllm"} == {(1, 1)}
+    assert {(pp, other) for policy, pp, other in stages if policy == "vllm_v1"} >= {(1, 1), (2, 1)}
+    assert kept.refused["the policy"] == len(found) - len(kept) > 0
 
 
 def test_the_room_beside_a_role_shrinks_by_what_it_takes() -> None:
