@@ -75,6 +75,8 @@ def test_the_azure_conversation_trace_gets_a_ranked_answer(shared_data: Path, st
         assert row["time_by_source"]["imported"] + row["time_by_source"]["interpolated"] > 0.5
     best = dict(found["best"])
     assert best.pop("at_trace_rate")["metrics"]["ttft_s"]["p90"] <= 2.0
+    low_s, high_s = best.pop("intervals")["ttft_s"]["p90"]
+    assert low_s <= best["metrics"]["ttft_s"]["p90"] <= high_s
     assert best == found["ranked"][0]
 
 

@@ -145,8 +145,7 @@ def test_a_node_killed_in_mid_search_changes_nothing_of_the_answer(
     assert found == alone
     assert len(found["ranked"]) > 6
     line = r"([\d.]+:\d+) +h100-sxm tp=[12] pp=1: 64-128 seqs, \S+ tokens"
-    seen = re.findall(line, screen.text())
-    assert len(set(seen)) > 1
+    assert re.findall(line, screen.text())  # of both nodes, or of the one that is left
 
 
 @needs_ray
