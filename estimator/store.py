@@ -295,19 +295,14 @@ def read_parquet(
 
 
 def _constants(batch: MeasurementBatch) -> dict[str, object]:
-    told = (
-        "kernel",
-        "dtype",
-        "kv_dtype",
-        "sku",
-        "outcome",
-        "method",
-        "variant",
-        "node",
-        "conditions",
-    )
+    what = ("kernel", "dtype", "kv_dtype", "sku", "outcome")
+    how = ("method", "variant", "node", "conditions")
     rest = {"measured_at_ns": batch.measured_at_ns, "quarantine": batch.quarantine}
-    return {name: getattr(batch, name) for name in told} | {"flags": ",".join(batch.flags)} | rest
+    return (
+        {name: getattr(batch, name) for name in (*what, *how)}
+        | {"flags": ",".join(batch.flags)}
+        | rest
+    )
 
 
 def _insert_sql(batch: MeasurementBatch, columns: list[str], constants: dict[str, object]) -> str:

@@ -9,8 +9,7 @@ from sklearn.linear_model import RidgeCV
 
 from servecast.estimator.learners.flatten import mean_of, sum_of
 from servecast.estimator.learners.forest import FlatForest, KernelModel
-from servecast.estimator.learners.regressors import GROWERS, Growth, KernelLearner, positive
-from servecast.estimator.learners.roofline_fit import fit_roofline
+from servecast.estimator.learners.regressors import GROWERS, Growth, KernelLearner, over_roofline
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # of donors' weights; the leave-one-out error picks
 OWN = ("randomised", "shallow")  # learn what no donor knew, from few rows
@@ -53,9 +52,7 @@ class BorrowedTrees(KernelLearner):
         ValueError
             A time is not positive.
         """
-        features, seconds = positive(self, X, y)
-        roofline = fit_roofline(features, seconds, self.side)
-        residual = np.log(seconds / roofline.predict(features))
+        features, roofline, residual = over_roofline(self, X, y, self.side)
         weights: list[float] = []
         if self.donors:
             known = np.stack([donor.predict(features) for donor in self.donors], axis=1)

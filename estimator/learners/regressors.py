@@ -166,9 +166,7 @@ class RooflineTrees(KernelLearner):
         ValueError
             A time is not positive.
         """
-        features, seconds = positive(self, X, y)
-        roofline = fit_roofline(features, seconds, self.side)
-        residual = np.log(seconds / roofline.predict(features))
+        features, roofline, residual = over_roofline(self, X, y, self.side)
         growth = Growth(self.random_state, self.effort)
         grown = [GROWERS[name](features, residual, growth) for name in self.members]
         self.model_ = KernelModel(roofline, mean_of(grown), "+".join(self.members))
@@ -238,6 +236,24 @@ def positive(estimator: BaseEstimator, X: Any, y: Any) -> tuple[Floats, Floats]:
     if (seconds <= 0).any():
         raise ValueError(f"times must be positive, got {seconds.min()}")
     return features, np.asarray(seconds, dtype=np.float64)
+
+
+def over_roofline(
+    estimator: BaseEstimator,
+    X: Any,  # noqa: N803
+    y: Any,
+    side: tuple[int, ...],
+) -> tuple[Floats, FittedRoofline, Floats]:
+    """Features, a roofline fitted to them, and the logarithm of each time over it.
+
+    Raises
+    ------
+    ValueError
+        A time is not positive.
+    """
+    features, seconds = positive(estimator, X, y)
+    roofline = fit_roofline(features, seconds, side)
+    return features, roofline, np.log(seconds / roofline.predict(features))
 
 
 def positive_targets(tags: Any) -> Any:

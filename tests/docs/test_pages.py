@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], folder: Path, cache: Path) -> None:
+def assert_it_runs(command: list[str], folder: Path, cache: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -73,12 +73,12 @@ def run(command: list[str], folder: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize("page", with_shell, ids=lambda page: page.stem)
 def test_the_shell_commands_of_a_page_run(page: Path, folder: Path, user_cache: Path) -> None:
-    run(["bash", "-euo", "pipefail", "-c", script(page, "sh")], folder, user_cache)
+    assert_it_runs(["bash", "-euo", "pipefail", "-c", script(page, "sh")], folder, user_cache)
 
 
 @pytest.mark.parametrize("page", with_python, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page: Path, folder: Path, user_cache: Path) -> None:
-    run([sys.executable, "-c", script(page, "python")], folder, user_cache)
+    assert_it_runs([sys.executable, "-c", script(page, "python")], folder, user_cache)
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_the_long_commands_of_a_page_run(
 ) -> None:
     if not os.environ.get("SERVECAST_LONG"):
         pytest.skip(f"{snippet.remark}; set SERVECAST_LONG to run it")
-    run(["bash", "-euo", "pipefail", "-c", snippet.text], folder, user_cache)
+    assert_it_runs(["bash", "-euo", "pipefail", "-c", snippet.text], folder, user_cache)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
