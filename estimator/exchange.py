@@ -1,10 +1,14 @@
-"""Measurements on their way from one store to another, as a Parquet file."""
+"""Measurements on their way from one store to another, and columns of others' Parquet files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import numpy as np
+from numpy.typing import NDArray
 
 from servecast.compiler.errors import DataMissingError
 
@@ -43,6 +47,20 @@ def merge(sql: duckdb.DuckDBPyConnection, path: Path) -> None:
         sql.execute("ROLLBACK")
         why = str(error).splitlines()[0]
         raise DataMissingError(f"{path}: not an export of a profile store: {why}") from error
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str], equal: dict[str, object]
+) -> dict[str, NDArray[Any]]:
+    """Those of ``columns`` [rows] that the file has, of rows whose ``equal`` columns have these values."""
+    table = "FROM read_parquet($path)"
+    with duckdb.connect() as sql:
+        there = sql.execute(f"DESCRIBE SELECT * {table}", {"path": str(path)}).fetchall()
+        names = ", ".join(str(row[0]) for row in there if row[0] in columns)
+        where = " AND ".join(f"{name} = ${name}" for name in equal) or "TRUE"
+        query = f"SELECT {names} {table} WHERE {where}"
+        read = sql.execute(query, {"path": str(path), **equal}).fetchnumpy()
+    return {name: np.asarray(column) for name, column in read.items()}
 
 
 def _quoted(path: Path) -> str:

@@ -1,29 +1,28 @@
 """The profile store: one DuckDB file of measurements and of results computed from them.
 
-All SQL of the project is here, in ``schema.py``, ``exchange.py`` and ``schema.sql``. One process writes
-at a time; every write is one transaction, so a process killed in mid-import leaves the store as it was.
+All SQL of the project is here, in ``schema.py``, ``insertion.py``, ``exchange.py`` and ``schema.sql``. One
+process writes at a time; every write is one transaction, so a process killed in mid-import leaves the store
+as it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import duckdb
 import numpy as np
-from numpy.typing import NDArray
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
-from servecast.estimator.exchange import ORIGIN, export, merge
+from servecast.estimator.exchange import export, merge
+from servecast.estimator.insertion import insert
 from servecast.estimator.measurement import (
     STATISTICS,
     Measurement,
     MeasurementBatch,
-    Origin,
     batches_of,
     measurement_from,
 )
@@ -102,7 +101,8 @@ class Store:
         try:
             for batch in batches:
                 if batch.num_rows:
-                    self._insert(batch)
+                    self._refuse_unknown_dimensions(batch)
+                    insert(self._sql, batch)
             added = self._count() - before
             self._sql.execute("COMMIT")
         except BaseException:
@@ -113,36 +113,13 @@ class Store:
     def _count(self) -> int:
         return int(self._sql.execute("SELECT count(*) FROM measurement").fetchall()[0][0])
 
-    def _insert(self, batch: MeasurementBatch) -> None:
+    def _refuse_unknown_dimensions(self, batch: MeasurementBatch) -> None:
         unknown = sorted(set(batch.dims) - set(self.dimensions))
         if unknown:
             raise DataMissingError(
                 f"{self.path}: the store has no column for {', '.join(unknown)} of {batch.kernel};"
                 f" it knows {', '.join(self.dimensions)}"
             )
-        incoming: dict[str, Any] = {**batch.dims, **batch.times_s}  # DuckDB reads arrays by name
-        if batch.num_samples is not None:
-            incoming["num_samples"] = batch.num_samples
-        constants = _constants(batch) | {"origin_id": self._origin_id(batch.origin)}
-        hashed = {
-            "origin_text": "|".join(astuple(batch.origin)),
-            "dims_text": ",".join(batch.dims),
-        }
-        self._sql.register("incoming", incoming)
-        self._sql.execute(_insert_sql(batch, list(incoming), constants), constants | hashed)
-        self._sql.unregister("incoming")
-
-    def _origin_id(self, origin: Origin) -> int:
-        find = f"SELECT id FROM origin WHERE ({ORIGIN}) = (?, ?, ?, ?, ?)"
-        found = self._sql.execute(find, astuple(origin)).fetchall()
-        if not found:
-            self._sql.execute(
-                f"INSERT INTO origin (id, {ORIGIN})"
-                " SELECT coalesce(max(id), 0) + 1, ?, ?, ?, ?, ? FROM origin",
-                astuple(origin),
-            )
-            found = self._sql.execute(find, astuple(origin)).fetchall()
-        return int(found[0][0])
 
     def missing(self, cases: Iterable[KernelCase], sku: str) -> tuple[KernelCase, ...]:
         """Those of ``cases`` that no agent has soundly measured on ``sku``, in the order given."""
@@ -278,43 +255,3 @@ class Store:
 
     def put_cached(self, key: str, kind: str, body: bytes) -> None:
         self._sql.execute("INSERT OR REPLACE INTO artefact VALUES (?, ?, ?)", (key, kind, body))
-
-
-def read_parquet(
-    path: Path, columns: Sequence[str], equal: dict[str, object]
-) -> dict[str, NDArray[Any]]:
-    """Those of ``columns`` [rows] that the file has, of rows whose ``equal`` columns have these values."""
-    table = "FROM read_parquet($path)"
-    with duckdb.connect() as sql:
-        there = sql.execute(f"DESCRIBE SELECT * {table}", {"path": str(path)}).fetchall()
-        names = ", ".join(str(row[0]) for row in there if row[0] in columns)
-        where = " AND ".join(f"{name} = ${name}" for name in equal) or "TRUE"
-        query = f"SELECT {names} {table} WHERE {where}"
-        read = sql.execute(query, {"path": str(path), **equal}).fetchnumpy()
-    return {name: np.asarray(column) for name, column in read.items()}
-
-
-def _constants(batch: MeasurementBatch) -> dict[str, object]:
-    what = ("kernel", "dtype", "kv_dtype", "sku", "outcome")
-    how = ("method", "variant", "node", "conditions")
-    rest = {"measured_at_ns": batch.measured_at_ns, "quarantine": batch.quarantine}
-    return (
-        {name: getattr(batch, name) for name in (*what, *how)}
-        | {"flags": ",".join(batch.flags)}
-        | rest
-    )
-
-
-def _insert_sql(batch: MeasurementBatch, columns: list[str], constants: dict[str, object]) -> str:
-    """Rows already in are passed over by their hash, which the quarantine is not part of."""
-    hashed = [c for c in constants if c not in ("origin_id", "quarantine")]
-    parts = [f"'{c}=' || \"{c}\"" for c in columns] + [f"'{c}=' || ${c}::VARCHAR" for c in hashed]
-    values = [
-        f'if(isnan("{c}"), NULL, "{c}") AS "{c}"' if c in batch.times_s else f'"{c}"'
-        for c in columns
-    ]
-    values += [f"${c} AS {c}" for c in constants]
-    return (
-        "INSERT INTO measurement BY NAME SELECT md5_number(concat_ws('|', $origin_text, $dims_text, "
-        f"{', '.join(parts)})) AS content_hash, {', '.join(values)} FROM incoming ON CONFLICT DO NOTHING"
-    )

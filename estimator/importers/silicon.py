@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from servecast.compiler.errors import DataMissingError
+from servecast.estimator.exchange import read_parquet
 from servecast.estimator.importers.silicon_tables import READERS
 from servecast.estimator.measurement import MeasurementBatch, Origin
-from servecast.estimator.store import read_parquet
 
 LICENCE = "Apache-2.0"
 BACKENDS = ("vllm", "sglang", "trtllm")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from servecast.estimator.exchange import read_parquet
 from servecast.estimator.measurement import Ints, MeasurementBatch, Origin
-from servecast.estimator.store import read_parquet
 
 S_PER_MS = 1e-3
 BYTES_PER_ELEMENT = 2  # the collectives' message sizes count two-byte elements
