@@ -24,6 +24,7 @@ import numpy as np
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.orders import ORDERS
 from servecast.simulator.engine.picks import PICKS, highest_response_ratio_next
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.engine.streaming import run_streamed
@@ -179,8 +180,9 @@ def main() -> None:
         engine, at_load(trace, pipeline, 100_000, engine), pipeline
     )
     PICKS["hrrn_plain_python"] = highest_response_ratio_next.py_func
-    for policy in ("shortest_prompt_first", "hrrn", "hrrn_plain_python"):
-        results[policy] = cost(engine, workload, replace(one, policy=policy))
+    classes = replace(workload, priority=np.random.default_rng(0).integers(0, 3, len(workload)))
+    for policy in (*ORDERS, "hrrn", "hrrn_plain_python"):
+        results[policy] = cost(engine, classes, replace(one, policy=policy))
     objects = len(few) / cpu_s(lambda: engine.run(few, replace(one, policy="sglang")), 1)
     results["sglang_requests_per_cpu_s"] = round(objects)
     for router in ("round_robin", "least_outstanding", "deferred"):

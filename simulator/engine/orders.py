@@ -64,7 +64,14 @@ def ranks(keys: Keys) -> NDArray[np.int64]:
     """Keys as distinct integers in the same order, ties by arrival."""
     if np.all(keys[1:] >= keys[:-1]):
         return np.arange(len(keys))
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(_narrow(keys), kind="stable")
     rank = np.empty(len(keys), np.int64)
     rank[order] = np.arange(len(keys))
     return rank
+
+
+def _narrow(keys: Keys) -> NDArray[np.float64 | np.uint16]:
+    """Whole numbers that span little as two bytes each, which NumPy sorts four times as fast."""
+    above = keys - keys.min()
+    whole = above.max() < 1 << 16 and np.array_equal(above, np.floor(above))
+    return above.astype(np.uint16) if whole else keys

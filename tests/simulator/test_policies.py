@@ -12,7 +12,7 @@ from engine_cases import check_invariants, random_case, same_outcome, tables_of,
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.engine.deployment import EngineLimits
-from servecast.simulator.engine.orders import ORDERS
+from servecast.simulator.engine.orders import ORDERS, ranks
 from servecast.simulator.engine.policy import POLICIES, keyword_parameters, parse_policy
 from servecast.simulator.engine.records import LateTargets
 from servecast.simulator.engine.routers import ROUTERS
@@ -146,6 +146,13 @@ def test_a_class_policy_says_what_it_cannot_do() -> None:
         UserError, match=r"^policy 'orca' with loaded_tokens: it keeps no prefixes$"
     ):
         Engine(compiled=False).run(workload_of((0, 2, 1)), fleet, loaded_tokens=loaded)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 1e5])
+def test_equal_keys_go_by_arrival_whole_numbers_or_not(scale: float) -> None:
+    keys = np.random.default_rng(0).integers(-3, 4, 1000) * scale
+    expected = sorted(range(1000), key=lambda i: (keys[i], i))
+    assert np.argsort(ranks(keys)).tolist() == expected
 
 
 def test_priority_classes_need_a_priority() -> None:
