@@ -25,6 +25,7 @@ SETUP = (
     "policy",
     "kv_blocks",
     "sequence_parallel",
+    "async_scheduling",
     "prefix_caching",
     "max_queue",
     "queue_timeout_s",
@@ -63,6 +64,11 @@ SETUP = (
 @click.option("--policy", help="Which batches, as name:parameter=value.  [default: vllm_v1]")
 @click.option(
     "--kv-blocks", type=COUNT, help="KV blocks a replica; by default what fits in memory."
+)
+@click.option(
+    "--async-scheduling/--no-async-scheduling",
+    default=None,
+    help="Form a batch while the one before runs, as vLLM does since 0.14.  [default: no]",
 )
 @click.option(
     "--prefix-caching/--no-prefix-caching",

@@ -30,7 +30,6 @@ from servecast.simulator.reference.membership import Membership
 from servecast.simulator.reference.object_routing import ObjectRouter
 from servecast.simulator.reference.replica import ReferenceReplica, ReferenceStep
 from servecast.simulator.reference.sessions import Sessions
-from servecast.simulator.reference.stage_times import Work, whole_s
 from servecast.simulator.reference.tiers import tiers_report
 from servecast.simulator.traffic.workload import Workload
 
@@ -163,19 +162,18 @@ class ReferenceRun:
 
     def form_together(self, group: list[ReferenceReplica], now_s: float) -> None:
         """One batch of each rank, all as long as the longest; who has none runs a batch of one token."""
-        if any(replica.flights for replica in group):
-            return
-        steps = [replica.flights[-1] for replica in group if replica.schedule(now_s)]
-        if not steps:
-            return
-        idle = len(group) - len(steps)
-        end_s = max(step.end_s for step in steps)
-        if idle:
-            end_s = max(end_s, now_s + whole_s(self.fleet.tables, Work(1, 1, (), 1, 0)))
-        for step in steps:
-            step.end_s = self.replicas[step.replica].stage_free_s[0] = end_s
-        self.num_dummies += idle
-        self.steps += steps
+        while len(group[0].flights) < group[0].depth:
+            formed = [replica for replica in group if replica.schedule(now_s)]
+            if not formed:
+                return
+            idle = [replica for replica in group if replica not in formed]
+            for replica in idle:
+                replica.run_along(now_s)
+            end_s = max(replica.flights[-1].end_s for replica in group)
+            for replica in group:
+                replica.flights[-1].end_s = replica.stage_free_s[0] = end_s
+            self.num_dummies += len(idle)
+            self.steps += [replica.flights[-1] for replica in formed]
 
     def after_forming(self, replica: ReferenceReplica, now_s: float) -> None:
         for request in replica.left_queue:

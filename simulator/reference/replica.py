@@ -230,8 +230,7 @@ class ReferenceReplica:
     def launch(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         step = self.step_of(batch)
         work = self.work_of(step)
-        hidden = bool(self.flights) and self.ahead  # the host works while a step runs
-        at_s = now_s + (self.tables.host_step_s if hidden else 0.0)
+        at_s = self.launched_s(now_s)
         step.start_s = max(at_s, self.stage_free_s[0])
         for stage in range(self.tables.num_stages):
             time_s = stage_s(self.tables, stage, work) + (0.0 if stage else self.load_s)
@@ -249,6 +248,19 @@ class ReferenceReplica:
         self.num_steps, self.load_s = self.num_steps + 1, 0.0
         self.stalled += 1
         self.flights.append(step)
+
+    def launched_s(self, now_s: float) -> float:
+        """When a batch that is formed now can start, on a free stage."""
+        hidden = bool(self.flights) and self.ahead  # the host works while a step runs
+        return now_s + (self.tables.host_step_s if hidden else 0.0)
+
+    def run_along(self, now_s: float) -> None:
+        """One token of nobody, in a step that other ranks have work for."""
+        start_s = max(self.launched_s(now_s), self.stage_free_s[0])
+        end_s = start_s + whole_s(self.tables, Work(1, 1, (), 1, 0))
+        self.flights.append(
+            ReferenceStep(start_s, end_s, 1, 1, 1, 0, 0, self.number, {}, {}, 0, {})
+        )
 
     def step_of(self, batch: dict[ReferenceRequest, int]) -> ReferenceStep:
         """The batch, before it has times."""

@@ -55,8 +55,6 @@ def _check_ranks(fleet: Fleet) -> None:
     ranks, stages = fleet.modes.lock_step, fleet.tables.num_stages
     if ranks == 1:
         return
-    if fleet.limits.async_scheduling:
-        raise UserError("lock_step with async_scheduling: ranks form their batches together")
     if stages > 1:
         raise UserError(f"lock_step with {stages} pipeline stages: it needs one stage")
     if fleet.replicas % ranks:

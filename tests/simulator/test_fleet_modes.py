@@ -63,11 +63,52 @@ def test_an_arrival_waits_for_the_other_ranks_step() -> None:
     assert times(apart) == [[5], [2]]
 
 
+def ahead(workload: Workload, **tables: Any) -> Records:
+    """Two ranks that form a batch when the one before starts."""
+    limits = replace(LIMITS, async_scheduling=True)
+    return simulate(workload, Fleet(tables_of(**tables), limits, 2, modes=Modes(lock_step=2)))
+
+
+def test_ranks_that_schedule_ahead_form_the_next_step_when_one_starts() -> None:
+    """0-5 A and B's prompts. Step 5-6, their last tokens, was formed at 0. C came at 4 and is in what is
+    formed at 5, 6-9; scheduled synchronously it is in 5-9, beside A's last token."""
+    workload = workload_of((0, 5, 2), (0, 2, 2), (4, 3, 1))
+    assert times(ahead(workload)) == [[5, 6], [5, 6], [9]]
+    assert times(run(workload, 2, lock_step=2)) == [[5, 9], [5, 9], [9]]
+
+
+def test_a_rank_without_work_is_bound_to_the_step_that_was_formed_ahead() -> None:
+    """B comes to the other rank at 1: step 5-6 was formed at 0, the one at 5 has it, 6-7. Two dummies."""
+    records = ahead(workload_of((0, 5, 3), (1, 1, 1)))
+    assert times(records) == [[5, 6, 7], [7]]
+    assert records.modes["lock_step"] == {"dummy_batches": 2}
+
+
+def test_the_host_works_while_ranks_run_a_step() -> None:
+    """Half a second of it between steps: hidden where the next one was formed ahead, by an idle rank, too."""
+    workload = workload_of((0, 5, 3), (1, 1, 1))
+    assert times(ahead(workload, host_step_s=0.5)) == [[5, 6, 7], [7]]
+
+
+def test_ranks_with_equal_requests_do_what_one_engine_alone_does() -> None:
+    """The compiled engine says what: every request comes twice, once for each rank."""
+    engine = Engine()
+    for seed in range(60):
+        workload, fleet = (prefix_case if seed % 2 else random_case)(seed, 1)
+        limits = replace(fleet.limits, async_scheduling=seed % 4 < 2)
+        alone = Fleet(fleet.tables, limits)
+        expected = times(engine.run(workload, alone))
+        twice = workload.take(np.repeat(np.arange(len(workload)), 2), workload.arrival_s.repeat(2))
+        ranks = replace(alone, replicas=2, modes=Modes(lock_step=2))
+        records = engine.run(twice, ranks)
+        assert times(records) == [each for each in expected for _ in range(2)]
+        assert records.modes["lock_step"] == {"dummy_batches": 0}
+
+
 def test_steps_of_ranks_start_and_end_together() -> None:
     for seed in range(40):
         workload, fleet = random_case(seed, 1)
-        limits = replace(fleet.limits, async_scheduling=False)
-        fleet = replace(fleet, limits=limits, replicas=4, modes=Modes(lock_step=2))
+        fleet = replace(fleet, replicas=4, modes=Modes(lock_step=2))
         records = simulate(workload, fleet)
         check_invariants(records)
         for first in (0, 2):
@@ -238,9 +279,7 @@ def test_clients_ramp_up() -> None:
 
 def test_what_cannot_be_combined_is_refused_by_both_names() -> None:
     workload = workload_of((0, 1, 1))
-    ahead = Fleet(tables_of(), replace(LIMITS, async_scheduling=True), 2)
     cases = {
-        r"^lock_step with async_scheduling: ranks": replace(ahead, modes=Modes(lock_step=2)),
         r"^lock_step with 2 pipeline stages": Fleet(
             tables_of(2), LIMITS, 2, modes=Modes(lock_step=2)
         ),
