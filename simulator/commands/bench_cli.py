@@ -16,7 +16,7 @@ from servecast.compiler.output_options import json_option, quiet_option
 @click.option("--model", "models", multiple=True, help="Of the shipped specs; repeat for more.")
 @click.option("--workload", "workloads", multiple=True, help="A kind, or a trace; repeat for more.")
 @click.option("--sku", "skus", multiple=True, help="GPU to try; repeat for more.")
-@click.option("--quick", is_flag=True, help="One model, three workloads, eight configurations.")
+@click.option("--quick", is_flag=True, help="One model, two workloads, four configurations.")
 @click.option("--store", type=click.Path(path_type=Path, dir_okay=False), help="Profile store.")
 @click.option("--source", "sources", multiple=True, help="Of operator times; repeat.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; all cores by default.")

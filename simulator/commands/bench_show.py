@@ -16,16 +16,14 @@ def show_bench(result: Row, console: Console) -> None:
     """Prints what `bench_job.run_bench` returns."""
     console.print(_best_table(result["cells"]))
     for model, matrix in result["misconfiguration"].items():
+        if len(matrix["workloads"]) == 1:
+            continue  # nothing to compare
         console.print()
-        console.print(
-            f"{model}: what a request costs, over its own best, with the configuration chosen for …",
-            style="bold",
-            highlight=False,
-        )
+        title = f"{model}: the cost of a request over its own best"
+        console.print(title, style="bold", highlight=False)
         console.print(_matrix_table(matrix))
-    console.print()
-    for line in _findings(result):
-        console.print(line, highlight=False)
+    for number, line in enumerate(_findings(result)):
+        console.print("" if number else "\n", line, sep="", highlight=False)
 
 
 def _best_table(cells: list[Row]) -> Table:
@@ -34,14 +32,21 @@ def _best_table(cells: list[Row]) -> Table:
     for name in ("model", "workload"):
         table.add_column(name, no_wrap=True)
     table.add_column("best, seqs/tokens", no_wrap=True)
-    for name in (*(f"{sku} QPS/$h" for sku in skus), "$/Mtok"):
-        table.add_column(name, justify="right", overflow="fold")
+    for name in (*(_in_lines(sku) for sku in skus), "$/Mtok"):
+        table.add_column(name, justify="right", vertical="bottom")
     for cell in cells:
         best = cell["best"]
         price = CANNOT if best is None else f"{best['usd_per_million_output_tokens']:.2f}"
         figures = [_figure(cell["qps_per_usd_hour"][sku]) for sku in skus]
         table.add_row(cell["model"], cell["workload"], _shape(best), *figures, price)
     return table
+
+
+def _in_lines(sku: str) -> str:
+    """A header that breaks where its name has a hyphen, so that two SKUs and a model fit 80 columns."""
+    first, hyphen, last = sku.rpartition("-")
+    name = sku if len(sku) <= len("QPS/$h") + 4 else f"{first}{hyphen}\n{last}"
+    return f"{name}\nQPS/$h"
 
 
 def _shape(best: Row | None) -> str:
@@ -54,7 +59,7 @@ def _shape(best: Row | None) -> str:
 
 def _matrix_table(matrix: Row) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("chosen for", no_wrap=True)
+    table.add_column("chosen for ↓ serving →", no_wrap=True)
     for workload in matrix["workloads"]:
         table.add_column(workload, justify="right")
     for workload, costs in zip(matrix["workloads"], matrix["cost"], strict=True):
@@ -70,6 +75,8 @@ def _findings(result: Row) -> list[str]:
     lines = []
     for model, count in result["findings"]["best_differs"].items():
         workloads = len(result["misconfiguration"][model]["workloads"])
+        if workloads == 1:
+            continue
         different = "configuration is" if count == 1 else "configurations are"
         lines.append(f"{model}: {count} {different} best for its {workloads} workloads.")
     worst = result["findings"]["costliest"]
