@@ -25,7 +25,7 @@ from servecast.compiler.output_options import json_option, quiet_option
 @quiet_option
 def deploy_command(results: Path, rank: int, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Write RESULTS (the results.json of compile-and-search) as files that start a configuration:
-    a vLLM, SGLang and TensorRT-LLM command, a Kubernetes manifest, and two load tests.
+    a vLLM, SGLang and TensorRT-LLM command, manifests for Kubernetes and llm-d, and two load tests.
 
     \b
     servecast deploy results/results.json

@@ -64,14 +64,14 @@ def role_of(row: Row) -> str | None:
     return role
 
 
-def vllm_command(row: Row, model: str) -> Command:
+def vllm_command(row: Row, model: str, port: int = PORT) -> Command:
     """Flags as of vLLM 0.32."""
     dp, ep = degree(row, "dp"), degree(row, "ep")
     transfer = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
     return Command(
         ("vllm", "serve", model),
         (
-            ("--port", str(PORT)),
+            ("--port", str(port)),
             ("--tensor-parallel-size", str(row["tp"])),
             ("--pipeline-parallel-size", str(row["pp"])),
             *((("--data-parallel-size", str(dp)),) if dp > 1 else ()),
@@ -111,8 +111,9 @@ def sglang_command(row: Row, model: str) -> Command:
 
 
 def trtllm_command(row: Row, model: str) -> Command:
-    """Flags as of TensorRT-LLM 1.2; data-parallel attention is switched on in ``trtllm.yaml``."""
+    """Flags as of TensorRT-LLM 1.2; what has no flag is in a file beside it."""
     dp, ep, role = degree(row, "dp"), degree(row, "ep"), role_of(row)
+    server = {"prefill": "context", "decode": "generation"}
     return Command(
         ("trtllm-serve", model),
         (
@@ -125,14 +126,28 @@ def trtllm_command(row: Row, model: str) -> Command:
             ("--max_num_tokens", str(row["max_batched_tokens"])),
             ("--kv_cache_free_gpu_memory_fraction", str(UTILISATION)),
             ("--enable_chunked_prefill",),
-            *(
-                (("--server_role", "context" if role == "prefill" else "generation"),)
-                if role
-                else ()
-            ),
-            *((("--extra_llm_api_options", "trtllm.yaml"),) if dp > 1 else ()),
+            *((("--server_role", server[role]),) if role else ()),
+            *((("--extra_llm_api_options", trtllm_file(row)),) if trtllm_settings(row) else ()),
         ),
     )
+
+
+def trtllm_file(row: Row) -> str:
+    role = role_of(row)
+    return f"trtllm-{role}.yaml" if role else "trtllm.yaml"
+
+
+def trtllm_settings(row: Row) -> list[str]:
+    """Lines of YAML for what has no flag.
+
+    SOURCE: TensorRT-LLM's docs/source/features/disagg-serving.md for the two that roles need.
+    """
+    role = role_of(row)
+    return [
+        *(["enable_attention_dp: true"] if degree(row, "dp") > 1 else []),
+        *(["disable_overlap_scheduler: true"] if role == "prefill" else []),
+        *(["cache_transceiver_config:", "  backend: DEFAULT"] if role else []),
+    ]
 
 
 ENGINES: dict[str, Callable[[Row, str], Command]] = {

@@ -10,12 +10,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from servecast.compiler.errors import UserError
-from servecast.simulator.deploy.engines import ENGINES, PORT, QUANTISED, Command, Row, degree
+from servecast.simulator.deploy.engines import (
+    ENGINES,
+    PORT,
+    QUANTISED,
+    Command,
+    Row,
+    trtllm_file,
+    trtllm_settings,
+)
 from servecast.simulator.deploy.kubernetes import dynamo_graph, kubernetes
+from servecast.simulator.deploy.llm_d import llm_d
 
 LOAD_TEST_S = 600
 ROLES = ("prefill", "decode")
-ATTENTION_DP = "enable_attention_dp: true\n"
 
 
 def load_test(result: Row, model: str) -> Command:
@@ -74,6 +82,7 @@ def files(result: Row, rank: int) -> dict[str, str]:
         texts["dynamo.json"] = dynamo_graph(roles, model)
     else:
         texts["kubernetes.json"] = kubernetes(row, model)
+    texts |= llm_d(roles.values() or [row], model)
     predicted = f"predicted: ttft p90 {row['metrics']['ttft_s']['p90']:.3f} s when full"
     texts["load-test.sh"] = load_test(result, model).script(predicted)
     texts["load-test-guidellm.sh"] = guidellm_test(result, model).script(predicted)
@@ -89,8 +98,9 @@ def _scripts(result: Row, row: Row, model: str, suffix: str) -> dict[str, str]:
     texts = {
         f"{name}{suffix}.sh": command(row, model).script(*says) for name, command in ENGINES.items()
     }
-    if degree(row, "dp") > 1:
-        texts["trtllm.yaml"] = ATTENTION_DP
+    settings = trtllm_settings(row)
+    if settings:
+        texts[trtllm_file(row)] = "".join(f"{line}\n" for line in settings)
     return texts
 
 

@@ -1,16 +1,16 @@
 """A configuration as Kubernetes objects, in JSON, which ``kubectl apply -f`` takes. Pure.
 
 A deployment whose replicas do the whole request is a plain Deployment and Service. One that has prefill and
-decode apart needs something that hands requests and caches over: its graph is NVIDIA Dynamo's.
+decode apart needs something that hands requests and caches over: NVIDIA Dynamo's graph here, or ``llm_d``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from servecast.simulator.deploy.engines import PORT, Row, degree, vllm_command
+from servecast.simulator.deploy.engines import PORT, Command, Row, degree, vllm_command
 
 IMAGE = "vllm/vllm-openai:latest"
 DYNAMO_IMAGE = "nvcr.io/nvidia/ai-dynamo/vllm-runtime:1.0.0"
@@ -18,6 +18,8 @@ MINUTES_TO_START = 20
 """What loading the largest checkpoints takes; a pod that is not ready by then has failed."""
 
 PROBE_PERIOD_S = 10
+SKU_LABEL = "servecast/sku"
+"""Of nodes, where roles are on different GPUs: clusters name their GPUs each in a way of its own."""
 
 
 def gpus_of(row: Row) -> int:
@@ -25,26 +27,39 @@ def gpus_of(row: Row) -> int:
     return int(row["tp"]) * int(row["pp"]) * degree(row, "dp")
 
 
+def node_selector(rows: Iterable[Row], row: Row) -> dict[str, str]:
+    """The nodes of one of the ``rows``; nothing where all are on one SKU."""
+    skus = {each["sku"] for each in rows}
+    return {SKU_LABEL: str(row["sku"])} if len(skus) > 1 else {}
+
+
 def kubernetes(row: Row, model: str) -> str:
     """A vLLM Deployment of all replicas, and its Service."""
     labels = {"app": _name(row)}
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": labels["app"], "labels": labels},
-        "spec": {
-            "replicas": row["replicas"],
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": _pod(row, model)},
-        },
-    }
     service = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": labels["app"], "labels": labels},
         "spec": {"selector": labels, "ports": [{"port": PORT, "targetPort": PORT}]},
     }
-    return _text({"apiVersion": "v1", "kind": "List", "items": [deployment, service]})
+    replicas = deployment(labels["app"], row, labels, pod(row, vllm_command(row, model), PORT))
+    return json_text({"apiVersion": "v1", "kind": "List", "items": [replicas, service]})
+
+
+def deployment(
+    name: str, row: Row, labels: Mapping[str, str], spec: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A Deployment of all replicas of a configuration, ``spec`` being that of their pods."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": dict(labels)},
+        "spec": {
+            "replicas": row["replicas"],
+            "selector": {"matchLabels": dict(labels)},
+            "template": {"metadata": {"labels": dict(labels)}, "spec": spec},
+        },
+    }
 
 
 def dynamo_graph(roles: Mapping[str, Row], model: str) -> str:
@@ -63,11 +78,12 @@ def dynamo_graph(roles: Mapping[str, Row], model: str) -> str:
             "replicas": row["replicas"],
             "resources": {"limits": {"gpu": str(gpus_of(row))}},
             "extraPodSpec": {
+                "nodeSelector": node_selector(roles.values(), row),
                 "mainContainer": {
                     "image": DYNAMO_IMAGE,
                     "command": ["python3", "-m", "dynamo.vllm"],
                     "args": _dynamo_arguments(row, model, role),
-                }
+                },
             },
         }
     graph = {
@@ -76,25 +92,26 @@ def dynamo_graph(roles: Mapping[str, Row], model: str) -> str:
         "metadata": {"name": "servecast-disaggregated"},
         "spec": {"backendFramework": "vllm", "services": services},
     }
-    return _text(graph)
+    return json_text(graph)
 
 
 def _dynamo_arguments(row: Row, model: str, role: str) -> list[str]:
     """Dynamo's vLLM worker takes the engine's own options, and its role."""
     options = vllm_command({**row, "role": role}, model).options
     engine = [word for option in options if option[0] != "--port" for word in option]
-    return ["--model", model, *engine, *(["--is-prefill-worker"] if role == "prefill" else [])]
+    return ["--model", model, *engine, f"--is-{role}-worker"]
 
 
-def _pod(row: Row, model: str) -> dict[str, Any]:
+def pod(row: Row, command: Command, port: int) -> dict[str, Any]:
+    """The pod of one replica, which listens on ``port``."""
     container = {
         "name": "vllm",
         "image": IMAGE,
-        "command": vllm_command(row, model).words,
-        "ports": [{"containerPort": PORT}],
+        "command": command.words,
+        "ports": [{"containerPort": port}],
         "resources": {"limits": {"nvidia.com/gpu": str(gpus_of(row))}},
         "readinessProbe": {
-            "httpGet": {"path": "/health", "port": PORT},
+            "httpGet": {"path": "/health", "port": port},
             "failureThreshold": MINUTES_TO_START * 60 // PROBE_PERIOD_S,
             "periodSeconds": PROBE_PERIOD_S,
         },
@@ -110,5 +127,5 @@ def _name(row: Row) -> str:
     return "servecast-" + str(row["sku"]).lower().replace("_", "-")
 
 
-def _text(value: object) -> str:
+def json_text(value: object) -> str:
     return json.dumps(value, indent=2) + "\n"

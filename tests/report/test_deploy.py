@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
+import kubernetes_validate
 import pytest
 from click.testing import CliRunner
 from pages import documented
@@ -18,6 +20,7 @@ from servecast.simulator.cli import cli
 from servecast.simulator.deploy.engines import ENGINES, sglang_command, trtllm_command, vllm_command
 from servecast.simulator.deploy.files import files, guidellm_test, load_test
 from servecast.simulator.deploy.kubernetes import kubernetes
+from servecast.simulator.deploy.llm_d import llm_d
 
 MODEL = "meta-llama/Llama-3.1-8B"
 
@@ -118,7 +121,7 @@ def test_prefill_and_decode_apart_are_one_graph(result: dict[str, Any]) -> None:
     assert [worker["replicas"] for worker in workers] == [2, 3]
     assert [worker["resources"]["limits"]["gpu"] for worker in workers] == ["4", "2"]
     arguments = [worker["extraPodSpec"]["mainContainer"]["args"] for worker in workers]
-    assert ["--is-prefill-worker" in each for each in arguments] == [True, False]
+    assert [each[-1] for each in arguments] == ["--is-prefill-worker", "--is-decode-worker"]
     assert "kubernetes.json" not in texts
 
 
@@ -126,7 +129,93 @@ def test_each_role_has_its_own_scripts(result: dict[str, Any]) -> None:
     texts = files(disaggregated(result), 1)
     assert "--disaggregation-mode prefill" in texts["sglang-prefill.sh"]
     assert "--server_role generation" in texts["trtllm-decode.sh"]
+    assert "--extra_llm_api_options trtllm-decode.yaml" in texts["trtllm-decode.sh"]
+    assert texts["trtllm-decode.yaml"] == "cache_transceiver_config:\n  backend: DEFAULT\n"
+    assert texts["trtllm-prefill.yaml"].startswith("disable_overlap_scheduler: true\n")
     assert "NixlConnector" in texts["vllm-decode.sh"]
+
+
+def test_llm_d_puts_a_sidecar_before_decode_servers_alone(result: dict[str, Any]) -> None:
+    texts = files(disaggregated(result), 1)
+    prefill, decode = json.loads(texts["llm-d.json"])["items"]
+    assert [each["spec"]["replicas"] for each in (prefill, decode)] == [2, 3]
+    pods = [each["spec"]["template"] for each in (prefill, decode)]
+    assert [pod["metadata"]["labels"]["llm-d.ai/role"] for pod in pods] == ["prefill", "decode"]
+    assert ["initContainers" in pod["spec"] for pod in pods] == [False, True]
+    (sidecar,) = pods[1]["spec"]["initContainers"]
+    ports = [("--port", "8000"), ("--port", "8200")]
+    assert "--port=8000" in sidecar["args"]
+    commands = [llm_d_command(texts, index) for index in (0, 1)]
+    assert [tuple(words[3:5]) for words in commands] == ports
+
+
+def test_roles_on_other_gpus_ask_for_nodes_of_their_own(result: dict[str, Any]) -> None:
+    result = disaggregated(result)
+    assert "nodeSelector" not in json.dumps(llm_d([result["ranked"][0]], MODEL))
+    result["ranked"][0]["decode"]["sku"] = "l40s"
+    texts = files(result, 1)
+    _, decode = json.loads(texts["llm-d.json"])["items"]
+    assert decode["spec"]["template"]["spec"]["nodeSelector"] == {"servecast/sku": "l40s"}
+    workers = json.loads(texts["dynamo.json"])["spec"]["services"]
+    assert workers["VllmDecodeWorker"]["extraPodSpec"]["nodeSelector"] == {"servecast/sku": "l40s"}
+    assert "# first: kubectl label node NODE servecast/sku=l40s " in texts["llm-d.sh"]
+
+
+def plugins(texts: dict[str, str]) -> dict[str, Any]:
+    """The endpoint picker's configuration among the router's values."""
+    picker = json.loads(texts["llm-d-router.json"])["router"]["epp"]
+    found: dict[str, Any] = json.loads(picker["pluginsCustomConfig"][picker["pluginsConfigFile"]])
+    return found
+
+
+PLUGIN_SPEC = {"name", "type", "parameters"}
+PROFILE_PLUGIN = {"pluginRef", "weight"}
+"""Fields of llm-d-router's apix/config/v1alpha1/endpointpickerconfig_types.go."""
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("router", ["least_outstanding", "least_tokens", "random", "round_robin"])
+def test_profiles_of_the_router_use_plugins_that_it_declares(
+    result: dict[str, Any], router: str, apart: bool
+) -> None:
+    result["ranked"][0]["router"] = router
+    config = plugins(files(disaggregated(result) if apart else result, 1))
+    declared = [plugin["type"] for plugin in config["plugins"]]
+    assert len(declared) == len(set(declared))
+    assert all(set(plugin) <= PLUGIN_SPEC for plugin in config["plugins"])
+    profiles = {each["name"]: each["plugins"] for each in config["schedulingProfiles"]}
+    assert list(profiles) == (["prefill", "decode"] if apart else ["default"])
+    used = [plugin for each in profiles.values() for plugin in each]
+    assert all(set(plugin) <= PROFILE_PLUGIN for plugin in used)
+    assert {plugin["pluginRef"] for plugin in used} <= set(declared)
+
+
+def test_llm_d_chooses_replicas_by_the_rule_that_was_predicted(result: dict[str, Any]) -> None:
+    row = result["ranked"][0]
+    types = [
+        plugin["type"]
+        for plugin in plugins(llm_d([{**row, "router": "least_tokens"}], MODEL))["plugins"]
+    ]
+    assert types == ["inflight-load-producer", "token-load-scorer", "max-score-picker"]
+    types = [
+        plugin["type"] for plugin in plugins(llm_d([{**row, "router": "random"}], MODEL))["plugins"]
+    ]
+    assert types == ["random-picker"]
+    script = llm_d([{**row, "router": "power_of_two"}], MODEL)["llm-d.sh"]
+    assert (
+        "# predicted with the router power_of_two; llm-d has none such: active-request-" in script
+    )
+    assert subprocess.run(["sh", "-n"], input=script, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_kubernetes_own_schemas_take_every_object(result: dict[str, Any], apart: bool) -> None:
+    texts = files(disaggregated(result) if apart else result, 1)
+    names = {"llm-d.json", "kubernetes.json"} & set(texts)
+    objects = [each for name in names for each in json.loads(texts[name])["items"]]
+    assert len(objects) == (2 if apart else 3)
+    for each in objects:
+        kubernetes_validate.validate(each, "1.37", strict=True)
 
 
 def test_names_of_objects_are_names_that_kubernetes_takes(result: dict[str, Any]) -> None:
@@ -143,6 +232,7 @@ def test_the_command_writes_the_files_of_a_rank(result: dict[str, Any], tmp_path
     written = {path.name for path in (tmp_path / "deploy").iterdir()}
     assert written == {
         *("kubernetes.json", "load-test.sh", "load-test-guidellm.sh"),
+        *("llm-d.json", "llm-d-router.json", "llm-d.sh"),
         *(f"{engine}.sh" for engine in ENGINES),
     }
     assert os.access(tmp_path / "deploy" / "vllm.sh", os.X_OK)
@@ -201,26 +291,38 @@ def parsed(variable: str, program: str, cases: object) -> list[str]:
     return done.stdout.split()
 
 
-def every_command(result: dict[str, Any], engine: str) -> list[list[str]]:
-    """Options of one engine for configurations that use all of what can be said."""
+def every_row(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Configurations that use all of what can be said."""
     row = result["ranked"][0]
-    rows = [
+    return [
         row,
         {**row, **WIDE, "precision": "fp8-kv"},
         {**row, "precision": "bf16", "role": "prefill"},
         {**row, "precision": "fp8", "role": "decode"},
     ]
-    commands = [ENGINES[engine](each, MODEL) for each in rows]
-    skipped = 2 if engine == "vllm" else 3
-    return [command.words[skipped:] for command in commands]
+
+
+def every_command(result: dict[str, Any], engine: str) -> list[list[str]]:
+    """Options of one engine for all of them."""
+    skipped = {"vllm": 2, "sglang": 3, "trtllm": 2}[engine]
+    return [ENGINES[engine](row, MODEL).words[skipped:] for row in every_row(result)]
+
+
+def llm_d_command(texts: dict[str, str], index: int) -> list[str]:
+    """What a model server of llm-d's files runs."""
+    pod = json.loads(texts["llm-d.json"])["items"][index]["spec"]["template"]["spec"]
+    words: list[str] = pod["containers"][0]["command"]
+    return words
 
 
 def test_vllm_s_own_parser_takes_every_command(result: dict[str, Any]) -> None:
     serve = [("serve", words) for words in every_command(result, "vllm")]
     bench = [("bench", load_test(result, MODEL).words[3:])]
     seqs = str(result["ranked"][0]["max_num_seqs"])
-    found = parsed("SERVECAST_VLLM_PYTHON", PARSE_VLLM, serve + bench)
-    assert found[-5:] == [seqs, "64", seqs, seqs, "None"]
+    texts = files(disaggregated(result), 1)
+    servers = [("serve", llm_d_command(texts, index)[2:]) for index in (0, 1)]
+    found = parsed("SERVECAST_VLLM_PYTHON", PARSE_VLLM, serve + servers + bench)
+    assert found[-7:] == [seqs, "64", *(4 * [seqs]), "None"]
 
 
 def test_vllm_s_own_parser_takes_the_recording_that_the_documentation_asks_for() -> None:
@@ -236,14 +338,37 @@ def test_sglang_s_own_parser_takes_every_command(result: dict[str, Any]) -> None
     assert found[-4:] == [seqs, "512", seqs, seqs]
 
 
-TRTLLM_SERVE_OPTIONS = {
-    *("--host", "--port", "--tp_size", "--pp_size", "--ep_size", "--max_batch_size"),
-    *("--max_num_tokens", "--kv_cache_free_gpu_memory_fraction", "--enable_chunked_prefill"),
-    *("--server_role", "--extra_llm_api_options"),
-}
-"""Of tensorrt_llm/commands/serve.py, release 1.2; the package itself cannot be installed without CUDA."""
+def trtllm_serve() -> click.Command:
+    """The options that are used here as TensorRT-LLM declares them: names, types and flags.
+
+    SOURCE: tensorrt_llm/commands/serve.py, commit 00209af (1.2 and later), with click as here. The package
+    itself is a stub that fetches CUDA.
+    """
+    numbers = ("--port", "--max_batch_size", "--max_num_tokens")
+    pairs = {
+        "--tensor_parallel_size": "--tp_size",
+        "--pipeline_parallel_size": "--pp_size",
+        "--moe_expert_parallel_size": "--ep_size",
+    }
+    parameters: list[click.Parameter] = [
+        click.Argument(["model"], type=str),
+        click.Option(["--host"], type=str),
+        *(click.Option([name], type=int) for name in numbers),
+        *(click.Option(list(names), type=int) for names in pairs.items()),
+        click.Option(
+            ["--free_gpu_memory_fraction", "--kv_cache_free_gpu_memory_fraction"], type=float
+        ),
+        click.Option(["--enable_chunked_prefill"], is_flag=True),
+        click.Option(["--server_role"], type=str),
+        click.Option(["--config", "--extra_llm_api_options"], type=str),
+    ]
+    return click.Command("serve", params=parameters)
 
 
-def test_tensorrt_llm_gets_options_that_its_source_declares(result: dict[str, Any]) -> None:
-    used = {word for words in every_command(result, "trtllm") for word in words if word[:2] == "--"}
-    assert used <= TRTLLM_SERVE_OPTIONS
+def test_tensorrt_llm_takes_every_command(result: dict[str, Any]) -> None:
+    roles = ("CONTEXT", "GENERATION", "MM_ENCODER")  # ServerRole of llmapi/disagg_utils.py
+    commands = every_command(result, "trtllm")
+    found = [trtllm_serve().make_context("serve", [MODEL, *words]).params for words in commands]
+    limits = [each["max_batch_size"] for each in found]
+    assert limits == [row["max_num_seqs"] for row in every_row(result)]
+    assert {each["server_role"].upper() for each in found if each["server_role"]} < set(roles)
