@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from servecast.simulator.engine.cohort import blocks_for, preempt, start_running
-from servecast.simulator.engine.prefix_cache import adopt, look_up, remember, take_blocks
+from servecast.simulator.engine.cohort import preempt, start_running
+from servecast.simulator.engine.prefix_cache import adopt, evict, look_up, remember
 from servecast.simulator.engine.state import NONE, Simulation
 from servecast.simulator.engine.step_time import prefill_s
 from servecast.simulator.engine.waiting import front, leave_queue, lose_impatient
@@ -25,17 +25,19 @@ def free_lane(sim: Simulation, r: int) -> int:
 
 
 def add_chunk(sim: Simulation, r: int, lane: int, i: int, context: int, chunk: int) -> None:
-    """Put a prefill chunk into the lane's batch; what is left of the prompt makes it the partial."""
-    replica, batch, request = sim.replicas[r], sim.lanes[lane], sim.requests[i]
+    """Put a prefill chunk, whose blocks were taken, into the lane's batch; what is left of the prompt makes
+    it the partial."""
+    replica, batch, request, run = sim.replicas[r], sim.lanes[lane], sim.requests[i], sim.run[0]
     batch.tokens += chunk
     batch.sequences += 1
-    run = sim.run[0]
-    first = r * run.num_stages
-    sim.stages[first].chunks_s += prefill_s(sim, 0, context, chunk)
-    for stage in range(1, run.num_stages):
-        sim.stages[first + stage].chunks_s += prefill_s(sim, stage, context, chunk)
+    stages = run.num_stages
+    sim.stages[r * stages].chunks_s += prefill_s(sim, 0, context, chunk)
+    if stages > 1:
+        for stage in range(1, stages):
+            sim.stages[r * stages + stage].chunks_s += prefill_s(sim, stage, context, chunk)
     request.lane = lane
     if run.caching:
+        evict(sim, r)
         remember(sim, r, i, context, chunk)
     if context + chunk < request.prompt:
         replica.partial = i
@@ -57,8 +59,9 @@ def take_decodes(sim: Simulation, r: int, lane: int) -> None:
     crossing = run.phase_at + lane * run.block_tokens + (-batch.step & (run.block_tokens - 1))
     while sim.pool[crossing] > replica.free:
         preempt(sim, r, 0)
-    if sim.pool[crossing] > 0:
-        take_blocks(sim, r, sim.pool[crossing])
+    replica.free -= sim.pool[crossing]
+    if run.caching:
+        evict(sim, r)
     batch.tokens = batch.sequences = batch.decodes
 
 
@@ -67,17 +70,17 @@ def continue_partial(sim: Simulation, r: int, lane: int) -> bool:
     replica, run = sim.replicas[r], sim.run[0]
     i = replica.partial
     left = run.max_batched_tokens - sim.lanes[lane].tokens
-    chunk = sim.requests[i].prompt - replica.filled
+    filled, rounding = replica.filled, run.block_tokens - 1
+    chunk = sim.requests[i].prompt - filled
     if chunk > left:
         chunk = left
     if chunk == 0:
         return True
-    filled, rounding = replica.filled, run.block_tokens - 1
     need = (filled + chunk + rounding >> run.block_shift) - (filled + rounding >> run.block_shift)
     while need > replica.free:
         if not preempt(sim, r, 1) or replica.partial < 0:
             return False
-    take_blocks(sim, r, need)
+    replica.free -= need
     add_chunk(sim, r, lane, i, filled, chunk)
     return True
 
@@ -92,35 +95,37 @@ def admissible(sim: Simulation, r: int, left: int) -> int:
     i = front(sim, r)
     if i < 0:
         return NONE
-    shared = look_up(sim, r, i) if run.caching else 0
+    free = replica.free
+    if run.caching:
+        free += look_up(sim, r, i)
     tokens = sim.requests[i].prompt
     if run.reserve_prompt == 0:
         tokens = min(tokens, sim.requests[i].loaded + left)
-    watermark = run.watermark_blocks if replica.num_running > 0 else 0
-    return i if blocks_for(sim, tokens) - shared <= replica.free - watermark else NONE
-
-
-def next_to_admit(sim: Simulation, r: int, left: int) -> int:
-    """`admissible`, behind those that have waited too long."""
-    if sim.run[0].losing and left > 0 and sim.replicas[r].num_running < sim.run[0].max_num_seqs:
-        lose_impatient(sim, r)
-    return admissible(sim, r, left)
+    if replica.num_running > 0:
+        free -= run.watermark_blocks
+    return i if tokens + run.block_tokens - 1 >> run.block_shift <= free else NONE
 
 
 def admit(sim: Simulation, r: int, lane: int) -> None:
     """Move waiting requests into the lane's batch while budget, sequences and blocks allow."""
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
-    budget = run.max_batched_tokens
-    while batch.tokens < budget:
-        i = next_to_admit(sim, r, budget - batch.tokens)
+    left = run.max_batched_tokens - batch.tokens
+    while left > 0:
+        if run.losing and replica.num_running < run.max_num_seqs:
+            lose_impatient(sim, r)
+        i = admissible(sim, r, left)
         if i < 0:
             return
         request = sim.requests[i]
         leave_queue(sim, r)
         start_running(sim, r, i)
-        chunk = min(request.prompt - request.loaded, budget - batch.tokens)
+        loaded = request.loaded
+        chunk = request.prompt - loaded
+        if chunk > left:
+            chunk = left
         held = adopt(sim, r, i) if run.caching else 0
-        take_blocks(sim, r, blocks_for(sim, request.loaded + chunk) - held)
+        replica.free += held - (loaded + chunk + run.block_tokens - 1 >> run.block_shift)
         if request.scheduled_s != request.scheduled_s:  # NaN: never was
             request.scheduled_s = replica.seen_s
-        add_chunk(sim, r, lane, i, request.loaded, chunk)
+        add_chunk(sim, r, lane, i, loaded, chunk)
+        left -= chunk

@@ -12,10 +12,6 @@ from servecast.simulator.engine.state import NONE, Simulation
 from servecast.simulator.engine.waiting import push, send_next
 
 
-def blocks_for(sim: Simulation, tokens: int) -> int:
-    return (tokens + sim.run[0].block_tokens - 1) >> sim.run[0].block_shift
-
-
 def start_running(sim: Simulation, r: int, i: int) -> None:
     replica, run = sim.replicas[r], sim.run[0]
     sim.requests[i].position = replica.num_running
@@ -30,7 +26,7 @@ def retire(sim: Simulation, r: int, i: int, kv_tokens: int, hashed_tokens: int, 
     """
     replica, requests, run = sim.replicas[r], sim.requests, sim.run[0]
     first = run.running_at + r * run.max_num_seqs
-    replica.free += blocks_for(sim, kv_tokens)
+    replica.free += kv_tokens + run.block_tokens - 1 >> run.block_shift
     replica.num_running -= 1
     if run.caching:
         keep(sim, r, i, hashed_tokens, again)
@@ -44,21 +40,21 @@ def retire(sim: Simulation, r: int, i: int, kv_tokens: int, hashed_tokens: int, 
 
 
 def finish(sim: Simulation, r: int, i: int, kv_tokens: int, end_s: float) -> None:
-    request, replica = sim.requests[i], sim.replicas[r]
+    request, replica, run = sim.requests[i], sim.replicas[r], sim.run[0]
     request.finish_s = end_s
     replica.num_finished += 1
     replica.tokens_finished += request.tokens
-    if sim.run[0].caching:
+    if run.caching:
         request.leaving = kv_tokens
         leave_in_order(sim, r, i)
-    elif sim.run[0].ahead:
+    elif run.ahead:
         request.leaving = kv_tokens
         request.link = replica.leaving
         replica.leaving = i
     else:
         retire(sim, r, i, kv_tokens, kv_tokens, 0)
-    if sim.run[0].concurrency > 0:
-        send_next(sim, r, end_s + sim.run[0].client_s)
+    if run.concurrency > 0:
+        send_next(sim, r, end_s + run.client_s)
 
 
 def leave_in_order(sim: Simulation, r: int, i: int) -> None:

@@ -54,14 +54,14 @@ def schedule(sim: Simulation, r: int) -> bool:
     """Form one batch now and launch it; False if nothing can be scheduled."""
     replica, run = sim.replicas[r], sim.run[0]
     lane = r if run.num_stages == 1 else free_lane(sim, r)
-    preemptions = replica.num_preemptions
+    batch, preemptions = sim.lanes[lane], replica.num_preemptions
     take_decodes(sim, r, lane)
     gone_on = replica.partial < 0 or continue_partial(sim, r, lane)
-    tokens = sim.lanes[lane].tokens
-    if gone_on and tokens < run.max_batched_tokens and replica.num_preemptions == preemptions:
-        admit(sim, r, lane)
-        tokens = sim.lanes[lane].tokens
-    if tokens == 0:
+    if gone_on and batch.tokens < run.max_batched_tokens:
+        waiting = replica.num_waiting + replica.num_fresh
+        if waiting > 0 and replica.num_preemptions == preemptions:
+            admit(sim, r, lane)
+    if batch.tokens == 0:
         return False
     launch(sim, r, lane)
     return True
@@ -87,22 +87,25 @@ def launch(sim: Simulation, r: int, lane: int) -> None:
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
     step = sim.steps[run.num_steps]
     run.num_steps += 1
-    first = r * run.num_stages
+    stages = run.num_stages
     at_s = replica.now_s
     if replica.seen_s < at_s:  # formed ahead: the host had the last step's time for it
         at_s = max(at_s, replica.seen_s + run.host_step_s)
-    clock = sim.stages[first]
+    clock = sim.stages[r * stages]
     at_s = clock.free_s if clock.free_s > at_s else at_s
     step.start_s = at_s
     prefill_s = clock.chunks_s
     at_s += stage_s(sim, batch, 0, prefill_s)
     clock.free_s, clock.chunks_s = at_s, 0.0
-    for stage in range(1, run.num_stages):
-        clock = sim.stages[first + stage]
-        at_s = max(at_s + send_s(sim, stage - 1, batch.tokens), clock.free_s)
-        at_s += stage_s(sim, batch, stage, clock.chunks_s)
-        prefill_s += clock.chunks_s
-        clock.free_s, clock.chunks_s = at_s, 0.0
+    if stages > 1:
+        for stage in range(1, stages):
+            clock = sim.stages[r * stages + stage]
+            at_s = max(at_s + send_s(sim, stage - 1, batch.tokens), clock.free_s)
+            at_s += stage_s(sim, batch, stage, clock.chunks_s)
+            prefill_s += clock.chunks_s
+            clock.free_s, clock.chunks_s = at_s, 0.0
+        place = (replica.oldest + replica.in_flight) % stages
+        sim.stages[r * stages + place].flight = lane
     batch.end_s = at_s
     if run.ahead:
         replica.seen_s = step.start_s  # the next batch is formed when this one starts
@@ -115,7 +118,6 @@ def launch(sim: Simulation, r: int, lane: int) -> None:
     step.used_blocks = run.kv_blocks - replica.free
     step.lane = lane
     batch.in_flight = 1
-    sim.stages[first + (replica.oldest + replica.in_flight) % run.num_stages].flight = lane
     replica.in_flight += 1
     replica.stalled += 1
 
@@ -123,9 +125,11 @@ def launch(sim: Simulation, r: int, lane: int) -> None:
 def complete(sim: Simulation, r: int) -> None:
     """The oldest batch in flight is processed: its tokens are out, the last ones free their blocks."""
     replica, run = sim.replicas[r], sim.run[0]
-    lane = sim.stages[r * run.num_stages + replica.oldest].flight
+    lane = r
+    if run.num_stages > 1:
+        lane = sim.stages[r * run.num_stages + replica.oldest].flight
+        replica.oldest = (replica.oldest + 1) % run.num_stages
     batch = sim.lanes[lane]
-    replica.oldest = (replica.oldest + 1) % run.num_stages
     replica.in_flight -= 1
     batch.in_flight = 0
     if replica.partial_lane == lane:
@@ -176,7 +180,10 @@ def next_event(sim: Simulation, r: int, until_s: float) -> bool:
     if replica.in_flight < run.num_stages and replica.next_arrival >= 0:
         arrival_s = sim.requests[replica.next_arrival].arrival_s
     if replica.in_flight > 0:
-        oldest = sim.lanes[sim.stages[r * run.num_stages + replica.oldest].flight]
+        lane = r
+        if run.num_stages > 1:
+            lane = sim.stages[r * run.num_stages + replica.oldest].flight
+        oldest = sim.lanes[lane]
         end_s = oldest.end_s if run.ahead else oldest.end_s + run.host_step_s
         if end_s <= arrival_s:
             if end_s > until_s:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servecast.simulator.engine.batching import admissible
-from servecast.simulator.engine.prefix_cache import take_blocks
+from servecast.simulator.engine.prefix_cache import evict
 from servecast.simulator.engine.state import INFINITY, Simulation
 from servecast.simulator.engine.step_time import linear_s
 from servecast.simulator.engine.waiting import front
@@ -87,5 +87,6 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
     batch.end_s = batch.previous_end_s = sim.stages[r].free_s = end_s
     batch.step, batch.cached, replica.now_s, replica.free = step, cached, now_s, free
     replica.seen_s = seen_s
-    take_blocks(sim, r, 0)  # what the steps took
+    if run.caching:
+        evict(sim, r)  # what the steps took
     return True

@@ -18,15 +18,11 @@ from __future__ import annotations
 from servecast.simulator.engine.state import NONE, Simulation
 
 
-def take_blocks(sim: Simulation, r: int, count: int) -> None:
-    """Take free blocks, first those that nothing can find."""
-    sim.replicas[r].free -= count
-    if sim.replicas[r].evictable > sim.replicas[r].free:
-        evict(sim, r)
-
-
 def evict(sim: Simulation, r: int) -> None:
-    """Forget what was freed longest ago, as many blocks as were taken of those that could be found."""
+    """Forget what was freed longest ago, as many blocks as were taken of those that could be found.
+
+    Whoever takes free blocks calls it: those that nothing can find went first.
+    """
     replica, blocks = sim.replicas[r], sim.blocks
     ends = r * (sim.run[0].kv_blocks + 1)
     while replica.evictable > replica.free:

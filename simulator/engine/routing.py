@@ -157,7 +157,9 @@ class Engine:
         with nullcontext() if self._compiled else collector_paused():
             sim = sim if self._compiled else as_lists(sim)
             sim = self._run_to_end(sim, policy, workload.name)
-            return _records(sim, workload, fleet, fits)
+            served = _records(sim, workload, fleet, fits)
+            del sim  # before the collector looks through it
+            return served
 
     def _run_to_end(self, sim: Simulation, policy: Policy, name: str) -> Simulation:
         """The state at the end, in logs that are as long as it needs.

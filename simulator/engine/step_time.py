@@ -23,16 +23,6 @@ def prefill_s(sim: Simulation, stage: int, context: int, chunk: int) -> float:
     return below + (above - below) * (x - i)
 
 
-def decode_s(sim: Simulation, stage: int, decodes: int, cached: int) -> float:
-    """Attention time of the decodes, linear in their cached tokens."""
-    run, times = sim.run[0], sim.times
-    x = cached * run.per_kv_step
-    j = int(x)
-    j = j if j < run.num_kv - 2 else run.num_kv - 2
-    k = run.decode_at + (stage * run.num_sequences + decodes) * run.num_kv + j
-    return times[k] + (times[k + 1] - times[k]) * (x - j)
-
-
 def mixed_s(sim: Simulation, stage: int, chunk: int, decodes: int, cached: int) -> float:
     """What prefill and decodes in one launch take besides, bilinear, where somebody measured it."""
     run, times = sim.run[0], sim.times
@@ -60,14 +50,20 @@ def linear_s(sim: Simulation, stage: int, tokens: int, sequences: int) -> float:
 
 
 def stage_s(sim: Simulation, batch: Lane, stage: int, chunks_s: float) -> float:
-    """Time of a lane's batch, whose prefill chunks take so long, in one stage."""
+    """Time of a lane's batch, whose prefill chunks take so long, in one stage. The attention of its decodes
+    is linear in their cached tokens."""
     run, times = sim.run[0], sim.times
-    decodes, chunk = batch.decodes, batch.tokens - batch.decodes
+    decodes = batch.decodes
+    chunk = batch.tokens - decodes
     time_s = linear_s(sim, stage, batch.tokens, batch.sequences)
     if chunk > 0:
         time_s += times[run.prefill_base_at + stage] + chunks_s
     if decodes > 0:
-        time_s += decode_s(sim, stage, decodes, batch.cached)
+        x = batch.cached * run.per_kv_step
+        j = int(x)
+        j = j if j < run.num_kv - 2 else run.num_kv - 2
+        k = run.decode_at + (stage * run.num_sequences + decodes) * run.num_kv + j
+        time_s += times[k] + (times[k + 1] - times[k]) * (x - j)
         if chunk > 0 and run.num_mixed > 0:
             time_s += mixed_s(sim, stage, chunk, decodes, batch.cached)
     return time_s
