@@ -89,16 +89,19 @@ def case_keys(dims: Dims) -> NDArray[np.void]:
 
 
 def samples_of(dims: dict[str, Ints], seconds: Floats, local: NDArray[np.bool_]) -> Samples:
-    """Repeats of a case become their median; our own measurements displace imported ones."""
+    """Repeats of a case become their median, of an even number the mean of the two in the middle; our own
+    measurements displace imported ones.
+    """
     keys = case_keys(dims)
     displaced = ~local & np.isin(keys, keys[local])
     rows = np.flatnonzero(~displaced)
     unique, case = np.unique(keys[rows], return_inverse=True)
     order = np.lexsort((seconds[rows], case.reshape(-1)))
     counts = np.bincount(case.reshape(-1))
-    middle = np.cumsum(counts) - counts + (counts - 1) // 2
-    pick = rows[order[middle]]
-    return Samples({n: d[pick] for n, d in dims.items()}, seconds[pick], local[pick], unique)
+    first = np.cumsum(counts) - counts
+    low, high = (rows[order[first + half]] for half in ((counts - 1) // 2, counts // 2))
+    median = (seconds[low] + seconds[high]) / 2
+    return Samples({n: d[low] for n, d in dims.items()}, median, local[low], unique)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

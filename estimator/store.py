@@ -43,6 +43,14 @@ _VARIANT = (
     "CASE kernel WHEN 'experts_skewed' THEN 'power_law_1.2'"
     " WHEN 'experts' THEN if(source = 'agent', 'balanced', variant) ELSE variant END AS variant"
 )
+# Of each case the rows of agents that are not flagged as unstable; of cases without any, the row that varies
+# least. Agents measure an unstable case again, and both rows are kept.
+_CALMEST = (
+    "SELECT content_hash FROM (SELECT *, regexp_matches(flags, 'drifting|heavy_tailed') AS unstable"
+    " FROM usable WHERE sku = ? AND source = 'agent') QUALIFY rank() OVER"
+    " (PARTITION BY kernel, dtype, kv_dtype, variant, {}"
+    " ORDER BY unstable, if(unstable, std_s / mean_s, 0)) = 1"
+)
 
 
 class Store:
@@ -155,13 +163,16 @@ class Store:
         """Usable rows of a kernel at ``formats`` (dtype, kv dtype) from any of ``sources``.
 
         Those of experts tell their routing by the variant; agents time a skewed one as a kernel of its own.
+        Of a case that an agent measured again only the calm rows count, and where none is, the calmest.
         """
         dims = ", ".join(f'"{d}"' for d in self.dimensions)
         read = self._sql.execute(
             f"SELECT {dims}, coalesce(median_s, mean_s) AS seconds, std_s, source, {_VARIANT}"
             " FROM usable WHERE sku = ? AND list_contains(?, kernel) AND dtype = ? AND kv_dtype = ?"
-            " AND list_contains(?, source) ORDER BY content_hash",
-            (sku, _KERNELS.get(kernel, [kernel]), *formats, list(sources)),
+            " AND list_contains(?, source)"
+            f" AND (source <> 'agent' OR content_hash IN ({_CALMEST.format(dims)}))"
+            " ORDER BY content_hash",
+            (sku, _KERNELS.get(kernel, [kernel]), *formats, list(sources), sku),
         ).fetchnumpy()
         present = {d: read[d] for d in self.dimensions if not np.ma.getmaskarray(read[d]).all()}
         return KernelData(

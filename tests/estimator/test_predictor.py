@@ -79,10 +79,10 @@ def test_our_own_measurement_displaces_an_imported_one(store: Store, gpu: Sku) -
     assert samples.local[row[0]]
 
 
-def test_of_repeated_measurements_the_median_counts() -> None:
+def test_of_repeated_measurements_the_median_counts_and_of_two_their_mean() -> None:
     dims = {"rows": np.array([1, 1, 1, 2, 2])}
     samples = samples_of(dims, np.array([5.0, 1.0, 2.0, 8.0, 7.0]), np.zeros(5, dtype=np.bool_))
-    assert dict(zip(samples.dims["rows"], samples.seconds, strict=True)) == {1: 2.0, 2: 7.0}
+    assert dict(zip(samples.dims["rows"], samples.seconds, strict=True)) == {1: 2.0, 2: 7.5}
 
 
 def test_the_first_source_with_rows_of_a_kernel_is_the_only_imported_one(

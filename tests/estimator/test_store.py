@@ -95,6 +95,37 @@ def test_rows_of_experts_tell_their_routing_whoever_measured_them() -> None:
         assert store.missing([row.case for row in agents], "gpu") == ()
 
 
+CALM, DRIFTS, TAIL = (), ("drifting",), ("heavy_tailed", "not_converged")
+WIDE = ("not_converged",)  # a wide interval is noise around one speed
+
+
+@pytest.mark.parametrize(
+    ("rows", "read"),
+    [
+        ([(3.0, 0.1, DRIFTS), (4.0, 0.5, CALM)], [4.0]),
+        ([(4.0, 0.5, WIDE), (3.0, 0.1, TAIL)], [4.0]),
+        ([(4.0, 0.5, CALM), (3.0, 0.1, CALM)], [3.0, 4.0]),
+        ([(3.0, 0.9, DRIFTS), (4.0, 0.8, DRIFTS)], [4.0]),
+        ([(3.0, 0.1, DRIFTS)], [3.0]),
+    ],
+    ids=["calm after drift", "wide is calm", "both calm", "the least varied", "the only one"],
+)
+def test_of_a_case_measured_again_the_calm_rows_are_read(
+    rows: list[tuple[float, float, tuple[str, ...]]], read: list[float]
+) -> None:
+    """The lower of two times would be too low on average."""
+    with Store.open(":memory:") as store:
+        store.add_measurements(
+            replace(measured(8), timing=Timing(mean_s, 10, std_s), flags=flags)
+            for mean_s, std_s, flags in rows
+        )
+        store.add_measurements([measured(9, 1.0, flags=DRIFTS)])
+        data = store.kernel_data("gpu", "linear", ("bf16", ""), ["agent"])
+    of_case = data.seconds[data.dims["rows"] == 8]
+    assert sorted(of_case) == read
+    assert data.num_rows == len(read) + 1
+
+
 def test_a_quarantined_batch_is_counted_but_not_read() -> None:
     batch = MeasurementBatch(
         *("linear", "bf16", "", "gpu", Origin("silicon")),
