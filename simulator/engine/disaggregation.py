@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from servecast.compiler.errors import UserError
 from servecast.simulator.engine.records import Floats, LateTargets, Records
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.metrics.metrics import Samples, samples
 from servecast.simulator.traffic.workload import Workload
 
 
@@ -86,40 +85,6 @@ class DisaggregatedRun:
         if self.decode is not None:
             rejected[self.decoded] = self.decode.rejected
         return rejected
-
-    def samples(self, metric: str) -> Samples:
-        """As `metrics.samples`, over the whole life of the requests that finished."""
-        finish_s, first_s = self.finish_s, self.prefill.first_token_s
-        served = np.isfinite(finish_s)
-        arrival_s = self.prefill.arrival_s
-        match metric:
-            case "queue_delay" | "ttft":
-                started = self.prefill.scheduled_s if metric == "queue_delay" else first_s
-                return Samples((started - arrival_s)[served])
-            case "e2e":
-                return Samples((finish_s - arrival_s)[served])
-            case "tpot":
-                several = served & (self.output_tokens > 1)
-                gaps = self.output_tokens[several] - 1
-                return Samples((finish_s - first_s)[several] / gaps)
-            case "normalised_latency":
-                return Samples((finish_s - arrival_s)[served] / self.output_tokens[served])
-            case "tbt":
-                return self._gaps()
-        raise ValueError(f"no metric {metric!r}")
-
-    def _gaps(self) -> Samples:
-        """The decode fleet's, and from each first token over the link to the second."""
-        if self.decode is None:
-            return Samples(np.empty(0))
-        later = samples(self.decode, "tbt")
-        handover_s = self.decode.first_token_s - self.prefill.first_token_s[self.decoded]
-        handover_s = handover_s[self.decode.finished]
-        weights = np.ones(len(later.values), np.int64) if later.weights is None else later.weights
-        return Samples(
-            np.concatenate((later.values, handover_s)),
-            weights=np.concatenate((weights, np.ones(len(handover_s), np.int64))),
-        )
 
 
 def run_disaggregated(

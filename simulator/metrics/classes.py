@@ -9,8 +9,8 @@ import numpy as np
 
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.records import Records
+from servecast.simulator.metrics.attained import attained_share
 from servecast.simulator.metrics.metrics import samples
-from servecast.simulator.search.capacity import attained_share
 from servecast.simulator.traffic.workload import Workload
 
 _TOLD = (50, 90, 99)  # percentiles

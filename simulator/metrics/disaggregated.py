@@ -8,7 +8,13 @@ from math import nan
 import numpy as np
 
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
-from servecast.simulator.metrics.metrics import ReplicaMetrics, distribution_of, summarise
+from servecast.simulator.metrics.metrics import (
+    ReplicaMetrics,
+    Samples,
+    distribution_of,
+    samples,
+    summarise,
+)
 
 
 def summarise_pools(run: DisaggregatedRun) -> ReplicaMetrics:
@@ -25,11 +31,11 @@ def summarise_pools(run: DisaggregatedRun) -> ReplicaMetrics:
     pool = first if second is None else second
     return replace(
         pool,
-        ttft_s=distribution_of(run.samples("ttft")),
-        tbt_s=distribution_of(run.samples("tbt")),
-        tpot_s=distribution_of(run.samples("tpot")),
-        e2e_s=distribution_of(run.samples("e2e")),
-        queue_delay_s=distribution_of(run.samples("queue_delay")),
+        ttft_s=distribution_of(pool_samples(run, "ttft")),
+        tbt_s=distribution_of(pool_samples(run, "tbt")),
+        tpot_s=distribution_of(pool_samples(run, "tpot")),
+        e2e_s=distribution_of(pool_samples(run, "e2e")),
+        queue_delay_s=distribution_of(pool_samples(run, "queue_delay")),
         num_finished=int(finished.sum()),
         num_rejected=int(rejected.sum()),
         num_unfinished=int((~finished & ~rejected).sum()),
@@ -61,3 +67,38 @@ def _mean_busy(
         return first.busy
     replicas = (run.prefill.replicas, run.decode.replicas)
     return float(np.average((first.busy, second.busy), weights=replicas))
+
+
+def pool_samples(run: DisaggregatedRun, metric: str) -> Samples:
+    """As `metrics.samples`, over the whole life of the requests that finished."""
+    finish_s, first_s = run.finish_s, run.prefill.first_token_s
+    served = np.isfinite(finish_s)
+    arrival_s = run.prefill.arrival_s
+    match metric:
+        case "queue_delay" | "ttft":
+            started = run.prefill.scheduled_s if metric == "queue_delay" else first_s
+            return Samples((started - arrival_s)[served])
+        case "e2e":
+            return Samples((finish_s - arrival_s)[served])
+        case "tpot":
+            several = served & (run.output_tokens > 1)
+            return Samples((finish_s - first_s)[several] / (run.output_tokens[several] - 1))
+        case "normalised_latency":
+            return Samples((finish_s - arrival_s)[served] / run.output_tokens[served])
+        case "tbt":
+            return _gaps(run)
+    raise ValueError(f"no metric {metric!r}")
+
+
+def _gaps(run: DisaggregatedRun) -> Samples:
+    """The decode fleet's, and from each first token over the link to the second."""
+    if run.decode is None:
+        return Samples(np.empty(0))
+    later = samples(run.decode, "tbt")
+    handover_s = run.decode.first_token_s - run.prefill.first_token_s[run.decoded]
+    handover_s = handover_s[run.decode.finished]
+    weights = np.ones(len(later.values), np.int64) if later.weights is None else later.weights
+    return Samples(
+        np.concatenate((later.values, handover_s)),
+        weights=np.concatenate((weights, np.ones(len(handover_s), np.int64))),
+    )

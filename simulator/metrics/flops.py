@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from servecast.compiler.attention import Attention, LatentAttention
 from servecast.compiler.formats import BF16
+from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Collective, Experts, Linear
 from servecast.compiler.sharded import Rows, ShardedProgram
 
@@ -67,3 +69,30 @@ def flops_model(sharded: ShardedProgram) -> FlopsModel:
                     formats[name] = formats.get(name, 0.0) + times * op.flops(1)
     busiest = max(formats, key=lambda name: formats[name])
     return FlopsModel(per_token, per_output, tuple(pairs.items()), busiest)
+
+
+def peak_flops(model: FlopsModel, sku: Sku) -> float | None:
+    """FLOP/s of one GPU at the format that most of the model runs in, which is widened to bf16 where the GPU
+    has no units for it; None where it has none for either."""
+    peak = sku.peak(model.format)
+    return sku.peak(BF16.name) if peak is None else peak
+
+
+def mfu(
+    sharded: ShardedProgram,
+    placed: Sequence[tuple[Sku, int]],
+    served: tuple[NDArray[np.int64], NDArray[np.int64]],
+    duration_s: float,
+) -> float | None:
+    """Model FLOPs of what was ``served`` (prompt and output tokens) over what the GPUs could have done.
+
+    ``placed``: each GPU and how many. None where the peak of one is not known.
+    """
+    model = flops_model(sharded)
+    could = 0.0
+    for sku, gpus in placed:
+        peak = peak_flops(model, sku)
+        if peak is None:
+            return None
+        could += peak * gpus
+    return float(model.served(*served).sum() / (duration_s * could))

@@ -14,13 +14,13 @@ from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.patience import LEFT, LOST, SESSION_ENDED
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.state import GAVE_UP, TURNED_AWAY
-from servecast.simulator.metrics.flops import flops_model
+from servecast.simulator.metrics.as_json import finite, metrics_json, plain
+from servecast.simulator.metrics.attained import Run, attained_share
+from servecast.simulator.metrics.energy import energy
+from servecast.simulator.metrics.flops import mfu
 from servecast.simulator.metrics.metrics import ReplicaMetrics, distribution, summarise
 from servecast.simulator.metrics.steady import steady_state
-from servecast.simulator.metrics.usage import bubbles, computed_s, energy, mbu
-from servecast.simulator.search.capacity import attained_share
-from servecast.simulator.search.rows import metrics_json
-from servecast.simulator.search.serving import Run
+from servecast.simulator.metrics.usage import bubbles, computed_s, mbu
 from servecast.simulator.traffic.workload import Workload
 
 MAX_NAMED = 20
@@ -191,20 +191,6 @@ def _usd_per_million(deployed: Deployed, metrics: ReplicaMetrics, records: Recor
 
 
 def _mfu(deployed: Deployed, records: Records, duration_s: float) -> float | None:
-    """Model FLOPs of the finished requests over the GPUs' peak (bf16, as the ranking's)."""
-    peak = deployed.sku.peak("bf16")
-    if peak is None:
-        return None
     done = records.finished
-    model = flops_model(deployed.sharded)
-    flops = model.served(records.prompt_tokens[done], records.output_tokens[done]).sum()
-    return float(flops / (duration_s * peak * deployed.gpus))
-
-
-def finite(value: float | None) -> float | None:
-    """Null where there is none."""
-    return value if value is not None and isfinite(value) else None
-
-
-def plain(row: Row) -> Row:
-    return {name: finite(value) for name, value in row.items()}
+    served = records.prompt_tokens[done], records.output_tokens[done]
+    return mfu(deployed.sharded, [(deployed.sku, deployed.gpus)], served, duration_s)

@@ -10,20 +10,19 @@ import numpy as np
 
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Records
-from servecast.simulator.metrics.disaggregated import pool_metrics, summarise_pools
-from servecast.simulator.metrics.flops import flops_model
+from servecast.simulator.metrics.as_json import finite, metrics_json, plain
+from servecast.simulator.metrics.disaggregated import pool_metrics, pool_samples, summarise_pools
+from servecast.simulator.metrics.energy import JOULES_PER_KWH, energy
+from servecast.simulator.metrics.flops import mfu
 from servecast.simulator.metrics.metrics import ReplicaMetrics, distribution, distribution_of
 from servecast.simulator.metrics.outcome import (
     MAX_NAMED,
     Deployed,
-    finite,
     goodput,
-    plain,
     rejection,
     requests_json,
 )
-from servecast.simulator.metrics.usage import JOULES_PER_KWH, bubbles, computed_s, energy, mbu
-from servecast.simulator.search.rows import metrics_json
+from servecast.simulator.metrics.usage import bubbles, computed_s, mbu
 from servecast.simulator.traffic.workload import Workload
 
 Row = dict[str, Any]  # JSON
@@ -57,7 +56,7 @@ def outcome_pools(deployed: Pair, workload: Workload, run: DisaggregatedRun) -> 
 
 
 def _spread(run: DisaggregatedRun, metric: str) -> Row:
-    return plain(asdict(distribution_of(run.samples(metric))))
+    return plain(asdict(distribution_of(pool_samples(run, metric))))
 
 
 def _transfer(run: DisaggregatedRun) -> Row:
@@ -143,16 +142,10 @@ def _energy(deployed: Pair, run: DisaggregatedRun, pools: Row) -> Row | None:
 
 
 def _mfu(deployed: Pair, run: DisaggregatedRun, duration_s: float) -> float | None:
-    """Model FLOPs of the finished requests over the peak of all GPUs (bf16, as the ranking's)."""
-    peaks = [pool.sku.peak("bf16") for pool in deployed]
+    """Of all GPUs of both roles."""
     if not duration_s > 0:
         return None
-    peak = 0.0
-    for pool, each in zip(deployed, peaks, strict=True):
-        if each is None:
-            return None
-        peak += each * pool.gpus
     done = np.isfinite(run.finish_s)
-    model = flops_model(deployed[0].sharded)
-    flops = model.served(run.prefill.prompt_tokens[done], run.output_tokens[done]).sum()
-    return float(flops / (duration_s * peak))
+    served = run.prefill.prompt_tokens[done], run.output_tokens[done]
+    placed = [(pool.sku, pool.gpus) for pool in deployed]
+    return mfu(deployed[0].sharded, placed, served, duration_s)

@@ -1,33 +1,19 @@
-"""What a run made of its GPUs: bandwidth, pipeline bubbles, energy. Formulas: ``docs/metrics.md``."""
+"""What a run made of its GPUs: bytes, FLOPs, pipeline bubbles. Formulas: ``docs/metrics.md``."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.attention import Attention, DeltaAttention, LatentAttention
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import Collective, TokenOperator
+from servecast.compiler.ir import Collective, Experts, TokenOperator
 from servecast.compiler.sharded import Rows, ShardedProgram
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.records import Floats, Records
 from servecast.simulator.metrics.flops import flops_model
 
-JOULES_PER_KWH = 3.6e6
-
-
-@dataclass(frozen=True, slots=True)
-class Energy:
-    """Of all GPUs over the run; ``utilisation``: mean of what a busy GPU draws between idle and peak."""
-
-    joules: float
-    utilisation: float
-
-    def carbon_g(self, g_per_kwh: float) -> float:
-        """Grams of CO2 equivalent at a grid's intensity."""
-        return self.joules / JOULES_PER_KWH * g_per_kwh
+_MANY = 1 << 12  # rows, a multiple of every format's block of numbers with a scale in common
 
 
 def moved_bytes(sharded: ShardedProgram, records: Records) -> Floats:
@@ -54,7 +40,7 @@ def moved_bytes(sharded: ShardedProgram, records: Records) -> Floats:
                 total += times * op.moved_bytes(1) * decodes
             case op:
                 rows = steps["sequences" if call.rows is Rows.LAST_TOKENS else "tokens"]
-                total += times * _moved_bytes(op, rows * call.row_factor)
+                total += times * _moved_bytes(op, np.ceil(rows * call.row_factor))
     return total
 
 
@@ -71,7 +57,7 @@ def step_flops(sharded: ShardedProgram, records: Records) -> Floats:
 
 def mbu(sharded: ShardedProgram, sku: Sku, records: Records, duration_s: float) -> float:
     """Model bandwidth utilisation: bytes moved over what all GPUs could move in the run."""
-    could = sku.bandwidth_bytes_per_s * _gpus(sharded) * records.replicas
+    could = sku.bandwidth_bytes_per_s * gpus_of(sharded) * records.replicas
     return float(moved_bytes(sharded, records).sum()) / (could * duration_s)
 
 
@@ -115,31 +101,15 @@ def bubbles(records: Records, busy_s: float, stages_s: float) -> float:
     return max(0.0, 1.0 - stages_s / (busy_s * records.replicas * records.stages))
 
 
-def energy(sharded: ShardedProgram, sku: Sku, records: Records, duration_s: float) -> Energy | None:
-    """None where the GPU's peak at the model's format is not known.
-
-    A GPU draws its idle power always, and of what is between that and its peak power the share that the step
-    uses of its FLOP/s or of its bandwidth, whichever is more.
-    """
-    peak = sku.peak(flops_model(sharded).format)
-    if peak is None:
-        return None
-    gpus = _gpus(sharded)
-    took_s = records.end_s - records.start_s
-    flops_s = step_flops(sharded, records) / (peak * gpus)
-    bytes_s = moved_bytes(sharded, records) / (sku.bandwidth_bytes_per_s * gpus)
-    used_s = float(np.minimum(np.maximum(flops_s, bytes_s), took_s).sum())
-    idle_j = sku.power_idle_w * gpus * records.replicas * duration_s
-    busy_j = (sku.power_peak_w - sku.power_idle_w) * gpus * used_s
-    return Energy(idle_j + busy_j, used_s / (records.replicas * duration_s))
-
-
-def _gpus(sharded: ShardedProgram) -> int:
+def gpus_of(sharded: ShardedProgram) -> int:
     """Of one engine: a replica of several with experts in common is several in the records."""
     return sharded.parallelism.gpus // sharded.parallelism.dp
 
 
 def _moved_bytes(op: TokenOperator, rows: Floats) -> Floats:
-    """At each step's rows; each number of rows is asked for once."""
-    distinct, where = np.unique(np.ceil(rows), return_inverse=True)
-    return np.array([float(op.moved_bytes(int(n))) for n in distinct])[where]
+    """At each step's rows: linear in them but for experts, which are asked for each number once."""
+    if isinstance(op, Experts):
+        distinct, where = np.unique(rows, return_inverse=True)
+        return np.array([float(op.moved_bytes(int(n))) for n in distinct])[where]
+    still = op.moved_bytes(0)
+    return still + rows * ((op.moved_bytes(_MANY) - still) / _MANY)

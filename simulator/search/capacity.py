@@ -12,16 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isnan, log, log1p
 
-import numpy as np
-from numpy.typing import NDArray
-
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.disaggregation import Disaggregated
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine
+from servecast.simulator.metrics.attained import Run, attained_share
 from servecast.simulator.metrics.metrics import allowed_late
 from servecast.simulator.search.bounds import likely_rate_per_s
-from servecast.simulator.search.serving import Lives, Run, Serving, lives, run, value
+from servecast.simulator.search.serving import Serving, run, value
 from servecast.simulator.traffic.workload import Ints, Workload
 
 QUEUE_DELAY = Slo("queue_delay", 99, 5.0)
@@ -103,29 +101,6 @@ def violations(records: Run, slos: Sequence[Slo]) -> tuple[Violation, ...]:
     """The targets that a finished run breaks; NaN (nothing to judge) breaks none."""
     judged = (Violation(slo, value(records, slo.metric, slo.percentile)) for slo in slos)
     return tuple(v for v in judged if not isnan(v.value_s) and v.value_s > v.slo.limit_s)
-
-
-def attained_share(records: Run, slos: Sequence[Slo]) -> float:
-    """The share of requests that keep every limit by themselves; a ``tbt`` limit binds the mean gap."""
-    requests = lives(records)
-    kept = requests.finished
-    for slo in slos:
-        kept &= ~(_per_request_s(requests, slo.metric) > slo.limit_s)  # NaN: no gap to judge
-    return float(kept.mean())
-
-
-def _per_request_s(requests: Lives, metric: str) -> NDArray[np.float64]:
-    """[requests]"""
-    match metric:
-        case "queue_delay":
-            return requests.scheduled_s - requests.arrival_s
-        case "ttft":
-            return requests.first_token_s - requests.arrival_s
-        case "e2e":
-            return requests.finish_s - requests.arrival_s
-        case _:
-            gaps = np.where(requests.output_tokens > 1, requests.output_tokens - 1.0, np.nan)
-            return np.asarray((requests.finish_s - requests.first_token_s) / gaps)
 
 
 class Judge:

@@ -13,7 +13,8 @@ from servecast.simulator.search.capacity import Hopeless
 class Carried:
     """What a configuration carries: one replica, and the deployment of ``replicas`` for the trace as it is.
 
-    Metrics, seconds by source and ``breaks`` are of the deployment at its capacity ``rate_per_s``.
+    Metrics, seconds by source and ``breaks`` are of the deployment at its capacity ``rate_per_s``, and the
+    ``utilisation`` of its GPUs (`energy.Drawing`; None: not known).
     """
 
     replica_rate_per_s: float
@@ -22,7 +23,8 @@ class Carried:
     metrics: ReplicaMetrics
     seconds_by_source: tuple[tuple[str, float], ...]
     breaks: tuple[Slo, ...]
-    busy_at_trace_rate: float | None = None
+    utilisation: float | None = None
+    utilisation_at_trace_rate: float | None = None
     goodput_per_s: float | None = None
 
 
@@ -37,7 +39,8 @@ class Pool:
     replicas: int
     replica_rate_per_s: float
     metrics: ReplicaMetrics
-    busy_at_trace_rate: float | None = None
+    utilisation: float | None = None
+    utilisation_at_trace_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

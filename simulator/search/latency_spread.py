@@ -11,9 +11,9 @@ from math import exp, isfinite, log, sqrt
 from statistics import stdev
 
 from servecast.simulator.engine.routing import Engine
+from servecast.simulator.metrics.as_json import METRIC_NAMES, Row, metrics_json
 from servecast.simulator.metrics.metrics import ReplicaMetrics
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE, DRAWS, STUDENT_T
-from servecast.simulator.search.rows import METRIC_NAMES, Row, metrics_json
 from servecast.simulator.search.serving import Serving, run, summary
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.workload import Workload

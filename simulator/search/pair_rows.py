@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from servecast.simulator.metrics.flops import flops_model
 from servecast.simulator.search.found import PairCarried, Pool, TooFewGpus
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.outcome import PairOutcome
@@ -16,6 +15,7 @@ from servecast.simulator.search.rows import (
     first_broken,
     kv_use_json,
     memory_json,
+    model_flops_share,
     served,
     short_resource,
     watts,
@@ -58,7 +58,7 @@ def pair_row(outcome: PairOutcome, found: PairCarried, demand: Demand, market: M
     prefill, decode = parts
     gpus, usd_per_hour = (sum(part[name] for part in parts) for name in ("gpus", "usd_per_hour"))
     replicas = found.prefill.replicas + found.decode.replicas
-    at_rate = [part["watts_at_trace_rate"] for part in parts]
+    placed = [(p.sku, part["gpus"]) for p, part in zip(outcome.placements, parts, strict=True)]
     return {
         **pair_identity(outcome.pairing),
         **{name: decode[name] for name in ("max_num_seqs", "max_batched_tokens", "memory")},
@@ -66,9 +66,8 @@ def pair_row(outcome: PairOutcome, found: PairCarried, demand: Demand, market: M
         "qps_per_replica": found.rate_per_s / replicas,
         **served(found, gpus, usd_per_hour),
         "busy": sum(part["busy"] * part["gpus"] for part in parts) / gpus,
-        "watts": sum(part["watts"] for part in parts),
-        "watts_at_trace_rate": None if None in at_rate else sum(at_rate),
-        "mfu": _mfu(outcome, parts, found.metrics.duration_s, demand),
+        **{name: _sum(parts, name) for name in ("watts", "watts_at_trace_rate")},
+        "mfu": model_flops_share(outcome.pairing.decode, placed, found.metrics.duration_s, demand),
         "binds": _binds(outcome, found),
         "prefill": prefill,
         "decode": decode,
@@ -77,7 +76,7 @@ def pair_row(outcome: PairOutcome, found: PairCarried, demand: Demand, market: M
 
 def _part(placement: Placement, candidate: Candidate, pool: Pool, market: Market) -> Row:
     gpus = market.gpus_paid(placement.sku, pool.replicas, placement.parallelism.gpus)
-    busy, metrics = pool.busy_at_trace_rate, pool.metrics
+    metrics = pool.metrics
     return {
         **_place(placement),
         "precision": placement.precision,
@@ -94,23 +93,17 @@ def _part(placement: Placement, candidate: Candidate, pool: Pool, market: Market
         "kv_use": kv_use_json(metrics),
         "preemptions": metrics.preemptions,
         "memory": memory_json(candidate.memory),
-        "watts": watts(placement.sku, gpus, metrics.busy),
-        "watts_at_trace_rate": None if busy is None else watts(placement.sku, gpus, busy),
+        "watts": watts(placement, pool.replicas, gpus, pool.utilisation),
+        "watts_at_trace_rate": watts(
+            placement, pool.replicas, gpus, pool.utilisation_at_trace_rate
+        ),
     }
 
 
-def _mfu(
-    outcome: PairOutcome, parts: Sequence[Row], duration_s: float, demand: Demand
-) -> float | None:
-    """Model FLOPs over the peak of all GPUs of both roles; None where one of them has none."""
-    model = flops_model(outcome.pairing.decode.sharded)
-    peaks = [placement.sku.peak(model.format) for placement in outcome.placements]
-    peak = sum(part["gpus"] * each for part, each in zip(parts, peaks, strict=True) if each)
-    if None in peaks:
-        return None
-    work = demand.searched
-    flops = model.served(work.prompt_tokens, work.output_tokens).sum()
-    return float(flops / (duration_s * peak))
+def _sum(parts: Sequence[Row], name: str) -> float | None:
+    """Null where a role has none."""
+    values = [part[name] for part in parts]
+    return None if None in values else sum(values)
 
 
 def _binds(outcome: PairOutcome, found: PairCarried) -> Row:

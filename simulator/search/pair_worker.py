@@ -26,7 +26,7 @@ from servecast.simulator.search.capacity import (
     replicas_needed,
 )
 from servecast.simulator.search.found import Beaten, Found, PairCarried, Pool, TooFewGpus
-from servecast.simulator.search.serving import seconds_by_source, summary
+from servecast.simulator.search.serving import seconds_by_source, summary, utilisations
 from servecast.simulator.search.task import NO_STAKE, Setting, Shape, Stake
 from servecast.simulator.search.whatif import Circumstance, capacity_if
 from servecast.simulator.search.worker import BOUND_SLACK, Worker
@@ -258,8 +258,12 @@ def _carried(worker: Worker, sides: Sides, counts: Counts, capacity: Capacity) -
     task, run, serving = sides.task, capacity.records, sides.serving(counts)
     assert isinstance(run, DisaggregatedRun)
     metrics = summary(run)
+    shapes = task.prefill.shape, task.decode.shape
+    prefill, decode = _pools(task, counts, pool_metrics(run, metrics.duration_s))
+    used = utilisations(run, metrics, *shapes)
     found = PairCarried(
-        *_pools(task, counts, pool_metrics(run, metrics.duration_s)),
+        replace(prefill, utilisation=used[0]),
+        replace(decode, utilisation=used[1]),
         rate_per_s=capacity.rate_per_s,
         metrics=metrics,
         seconds_by_source=seconds_by_source(serving, run),
@@ -270,11 +274,11 @@ def _carried(worker: Worker, sides: Sides, counts: Counts, capacity: Capacity) -
         return found
     at_rate = worker.trace.records(serving)
     assert isinstance(at_rate, DisaggregatedRun)
-    prefill, decode = pool_metrics(at_rate, summary(at_rate).duration_s)
+    used = utilisations(at_rate, summary(at_rate), *shapes)
     return replace(
         found,
-        prefill=replace(found.prefill, busy_at_trace_rate=prefill.busy),
-        decode=replace(found.decode, busy_at_trace_rate=(decode or prefill).busy),
+        prefill=replace(found.prefill, utilisation_at_trace_rate=used[0]),
+        decode=replace(found.decode, utilisation_at_trace_rate=used[1]),
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from math import isfinite
 from typing import Any
 
 from servecast.compiler.hardware import Sku
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.deployment import EngineLimits
-from servecast.simulator.metrics.flops import flops_model
+from servecast.simulator.metrics.as_json import metrics_json
+from servecast.simulator.metrics.energy import power_w
+from servecast.simulator.metrics.flops import mfu
 from servecast.simulator.metrics.metrics import ReplicaMetrics
 from servecast.simulator.search.capacity import Hopeless, Violation
 from servecast.simulator.search.found import Carried, PairCarried, TooFewGpus
@@ -19,9 +19,7 @@ from servecast.simulator.search.market import Market
 from servecast.simulator.search.outcome import Outcome
 from servecast.simulator.search.space import AGGREGATED, Candidate, Placement
 from servecast.simulator.search.task import Demand
-from servecast.simulator.traffic.workload import Workload
 
-METRIC_NAMES = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")
 FULL = 0.95
 """A resource used beyond this share is called short."""
 MEASURED = ("measured", "imported", "interpolated")
@@ -56,15 +54,15 @@ def degrees_json(placement: Placement) -> Row:
 def carried_row(outcome: Outcome, carried: Carried, demand: Demand, market: Market) -> Row:
     placement, metrics = outcome.placement, carried.metrics
     gpus = market.gpus_paid(placement.sku, carried.replicas, placement.parallelism.gpus)
-    busy = carried.busy_at_trace_rate
+    at_rate = carried.utilisation_at_trace_rate
     return {
         **identity(placement, outcome.candidate),
         "replicas": carried.replicas,
         "qps_per_replica": carried.replica_rate_per_s,
         **served(carried, gpus, gpus * placement.sku.usd_per_hour),
-        "watts": watts(placement.sku, gpus, metrics.busy),
-        "watts_at_trace_rate": None if busy is None else watts(placement.sku, gpus, busy),
-        "mfu": _mfu(outcome, gpus, metrics, demand.searched),
+        "watts": watts(placement, carried.replicas, gpus, carried.utilisation),
+        "watts_at_trace_rate": watts(placement, carried.replicas, gpus, at_rate),
+        "mfu": model_flops_share(placement, [(placement.sku, gpus)], metrics.duration_s, demand),
         "memory": memory_json(outcome.candidate.memory),
         "binds": {
             "slo": first_broken(carried.breaks),
@@ -104,19 +102,22 @@ def kv_use_json(metrics: ReplicaMetrics) -> Row:
     return {"mean": metrics.kv_use_mean, "peak": metrics.kv_use_peak}
 
 
-def watts(sku: Sku, gpus: int, busy: float) -> float:
-    """Of so many GPUs: idle power, and in a step the power limit, which few steps draw."""
-    return gpus * (sku.power_idle_w + busy * (sku.power_peak_w - sku.power_idle_w))
-
-
-def _mfu(outcome: Outcome, gpus: int, metrics: ReplicaMetrics, workload: Workload) -> float | None:
-    """Model FLOPs over the peak at the format that most of them run in; None where it has none."""
-    model = flops_model(outcome.placement.sharded)
-    peak = outcome.placement.sku.peak(model.format)
-    if peak is None:
+def watts(
+    placement: Placement, replicas: int, gpus: int, utilisation: float | None
+) -> float | None:
+    """Mean power of the GPUs that are paid for; those that no replica has idle."""
+    if utilisation is None:
         return None
-    flops = model.served(workload.prompt_tokens, workload.output_tokens).sum()
-    return float(flops / (metrics.duration_s * peak * gpus))
+    used = replicas * placement.parallelism.gpus
+    return power_w(placement.sku, gpus, utilisation * used / gpus)
+
+
+def model_flops_share(
+    placement: Placement, placed: Sequence[tuple[Sku, int]], duration_s: float, demand: Demand
+) -> float | None:
+    """MFU of all GPUs under the workload that capacities are found with."""
+    work = demand.searched
+    return mfu(placement.sharded, placed, (work.prompt_tokens, work.output_tokens), duration_s)
 
 
 def _shares(seconds: Sequence[tuple[str, float]]) -> Row:
@@ -134,15 +135,6 @@ def memory_json(plan: MemoryPlan) -> Row:
         "total_bytes": plan.total_bytes,
         "terms": {f"{name.lower().replace(' ', '_')}_bytes": size for name, size in plan.terms},
     }
-
-
-def metrics_json(metrics: ReplicaMetrics) -> Row:
-    """Percentiles by metric, with null where there is none."""
-    return {name: _finite(asdict(getattr(metrics, name))) for name in METRIC_NAMES}
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    return {key: value if isfinite(value) else None for key, value in values.items()}
 
 
 def slo_text(slo: Slo) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.estimator.uncertain import Step
+from servecast.simulator.metrics.energy import Drawing
 from servecast.simulator.search.bounds import likely_rate_per_s
 from servecast.simulator.search.certainty import Certainty
 from servecast.simulator.search.found import Beaten, Carried, PairCarried
@@ -228,4 +229,5 @@ def shape(question: Question, placement: Placement) -> Shape:
         degrees.dp,
         usd_per_hour=tuple(gpus * sku.usd_per_hour for gpus in paid),
         costs=tuple(question.objective.least_cost(sku, gpus) for gpus in paid),
+        drawing=Drawing(placement.sharded, sku),
     )

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from servecast.estimator.tables import StepWork, time_by_source
 from servecast.simulator.engine.disaggregation import (
@@ -14,29 +10,15 @@ from servecast.simulator.engine.disaggregation import (
     DisaggregatedRun,
     run_disaggregated,
 )
-from servecast.simulator.engine.records import Floats, LateTargets, Records
+from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.metrics.disaggregated import summarise_pools
+from servecast.simulator.metrics.attained import Run
+from servecast.simulator.metrics.disaggregated import pool_samples, summarise_pools
 from servecast.simulator.metrics.metrics import ReplicaMetrics, Samples, samples, summarise
+from servecast.simulator.search.task import Shape
 from servecast.simulator.traffic.workload import Ints, Workload
 
 Serving = Fleet | Disaggregated
-Run = Records | DisaggregatedRun
-
-
-@dataclass(frozen=True, slots=True)
-class Lives:
-    """When each request arrived, began, had its first token and its last, shape [requests]; NaN: never."""
-
-    arrival_s: Floats
-    scheduled_s: Floats
-    first_token_s: Floats
-    finish_s: Floats
-    output_tokens: Ints
-
-    @property
-    def finished(self) -> NDArray[np.bool_]:
-        return ~np.isnan(self.finish_s)
 
 
 def run(
@@ -57,7 +39,7 @@ def run(
 
 def values(found: Run, metric: str) -> Samples:
     if isinstance(found, DisaggregatedRun):
-        return found.samples(metric)
+        return pool_samples(found, metric)
     return samples(found, metric)
 
 
@@ -73,25 +55,6 @@ def summary(found: Run) -> ReplicaMetrics:
     return summarise(found)
 
 
-def lives(found: Run) -> Lives:
-    if isinstance(found, DisaggregatedRun):
-        first = found.prefill
-        return Lives(
-            first.arrival_s,
-            first.scheduled_s,
-            first.first_token_s,
-            found.finish_s,
-            found.output_tokens,
-        )
-    return Lives(
-        found.arrival_s,
-        found.scheduled_s,
-        found.first_token_s,
-        found.finish_s,
-        found.output_tokens,
-    )
-
-
 def pools(serving: Serving, found: Run) -> list[tuple[Fleet, Records]]:
     """Each pool and what it did; a decode pool that nothing was sent to did nothing."""
     if isinstance(serving, Fleet):
@@ -100,6 +63,19 @@ def pools(serving: Serving, found: Run) -> list[tuple[Fleet, Records]]:
     assert isinstance(found, DisaggregatedRun)
     both = [(serving.prefill, found.prefill)]
     return both if found.decode is None else [*both, (serving.decode, found.decode)]
+
+
+def utilisations(found: Run, metrics: ReplicaMetrics, *shapes: Shape) -> list[float | None]:
+    """Of each pool's GPUs, of the shapes in turn, over the whole run: `Drawing.utilisation`."""
+    both = (found.prefill, found.decode) if isinstance(found, DisaggregatedRun) else (found,)
+    return [
+        None
+        if shape.drawing is None
+        else 0.0
+        if records is None
+        else shape.drawing.utilisation(records, metrics.duration_s)
+        for shape, records in zip(shapes, both, strict=True)
+    ]
 
 
 def seconds_by_source(serving: Serving, found: Run) -> tuple[tuple[str, float], ...]:

@@ -9,6 +9,7 @@ from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.metrics.energy import Drawing
 from servecast.simulator.traffic.workload import Workload
 
 
@@ -40,11 +41,13 @@ class Shape:
     """A replica's data-parallel ranks, each with its scheduler and cache, and what replicas cost.
 
     ``usd_per_hour`` and ``costs`` (in the objective's unit) are of 1, 2, … replicas, as many as there can be.
+    ``drawing``: what tells the power of a rank's GPUs, where that is asked for.
     """
 
     dp: int
     usd_per_hour: tuple[float, ...]
     costs: tuple[float, ...]
+    drawing: Drawing | None = None
 
     @property
     def most(self) -> int:

@@ -12,6 +12,7 @@ from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, time_by_source
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Records
+from servecast.simulator.metrics.attained import Run, lives
 from servecast.simulator.metrics.metrics import summarise
 from servecast.simulator.search.capacity import (
     QUEUE_DELAY,
@@ -21,9 +22,7 @@ from servecast.simulator.search.capacity import (
     find_capacity,
 )
 from servecast.simulator.search.serving import (
-    Run,
     Serving,
-    lives,
     pools,
     run,
     step_work,

@@ -8,18 +8,23 @@ from math import ceil
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.attained import attained_share
 from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
 from servecast.simulator.search.capacity import (
     LIKELY,
     Capacity,
     Hopeless,
     Judge,
-    attained_share,
     find_capacity,
     replicas_needed,
 )
 from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
-from servecast.simulator.search.serving import Serving, seconds_by_source, summary
+from servecast.simulator.search.serving import (
+    Serving,
+    seconds_by_source,
+    summary,
+    utilisations,
+)
 from servecast.simulator.search.task import NO_STAKE, Demand, Setting, Shape, Stake
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.workload import Workload
@@ -162,18 +167,22 @@ class Worker:
         whole = self._deployed(fleet, capacity, upper, replicas)
         if isinstance(whole, Hopeless):
             return TooFewGpus(replicas, capacity.rate_per_s)
+        metrics = summary(whole.records)
         carried = Carried(
             capacity.rate_per_s,
             replicas,
             whole.rate_per_s,
-            summary(whole.records),
+            metrics,
             seconds_by_source(fleet, whole.records),
             whole.breaks,
+            utilisation=utilisations(whole.records, metrics, shape)[0],
             goodput_per_s=self.goodput_per_s(whole),
         )
         if not self.demand.energy:
             return carried
-        return replace(carried, busy_at_trace_rate=summary(self.trace.records(fleet)).busy)
+        at_rate = self.trace.records(fleet)
+        used = utilisations(at_rate, summary(at_rate), shape)[0]
+        return replace(carried, utilisation_at_trace_rate=used)
 
     def goodput_per_s(self, whole: Capacity) -> float | None:
         if self.demand.attainment is None:

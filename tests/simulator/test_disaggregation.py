@@ -21,6 +21,7 @@ from servecast.simulator.engine.disaggregation import (
 )
 from servecast.simulator.engine.records import LateTargets
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.disaggregated import pool_samples
 from servecast.simulator.traffic.workload import Workload
 
 LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=16, kv_blocks=100, block_tokens=1)
@@ -39,10 +40,10 @@ def test_a_request_is_prefilled_sent_and_decoded() -> None:
     found = run(workload_of((0, 4, 3)), QUARTER_SECOND_A_TOKEN)
     assert found.transfer_s.tolist() == [1.5]
     assert found.finish_s.tolist() == [7.5]
-    assert found.samples("ttft").repeated().tolist() == [4]
-    assert found.samples("e2e").repeated().tolist() == [7.5]
-    assert found.samples("tpot").repeated().tolist() == [1.75]
-    assert found.samples("tbt").repeated().tolist() == [1, 2.5]
+    assert pool_samples(found, "ttft").repeated().tolist() == [4]
+    assert pool_samples(found, "e2e").repeated().tolist() == [7.5]
+    assert pool_samples(found, "tpot").repeated().tolist() == [1.75]
+    assert pool_samples(found, "tbt").repeated().tolist() == [1, 2.5]
 
 
 def test_a_link_sends_one_request_after_the_other() -> None:
@@ -88,14 +89,14 @@ def test_each_role_has_the_tables_of_its_own_gpu() -> None:
 def test_decodes_are_not_delayed_by_prefills() -> None:
     """B's long prompt arrives while A decodes; A's gaps stay one second."""
     found = run(workload_of((0, 2, 9), (3, 16, 1)), NO_LINK)
-    assert found.samples("tbt").repeated().tolist() == [1] * 8
+    assert pool_samples(found, "tbt").repeated().tolist() == [1] * 8
 
 
 def test_one_token_needs_no_decode_replica() -> None:
     found = run(workload_of((0, 2, 1)), NO_LINK)
     assert found.finish_s.tolist() == [2]
     assert found.decode is None
-    assert found.samples("tbt").total == 0
+    assert pool_samples(found, "tbt").total == 0
 
 
 def test_a_request_too_long_for_the_decode_replicas_is_rejected() -> None:
@@ -116,7 +117,7 @@ def test_every_request_is_served_or_rejected_and_no_time_goes_back() -> None:
         served = np.isfinite(found.finish_s)
         assert (found.finish_s >= found.prefill.first_token_s)[served].all()
         gaps = workload.output_tokens[served].sum() - served.sum()
-        assert found.samples("tbt").total == gaps
+        assert pool_samples(found, "tbt").total == gaps
 
 
 def test_a_link_without_bandwidth_is_refused() -> None:
@@ -146,7 +147,7 @@ def test_tokens_that_are_loaded_before_need_no_prefill() -> None:
     asked = Disaggregated(fleet, fleet, NO_LINK)
     workload, engine = workload_of((0, 4, 2)), Engine(compiled=False)
     found = run_disaggregated(engine, workload, asked, loaded_tokens=np.array([3]))
-    assert found.samples("ttft").repeated().tolist() == [1]
+    assert pool_samples(found, "ttft").repeated().tolist() == [1]
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import UserError
 from servecast.compiler.service import Service, Slo
 from servecast.simulator.engine.disaggregation import KvLink
+from servecast.simulator.metrics.energy import energy
 from servecast.simulator.search.dry_run import space_json
 from servecast.simulator.search.market import Market, at_prices
 from servecast.simulator.search.outcome import PairOutcome
@@ -22,7 +23,7 @@ from servecast.simulator.search.pairs import role_axes
 from servecast.simulator.search.question import axes_of
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.servable import servable_pairs
-from servecast.simulator.search.serving import value
+from servecast.simulator.search.serving import pools, summary, value
 from servecast.simulator.search.space import Axes
 from servecast.simulator.search.task import Setting, Shape
 from servecast.simulator.search.worker import Worker
@@ -132,6 +133,21 @@ def test_a_capacity_apart_keeps_the_targets_and_a_little_more_does_not(found: Ra
     assert worker.searched.broken(serving, 1.03 * row["qps"]) != ()
     at = worker.searched.records(serving, row["qps"])
     assert value(at, "ttft", 90) == pytest.approx(row["metrics"]["ttft_s"]["p90"])
+
+
+def test_power_is_that_of_the_run_at_capacity(found: Ranking) -> None:
+    """Of one pool by the formula that a simulated run has; of roles apart each over the whole run."""
+    asked = searching(question(BOTH, slos=TARGETS), Path("unused"))
+    for outcome, row in list(zip(found.outcomes, found.ranked, strict=True))[::4]:
+        serving = outcome.serving(asked.tables_for, asked.shape_of)
+        run = Worker(asked.demand).searched.records(serving, row["qps"])
+        duration_s = summary(run).duration_s
+        joules = 0.0
+        for (_, records), place in zip(pools(serving, run), outcome.placements, strict=True):
+            used = energy(place.sharded, place.sku, records, duration_s)
+            joules += used.joules if used else nan
+        assert row["watts"] == pytest.approx(joules / duration_s)
+        assert row["watts_at_trace_rate"] is None
 
 
 @pytest.mark.parametrize("objective", ["qps_per_usd", "cost", "goodput", "energy"])

@@ -10,7 +10,8 @@ from servecast.compiler.service import Slo
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.disaggregation import Disaggregated, KvLink
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.search.capacity import Judge, attained_share, violations
+from servecast.simulator.metrics.attained import attained_share
+from servecast.simulator.search.capacity import Judge, violations
 from servecast.simulator.search.serving import run, seconds_by_source, summary
 
 LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=16, kv_blocks=100, block_tokens=1)

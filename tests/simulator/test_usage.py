@@ -18,12 +18,13 @@ from servecast.estimator.load import TableLoader
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet, simulate
+from servecast.simulator.metrics.energy import energy, power_w
+from servecast.simulator.metrics.flops import flops_model, peak_flops
 from servecast.simulator.metrics.metrics import samples, summarise
 from servecast.simulator.metrics.steady import steady_state
 from servecast.simulator.metrics.usage import (
     bubbles,
     computed_s,
-    energy,
     mbu,
     moved_bytes,
     step_flops,
@@ -74,6 +75,16 @@ def test_a_busy_gpu_draws_more_by_what_it_uses_most() -> None:
     assert used is not None
     assert used.joules == pytest.approx(10 * 4.0 + 100 * float(most.sum()))
     assert used.carbon_g(360.0) == pytest.approx(used.joules / 3.6e6 * 360)
+
+
+def test_power_is_idle_power_and_the_used_share_of_the_rest() -> None:
+    assert power_w(SKU, 3, 0.25) == 3 * (10 + 0.25 * 100)
+
+
+def test_a_gpu_without_units_for_the_models_format_computes_in_bf16() -> None:
+    model = replace(flops_model(tiny(Parallelism())), format="fp8")
+    assert peak_flops(model, SKU) == 1000.0
+    assert peak_flops(model, replace(SKU, peak_flops_per_s=())) is None
 
 
 def test_a_gpu_never_draws_more_than_its_peak() -> None:

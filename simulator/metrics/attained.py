@@ -1,0 +1,71 @@
+"""The share of requests that keep every limit by themselves, of replicas that do both and of roles apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servecast.compiler.service import Slo
+from servecast.simulator.engine.disaggregation import DisaggregatedRun
+from servecast.simulator.engine.records import Floats, Records
+from servecast.simulator.traffic.workload import Ints
+
+Run = Records | DisaggregatedRun
+
+
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """When each request arrived, began, had its first token and its last, shape [requests]; NaN: never."""
+
+    arrival_s: Floats
+    scheduled_s: Floats
+    first_token_s: Floats
+    finish_s: Floats
+    output_tokens: Ints
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self.finish_s)
+
+
+def lives(found: Run) -> Lives:
+    """With roles apart a request begins in the prefill pool and ends in the decode pool."""
+    first = found.prefill if isinstance(found, DisaggregatedRun) else found
+    return Lives(
+        first.arrival_s,
+        first.scheduled_s,
+        first.first_token_s,
+        found.finish_s,
+        found.output_tokens,
+    )
+
+
+def attained(found: Run, slos: Sequence[Slo]) -> NDArray[np.bool_]:
+    """Which requests keep every limit by themselves, [requests]; a ``tbt`` limit binds the mean gap."""
+    requests = lives(found)
+    kept = requests.finished
+    for slo in slos:
+        kept &= ~(_per_request_s(requests, slo.metric) > slo.limit_s)  # NaN: no gap to judge
+    return kept
+
+
+def attained_share(found: Run, slos: Sequence[Slo]) -> float:
+    """Of all requests that arrived; those that were rejected keep nothing."""
+    return float(attained(found, slos).mean())
+
+
+def _per_request_s(requests: Lives, metric: str) -> Floats:
+    """[requests]"""
+    match metric:
+        case "queue_delay":
+            return requests.scheduled_s - requests.arrival_s
+        case "ttft":
+            return requests.first_token_s - requests.arrival_s
+        case "e2e":
+            return requests.finish_s - requests.arrival_s
+        case _:
+            gaps = np.where(requests.output_tokens > 1, requests.output_tokens - 1.0, np.nan)
+            return np.asarray((requests.finish_s - requests.first_token_s) / gaps)
