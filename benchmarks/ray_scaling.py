@@ -1,18 +1,17 @@
-"""How much faster two Ray workers of one core each search than one.
+"""How much faster the workers of a Ray cluster search than one process of this machine.
 
-    python benchmarks/ray_scaling.py       # needs the ray extra
+    python benchmarks/ray_scaling.py --ray HEAD:6379       # needs the ray extra
 
-Starts a cluster of one and of two one-core nodes on this machine and times the search itself on both: tables
-are built before, as a long search hides them behind its work. Prints JSON with the load of the machine, which
-needs three idle cores for the ratio to mean anything.
+Times the search itself in both: tables are built before, as a long search hides them behind its work. Prints
+JSON with the load of the machine. Two one-core nodes on one machine (docs/ray.md, with ``--num-cpus 1``) want
+three idle cores for the ratio to mean anything.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from servecast.compiler.load import load_spec
 from servecast.compiler.service import Slo
 from servecast.estimator.load import TableLoader
 from servecast.simulator.search.market import Market
-from servecast.simulator.search.pool import Pool
+from servecast.simulator.search.pool import Pool, Processes
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.ray_pool import ray_pool
 from servecast.simulator.search.run import search
@@ -32,8 +31,6 @@ from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.traces import read_trace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CLUSTER = REPOSITORY / "tests/integration/ray_cluster.py"
-REQUESTS = 10_000
 MAX_GPUS = 16
 SEQS, TOKENS = (32, 64, 128, 256), (256, 512, 1024, 2048, 3072, 4096, 6144, 8192)
 REPEATS = 3
@@ -43,7 +40,7 @@ REPEATS = 3
 class Job:
     """One search, its tables built."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: int) -> None:
         trace = read_trace(REPOSITORY / "spec/traces/chat.csv")
         self.question = Question(
             programs={"": load_spec(REPOSITORY / "spec/llama.llm").model()},
@@ -53,7 +50,7 @@ class Job:
             market=Market(MAX_GPUS),
             seed=0,
         )
-        self.demand = self.question.demand(trace, bootstrap(trace, REQUESTS, seed=0))
+        self.demand = self.question.demand(trace, bootstrap(trace, requests, seed=0))
         self.placements = self.question.space(trace.mean_sequence_tokens).placements
         loader = TableLoader(None)
         self.tables = {p.label: loader.tables(p.sharded, p.sku, bounds(p)) for p in self.placements}
@@ -70,39 +67,29 @@ class Job:
         return time.perf_counter() - started
 
 
-def timed(job: Job, num_nodes: int) -> float:
-    """Least wall seconds on that many nodes, after a first search that starts and compiles everything."""
-    cluster = subprocess.Popen(
-        [sys.executable, str(CLUSTER), str(num_nodes)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert cluster.stdin is not None
-    assert cluster.stdout is not None
-    try:
-        address = next(
-            json.loads(line)["address"] for line in cluster.stdout if line.startswith("{")
-        )
-        pool = ray_pool(job.demand, address)
-        job.seconds(pool)
-        seconds = min(job.seconds(pool) for _ in range(REPEATS))
-        pool.close(now=False)
-    finally:
-        cluster.stdin.close()
-        cluster.wait()
+def timed(job: Job, pool: Pool) -> float:
+    """Least wall seconds, after a first search that starts and compiles everything."""
+    job.seconds(pool)
+    seconds = min(job.seconds(pool) for _ in range(REPEATS))
+    pool.close(now=False)
     return seconds
 
 
 def main() -> None:
-    job = Job()
-    one_s, two_s = timed(job, 1), timed(job, 2)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ray", required=True, metavar="HOST:PORT", help="of the cluster")
+    parser.add_argument("--requests", type=int, default=10_000, help="of each simulation")
+    asked = parser.parse_args()
+    job = Job(asked.requests)
+    one_s = timed(job, Processes(job.demand, 1))
+    cluster = ray_pool(job.demand, asked.ray)
+    workers, cluster_s = cluster.slots, timed(job, cluster)
     found = {
         "configurations": sum(len(p.candidates) for p in job.placements),
-        "one_worker_s": one_s,
-        "two_workers_s": two_s,
-        "ratio": one_s / two_s,
+        "workers": workers,
+        "one_process_s": one_s,
+        "cluster_s": cluster_s,
+        "ratio": one_s / cluster_s,
         "load_1min": os.getloadavg()[0],
         "cores": os.cpu_count(),
     }

@@ -8,15 +8,16 @@ import os
 import pty
 import re
 import shlex
-import signal
 import socket
 import struct
 import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,72 +26,105 @@ import pytest
 from pages import documented
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CLUSTER = Path(__file__).with_name("ray_cluster.py")
-SEARCH = Path(sys.executable).with_name("compile-and-search")
-PAGE = documented("ray.md", "ray start --head").splitlines()
-"""The documentation's way to a search on a cluster: two commands that start it, and the search."""
-ASKED = shlex.split(PAGE[-1])[1:-2]  # without the program and --ray HEAD:6379
+PROGRAMS = Path(sys.executable).parent
+HEAD, NODE, SEARCH = documented("ray.md", "ray start --head").splitlines()
+BENCHMARK = documented("ray.md", "python benchmarks/ray_scaling.py")
+"""The documentation's way to a search on a cluster: two commands that start it, the search, and its worth."""
+ASKED = shlex.split(SEARCH)[1:-2]  # without the program and --ray HEAD:6379
 QUESTION = (
     *(*ASKED, "--sku", "h100-sxm", "--tp", "1,2"),
     *("--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,1024,2048", "--json"),
 )
+ONE_CORE = ("--block", "--num-cpus", "1", "--object-store-memory", "100000000")
+"""Added to what starts a node. It ends with the process that blocks."""
 START_S = 280
+TASK_TITLE = b"ray::_run"
+"""What Ray calls a process while it runs a task of `simulator/search/ray_pool.py`."""
+IN_TASK_S = 0.3
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="the ray extra is not installed; pip install 'servecast[ray]'"
 )
 
 
-class Cluster:
-    """The process of ``ray_cluster.py``."""
+class RayNode:
+    """One of a cluster on this machine, by a command of the documentation."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str, address: str, *options: str) -> None:
+        words = shlex.split(command.replace("HEAD:6379", address), comments=True)
+        words = [address.rpartition(":")[2] if word == "6379" else word for word in words]
         self._process = subprocess.Popen(
-            [sys.executable, str(CLUSTER)],
-            stdin=subprocess.PIPE,
+            [PROGRAMS / words[0], *words[1:], *ONE_CORE, *options],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
         )
-        self.address = self.heard("address")
 
-    def heard(self, key: str) -> str:
-        """The value of the next line that says ``key``; Ray writes lines of its own."""
+    def wait_until_it_runs(self) -> None:
         assert self._process.stdout is not None
+        said = ""
         for line in self._process.stdout:
-            if line.startswith("{") and key in (said := json.loads(line)):
-                return str(said[key])
-        pytest.fail(f"the cluster ended before it said {key}")
+            said += line
+            if "Ray runtime started" in line:
+                return
+        pytest.fail(said)
 
-    def tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+    @property
+    def is_in_a_task(self) -> bool:
+        """Whether a worker of the node runs a task of ours."""
+        mine = children(self._process.pid)
+        (raylet,) = (pid for pid, command in mine if b"raylet/raylet\0" in command)
+        return any(title.startswith(TASK_TITLE) for _, title in children(raylet))
+
+    def kill(self) -> None:
+        """Once it is in the middle of a task."""
+        while not self.is_in_a_task:
+            time.sleep(0.05)
+        time.sleep(IN_TASK_S)
+        self._process.kill()
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        assert self._process.stdout is not None
+        self._process.terminate()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+def children(parent: int) -> Iterator[tuple[int, bytes]]:
+    """Processes and their command lines."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):  # it ended meanwhile
+            if int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                yield int(folder.name), folder.joinpath("cmdline").read_bytes()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    address: str
+    last: RayNode
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    started = Cluster()
-    yield started
-    started.close()
+    """Of two nodes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with ExitStack() as stack:
+        for command, options in ((HEAD, ("--include-dashboard", "false")), (NODE, ())):
+            node = RayNode(command, address, *options)
+            stack.callback(node.close)
+            node.wait_until_it_runs()
+        yield Cluster(address, node)
 
 
 def start(*options: str, folder: Path, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """On the datasheet alone: nothing to import and to fit, and a store that no other run waits for."""
     store = ("--source", "agent", "--store", str(folder / "profiles.duckdb"))
     return subprocess.Popen(
-        [str(SEARCH), *QUESTION, *store, *options],
+        [str(PROGRAMS / "compile-and-search"), *QUESTION, *store, *options],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -133,29 +167,24 @@ def answer(search: subprocess.Popen[str], screen: Screen | None = None) -> dict[
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(700)
-def test_a_node_killed_in_mid_search_changes_nothing_of_the_answer(
+def test_a_cluster_is_timed_and_a_node_killed_in_mid_search_changes_nothing_of_the_answer(
     cluster: Cluster, tmp_path: Path
 ) -> None:
+    """One test, for a cluster takes ten seconds to start."""
+    words = shlex.split(BENCHMARK.replace("HEAD:6379", cluster.address))[1:]
+    timed = subprocess.check_output(
+        [sys.executable, *words, "--requests", "100"], cwd=REPOSITORY, stderr=subprocess.PIPE
+    )
+    assert json.loads(timed)["workers"] == 2
     alone = answer(start("--jobs", "1", folder=tmp_path))
     screen = Screen()
     on_two = start("--ray", cluster.address, folder=tmp_path, stderr=screen.theirs)
-    cluster.tell("kill")
+    cluster.last.kill()
     found = answer(on_two, screen)
-    assert cluster.heard("killed") == cluster.address
     assert found == alone
     assert len(found["ranked"]) > 6
     line = r"([\d.]+:\d+) +h100-sxm tp=[12] pp=1: 64-128 seqs, \S+ tokens"
     assert re.findall(line, screen.text())  # of both nodes, or of the one that is left
-
-
-@needs_ray
-@pytest.mark.parametrize("command", PAGE[:2])
-def test_ray_itself_takes_the_commands_that_start_a_cluster(command: str) -> None:
-    """In a process of its own: importing Ray warns. Nothing is started: a cluster listens everywhere."""
-    program, start_it, *options = shlex.split(command, comments=True)
-    assert (program, start_it) == ("ray", "start")
-    code = "import click, sys; from ray.scripts.scripts import start as s; s.make_context('s', sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", code, *options], check=True)
 
 
 @needs_ray
