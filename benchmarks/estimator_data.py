@@ -51,8 +51,13 @@ class Table:
         return told | {"dtype": self.kind.dtype, "kv_dtype": self.kind.kv_dtype}
 
 
+def kinds_of(kernels: Sequence[str]) -> list[KernelKind]:
+    """Of those kernels in the silicon tables; of all where none is named."""
+    return [kind for kind in SILICON_KINDS if not kernels or kind.kernel in kernels]
+
+
 def linear_tables(sku: str) -> Iterator[Table]:
-    return silicon_tables(sku, [kind for kind in SILICON_KINDS if kind.kernel == "linear"])
+    return silicon_tables(sku, kinds_of(["linear"]))
 
 
 def shape_names(samples: Samples) -> NDArray[np.str_]:

@@ -1,6 +1,7 @@
 """How well held-out measurements are predicted, beside other ways: prints one JSON object.
 
-    python benchmarks/estimators.py [--sku h100-sxm …] [--folders] [--seeds 0 1] [--borrow] [--quick]
+    python benchmarks/estimators.py [--sku h100-sxm …] [--folders] [--seeds 0 1]
+        [--kernel linear …] [--borrow] [--quick]
 
 Splits hold out whole shapes (a model never seen), whole token counts (a batch never seen), the largest
 steps (a batch larger than any seen), all but 300 rows (a GPU measured for a few minutes), or one message
@@ -20,6 +21,7 @@ from estimator_data import (
     FEW_ROWS,
     Table,
     folder_rows,
+    kinds_of,
     linear_tables,
     shape_names,
     silicon_tables,
@@ -46,6 +48,11 @@ SAME_CHIP = ("h100-sxm", "h200-sxm")
 LARGE_FLOPS = 1e11
 LARGE_BYTES = 1e8
 FAST = ("roofline",)
+BESIDE = (
+    "raw forest",
+    "linear interpolation",
+    *FAST,
+)  # other tools' ways; `servecast fit` has ours
 Errors = dict[tuple[str, str], list[Floats]]
 
 
@@ -123,19 +130,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sku", nargs="+", help=f"default: {', '.join(SKUS)}")
     parser.add_argument("--folders", action="store_true", help="the shared folders' profiles")
+    parser.add_argument("--kernel", nargs="+", default=[], help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--borrow", action="store_true", help="few rows start from other GPUs'")
     parser.add_argument("--quick", action="store_true", help="only what is served and the roofline")
     parser.add_argument("--efficiency", action="store_true", help="shares of the peaks reached")
     options = parser.parse_args()
-    contenders = [c for c in CONTENDERS if not options.quick or c.name in FAST]
+    named = FAST if options.quick else BESIDE
+    contenders = [c for c in CONTENDERS if c.name in named]
     started = time.process_time()
     skus = options.sku or ([] if options.folders else SKUS)
-    tables = [table for sku in skus for table in silicon_tables(sku)]
+    tables = [table for sku in skus for table in silicon_tables(sku, kinds_of(options.kernel))]
     if options.folders:
-        tables += [
-            t for source in ("vidur", "llmservingsim") for t in tables_of(folder_rows(source))
-        ]
+        found = [t for source in ("vidur", "llmservingsim") for t in tables_of(folder_rows(source))]
+        tables += [t for t in found if not options.kernel or t.kind.kernel in options.kernel]
     if options.efficiency:
         rows = [efficiencies(table) for table in tables]
     else:

@@ -52,6 +52,7 @@ def num_sms_of(sku: str) -> int:
 PREDICTING = (
     "attention_times",
     "build",
+    "collective_times",
     "draws",
     "load",
     "mixed_times",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.hardware import Sku
+from servecast.estimator.collective_times import algorithm_starts, between_sizes
 from servecast.estimator.learners.beyond import LINE_SHARE as BEYOND_SHARE
 from servecast.estimator.learners.beyond import beyond, lined_beyond
 from servecast.estimator.learners.features import feature_matrix
@@ -29,10 +30,6 @@ from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_
 from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
 
 Codes = NDArray[np.int8]
-
-# Of a line in the interpolation of collectives: best where sizes of five GPUs were left out in turn.
-LINE_SHARE = 0.6
-
 
 MEASURED_DEVIATION = MEASURED_HALF_WIDTH / Z_OF_90
 NORMAL_BY_MEAN = 1.2533  # a normal's standard deviation by its mean absolute value, sqrt(pi / 2)
@@ -240,24 +237,20 @@ class Predictor:
         return seconds, np.full(len(seconds), SOURCE_CODE[Source.ANALYTICAL], dtype=np.int8)
 
     def _collective(self, kind: KernelKind, dims: Dims, samples: Samples) -> tuple[Floats, Codes]:
-        """Interpolated along the message size at a measured degree, between line and power law: algorithms
-        switch with size, which a table keeps and a fit smears. Beyond the largest message time grows in
-        proportion.
+        """Interpolated along the message size at a measured degree: algorithms switch with size, which a
+        table keeps and a fit smears.
         """
         seconds, source = self._analytical(kind, dims)
-        for degree in np.unique(dims["degree"]):
+        for degree in np.unique(dims["degree"]).tolist():
             cases = np.flatnonzero(dims["degree"] == degree)
             rows = np.flatnonzero(samples.dims["degree"] == degree)
             if len(rows) < 2:
                 continue
             order = rows[np.argsort(samples.dims["payload_bytes"][rows])]
             sizes = samples.dims["payload_bytes"][order].astype(np.float64)
-            wanted = np.maximum(dims["payload_bytes"][cases], 1)
-            times = samples.seconds[order]
-            line = np.log(np.interp(wanted, sizes, times))
-            power = np.interp(np.log(wanted), np.log(sizes), np.log(times))
-            between = np.exp(LINE_SHARE * line + (1 - LINE_SHARE) * power)
-            seconds[cases] = between * np.maximum(wanted / sizes[-1], 1)
+            wanted = np.maximum(dims["payload_bytes"][cases], 1).astype(np.float64)
+            starts = algorithm_starts(self.sku.name, kind.kernel, degree)
+            seconds[cases] = between_sizes(sizes, samples.seconds[order], wanted, starts)
             known = SOURCE_CODE[Source.MEASURED if samples.local[order[0]] else Source.IMPORTED]
             code = np.where(np.isin(wanted, sizes), known, SOURCE_CODE[Source.INTERPOLATED])
             source[cases] = np.where(wanted > sizes[-1], SOURCE_CODE[Source.EXTRAPOLATED], code)

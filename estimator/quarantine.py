@@ -23,7 +23,8 @@ CACHED = "shorter than a launch and one cold read of the keys and values: they w
 POOR_PCIE = "an all-reduce below 5 GB/s of bus bandwidth: that machine's PCIe, not the GPU's"
 POOR_BUS_BYTES_PER_S = 5e9
 LARGE_MESSAGE_BYTES = 1 << 24  # launches do not matter there
-DISTURBED = "slower than the next smaller and the next larger batches, which it could be padded to"
+DISTURBED = "slower than the next smaller and the next larger sizes, which it could be padded to"
+SWEPT = {"linear": "rows"} | dict.fromkeys(COLLECTIVES, "payload_bytes")
 PADDED = 3  # so many larger batches, and two smaller ones, must all be faster
 DISTURBANCE = 1.25  # repeats of one GEMM differ by 2 to 4 %, and a tile begun by less than this
 
@@ -52,16 +53,17 @@ def _poor_pcie(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[n
 
 
 def _disturbed(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[np.bool_]:
-    """Of matrices measured at many row counts, those rows whose every neighbour was clearly faster: no
-    choice of kernel explains that, for the larger batch computes the smaller one as well.
+    """Of matrices measured at many row counts, and of collectives at many message sizes, what took longer
+    than every neighbour: no choice of kernel explains that, for the larger does the smaller one as well.
     """
     seconds = seconds_of(batch)
     found = np.zeros(len(seconds), dtype=np.bool_)
-    if kind.kernel != "linear" or len(seconds) <= PADDED:
+    swept = SWEPT.get(kind.kernel)
+    if swept is None or len(seconds) <= PADDED:
         return found
-    fixed = np.stack([batch.dims[n] for n in ("in_features", "out_features")])
+    fixed = np.stack([batch.dims[name] for name in sorted(batch.dims) if name != swept])
     shape = np.unique(fixed, axis=1, return_inverse=True)[1].reshape(-1)
-    order = np.lexsort((batch.dims["rows"], shape))
+    order = np.lexsort((batch.dims[swept], shape))
     slowest = np.zeros(len(seconds))
     for offset in range(-2, PADDED + 1):
         near = np.clip(np.arange(len(order)) + offset, 0, len(order) - 1)

@@ -9,7 +9,13 @@ from sklearn.linear_model import RidgeCV
 
 from servecast.estimator.learners.flatten import mean_of, sum_of
 from servecast.estimator.learners.forest import FlatForest, KernelModel
-from servecast.estimator.learners.regressors import GROWERS, Growth, KernelLearner, over_roofline
+from servecast.estimator.learners.regressors import (
+    Growth,
+    KernelLearner,
+    flat,
+    grown,
+    over_roofline,
+)
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # of donors' weights; the leave-one-out error picks
 OWN = ("randomised", "shallow")  # learn what no donor knew, from few rows
@@ -60,7 +66,7 @@ class BorrowedTrees(KernelLearner):
             weights = [float(weight) for weight in ridge.coef_]
             residual = residual - known @ ridge.coef_
         growth = Growth(self.random_state, self.effort)
-        own = [GROWERS[name](features, residual, growth) for name in OWN]
+        own = [flat(grown(name, features, residual, growth)) for name in OWN]
         forest = sum_of([*self.donors, mean_of(own)], [*weights, 1.0])
         self.model_ = KernelModel(roofline, forest, "borrowed")
         return self

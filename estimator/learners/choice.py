@@ -31,6 +31,7 @@ USED = 2  # of them: one alone is won by luck, and each costs nearly as much as 
 FEW_ROWS = 2000  # up to so many, trees of few leaves are worth a try
 MONOTONE_EFFORT = 0.3  # constrained trees stop learning sooner
 MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
+PATIENT = ("patient", "randomised")
 BLENDS = {"blend": ("randomised", "boosting"), "few": ("randomised", "shallow")}
 DEFAULT = "blend"
 UNTRIED_ERROR = 0.2  # what experts of unseen shapes, the worst predicted kernel, err by
@@ -40,6 +41,11 @@ def _trees(*members: str) -> Callable[[KernelKind, Dims], KernelLearner]:
     return lambda kind, dims: RooflineTrees(members, positions(kind, dims, side_of(kind)))
 
 
+def _nearby(kind: KernelKind, dims: Dims) -> KernelLearner:
+    place = positions(kind, dims, ("rows", "in_features", "out_features"))
+    return RooflineTrees(PATIENT, positions(kind, dims, side_of(kind)), place)
+
+
 def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
     return MonotoneBoosting(positions(kind, dims, INCREASING), effort=MONOTONE_EFFORT)
 
@@ -47,6 +53,7 @@ def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
 LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
     **{member: _trees(member) for member in GROWERS},
     **{blend: _trees(*members) for blend, members in BLENDS.items()},
+    "nearby": _nearby,
     "monotone": _monotone,
 }
 BORROWED = "borrowed"
@@ -81,7 +88,7 @@ def _tried(kind: KernelKind, rows: int) -> list[str]:
     names = ["forest", "randomised", "boosting"]
     names += ["shallow"] if rows <= FEW_ROWS else []
     names += ["monotone"] if kind.kernel.startswith("attention") else []
-    return names + (["patient"] if kind.kernel == "linear" and rows > FEW_ROWS else [])
+    return names + (["nearby"] if kind.kernel == "linear" and rows > FEW_ROWS else [])
 
 
 def choose(

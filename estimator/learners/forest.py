@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from servecast.estimator.learners.nearby import Nearby
 from servecast.estimator.learners.roofline import FittedRoofline
 from servecast.estimator.measurement import Floats
 
 LEAF = -1
+NEARBY = fields(Nearby)
 CASES_AT_ONCE = 256  # their walks through a few hundred trees fit in a core's cache
 
 
@@ -57,19 +59,22 @@ class FlatForest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelModel:
-    """Time of a kernel: a fitted roofline times the exponential of what a forest adds. ``error`` is the mean
-    absolute one of the logarithm on shapes left out, NaN where nobody looked.
+    """Time of a kernel: a fitted roofline times the exponential of what a forest adds, and of what it misses
+    nearby. ``error`` is the mean absolute one of the logarithm on shapes left out, NaN where nobody looked.
     """
 
     roofline: FittedRoofline
     forest: FlatForest
     learner: str = ""
     error: float = math.nan
+    nearby: Nearby | None = None
 
     def predict(self, features: Floats) -> Floats:
         """Seconds [cases] for features whose first column is FLOPs and last is bytes."""
-        base = self.roofline.predict(features)
-        return np.asarray(base * np.exp(self.forest.predict(features)), dtype=np.float64)
+        more = self.forest.predict(features)
+        if self.nearby is not None:
+            more = more + self.nearby.predict(features)
+        return np.asarray(self.roofline.predict(features) * np.exp(more), dtype=np.float64)
 
     def to_bytes(self) -> bytes:
         body = io.BytesIO()
@@ -82,6 +87,8 @@ class KernelModel:
             "roofline": np.array(roofline),
             "side": side,
         }
+        if self.nearby is not None:
+            told |= {f"near_{f.name}": np.array(getattr(self.nearby, f.name)) for f in NEARBY}
         np.savez(body, allow_pickle=False, **told, **arrays)
         return body.getvalue()
 
@@ -92,4 +99,10 @@ class KernelModel:
             launch_s, s_per_flop, s_per_byte = (float(x) for x in saved["roofline"])
             side = tuple((int(column), float(rate)) for column, rate in saved["side"])
             roofline = FittedRoofline(launch_s, s_per_flop, s_per_byte, side)
-            return KernelModel(roofline, forest, str(saved["learner"]), float(saved["error"]))
+            nearby = None
+            if "near_place" in saved:
+                rows, inputs, outputs = (int(x) for x in saved["near_place"])
+                tables = (saved[f"near_{f.name}"] for f in NEARBY[1:])
+                nearby = Nearby((rows, inputs, outputs), *tables)
+            error = float(saved["error"])
+            return KernelModel(roofline, forest, str(saved["learner"]), error, nearby)

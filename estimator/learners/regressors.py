@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.learners.forest import FlatForest, KernelModel
+from servecast.estimator.learners.nearby import nearby_of
 from servecast.estimator.learners.roofline import FittedRoofline
 from servecast.estimator.learners.roofline_fit import fit_roofline
 from servecast.estimator.measurement import Floats
@@ -40,57 +41,50 @@ class Growth:
     rate: float = LEARNING_RATE
 
 
-Grower = Callable[[Floats, Floats, Growth], FlatForest]
+Trees: TypeAlias = RandomForestRegressor | ExtraTreesRegressor | HistGradientBoostingRegressor
+Grower = Callable[[Growth, int], Trees]
+"""Unfitted trees for so many rows."""
 
 
-def random_forest(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
+def random_forest(growth: Growth, rows: int) -> RandomForestRegressor:
     """Each tree sees half of the rows, by count, for scikit-learn warns of shares of small data."""
-    forest = RandomForestRegressor(
+    return RandomForestRegressor(
         max(1, round(TREES * growth.effort)),
         max_features=0.4,
-        max_samples=max(1, len(residual) // 2),
+        max_samples=max(1, rows // 2),
         random_state=growth.seed,
     )
-    return flatten(forest.fit(features, residual))
 
 
-def randomised_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
-    forest = ExtraTreesRegressor(
+def randomised_trees(growth: Growth, rows: int) -> ExtraTreesRegressor:
+    return ExtraTreesRegressor(
         max(1, round(TREES * growth.effort)),
         max_features=0.6,
         min_samples_leaf=2,
         random_state=growth.seed,
     )
-    return flatten(forest.fit(features, residual))
 
 
-def boosted_trees(
-    features: Floats, residual: Floats, growth: Growth, increasing: bool = False
-) -> FlatForest:
-    """``increasing``: with every feature."""
-    boosting = HistGradientBoostingRegressor(
+def boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
+    return HistGradientBoostingRegressor(
         max_iter=max(1, round(BOOSTED * growth.effort)),
         max_leaf_nodes=63,
         learning_rate=growth.rate,
         min_samples_leaf=10,
         max_features=0.5,
-        monotonic_cst=[1] * features.shape[1] if increasing else None,
         early_stopping=False,
         random_state=growth.seed,
     )
-    with threadpool_limits(1, "openmp"):  # on a busy machine more threads only spin
-        return flatten_boosting(boosting.fit(features, residual))
 
 
-def patient_boosted_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
-    """Twice as many, each correcting less: for many rows, at twice the cost."""
-    patient = Growth(growth.seed, 2 * growth.effort, 0.6 * growth.rate)
-    return boosted_trees(features, residual, patient)
+def patient_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
+    """More of them, each correcting less: for many rows, at as much more cost."""
+    return boosted_trees(Growth(growth.seed, 4 / 3 * growth.effort, 0.75 * growth.rate), rows)
 
 
-def shallow_boosted_trees(features: Floats, residual: Floats, growth: Growth) -> FlatForest:
+def shallow_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
     """For few rows: trees of few leaves, which may hold few rows."""
-    boosting = HistGradientBoostingRegressor(
+    return HistGradientBoostingRegressor(
         max_iter=max(1, round(BOOSTED * growth.effort / 2)),
         max_leaf_nodes=8,
         learning_rate=0.08,
@@ -99,8 +93,6 @@ def shallow_boosted_trees(features: Floats, residual: Floats, growth: Growth) ->
         early_stopping=False,
         random_state=growth.seed,
     )
-    with threadpool_limits(1, "openmp"):
-        return flatten_boosting(boosting.fit(features, residual))
 
 
 GROWERS: dict[str, Grower] = {
@@ -110,6 +102,17 @@ GROWERS: dict[str, Grower] = {
     "patient": patient_boosted_trees,
     "shallow": shallow_boosted_trees,
 }
+
+
+def grown(name: str, features: Floats, residual: Floats, growth: Growth) -> Trees:
+    """One of GROWERS, fitted; on a busy machine more threads than one only spin."""
+    with threadpool_limits(1, "openmp"):
+        return GROWERS[name](growth, len(residual)).fit(features, residual)
+
+
+def flat(trees: Trees) -> FlatForest:
+    boosted = isinstance(trees, HistGradientBoostingRegressor)
+    return flatten_boosting(trees) if boosted else flatten(trees)
 
 
 class KernelLearner(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # untyped library
@@ -135,6 +138,9 @@ class RooflineTrees(KernelLearner):
         Names of GROWERS.
     side : tuple of int
         Columns that cost time beside the roofline.
+    place : tuple of int
+        The columns of a GEMM's rows, inputs and outputs, where what the trees miss at nearby matrices is
+        to be added.
     effort : float
         Share of the usual number of trees.
     random_state : int
@@ -150,11 +156,13 @@ class RooflineTrees(KernelLearner):
         self,
         members: tuple[str, ...] = ("forest",),
         side: tuple[int, ...] = (),
+        place: tuple[int, ...] = (),
         effort: float = 1.0,
         random_state: int = 0,
     ) -> None:
         self.members = members
         self.side = side
+        self.place = place
         self.effort = effort
         self.random_state = random_state
 
@@ -168,8 +176,13 @@ class RooflineTrees(KernelLearner):
         """
         features, roofline, residual = over_roofline(self, X, y, self.side)
         growth = Growth(self.random_state, self.effort)
-        grown = [GROWERS[name](features, residual, growth) for name in self.members]
-        self.model_ = KernelModel(roofline, mean_of(grown), "+".join(self.members))
+        trees = [grown(name, features, residual, growth) for name in self.members]
+        forest = mean_of([flat(each) for each in trees])
+        nearby = None
+        if self.place:
+            told = np.mean([each.predict(features) for each in trees], axis=0)
+            nearby = nearby_of(features, self.place, residual - told)
+        self.model_ = KernelModel(roofline, forest, "+".join(self.members), nearby=nearby)
         return self
 
 
@@ -214,8 +227,11 @@ class MonotoneBoosting(KernelLearner):
         read[:, columns] = features[:, columns]
         middle = float(np.exp(np.mean(np.log(seconds))))
         growth = Growth(self.random_state, self.effort)
-        trees = boosted_trees(read, np.log(seconds / middle), growth, increasing=True)
-        self.model_ = KernelModel(FittedRoofline(middle, 0.0, 0.0), trees, "monotone")
+        trees = boosted_trees(growth, len(seconds))
+        trees.set_params(monotonic_cst=[1] * features.shape[1])
+        with threadpool_limits(1, "openmp"):
+            trees.fit(read, np.log(seconds / middle))
+        self.model_ = KernelModel(FittedRoofline(middle, 0.0, 0.0), flat(trees), "monotone")
         return self
 
     def __sklearn_tags__(self) -> Any:

@@ -13,12 +13,14 @@ from servecast.estimator.learners.baselines import GridInterpolation, RawForest,
 from servecast.estimator.learners.borrowing import BorrowedTrees
 from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.learners.forest import KernelModel
+from servecast.estimator.learners.nearby import INPUTS_OCTAVES, PRIOR, nearby_of
 from servecast.estimator.learners.regressors import GROWERS, MonotoneBoosting, RooflineTrees
 from servecast.estimator.learners.roofline_fit import fit_roofline
 
 LEARNERS = [
     *(RooflineTrees((member,), effort=0.1) for member in GROWERS),
     RooflineTrees(("randomised", "boosting"), side=(0,), effort=0.1),
+    RooflineTrees(("randomised",), place=(0, -1, -1), effort=0.1),
     MonotoneBoosting(effort=0.1),
     BorrowedTrees(effort=0.1),
     RooflineOnly(),
@@ -135,3 +137,25 @@ def test_below_each_value_lie_the_values_measured_with_it() -> None:
     points = np.array([[1, 0], [1, 10], [2, 0], [2, 20]], dtype=float)
     grid = GridInterpolation().fit(points, np.array([10.0, 20.0, 30.0, 50.0]))
     assert grid.predict([[1.5, 20.0]])[0] == (20 + 50) / 2
+
+
+def test_what_is_missed_at_a_matrix_is_expected_at_its_neighbours() -> None:
+    """10 % at both measured matrices of 1,024 inputs, nothing at one of 65,536; half way up in rows half."""
+    rows, inputs = np.array([1.0, 4.0] * 3), np.repeat([1024.0, 1024.0 * 2**0.2, 65536.0], 2)
+    features = np.stack([rows, inputs, np.full(6, 4096.0)], axis=1)
+    missed = np.where(rows > 1, 0.1, 0.0) * (inputs < 65536)
+    near = nearby_of(features, (0, 1, 2), missed)
+    wanted = np.array([[4.0, 1024, 4096], [2.0, 1024, 4096], [4.0, 65536, 4096], [4.0, 1024, 64]])
+    both = 1 + np.exp(-((0.2 / INPUTS_OCTAVES) ** 2) / 2)
+    expected = 0.1 * both / (both + PRIOR)
+    assert near.predict(wanted) == pytest.approx([expected, expected / 2, 0, 0], abs=1e-6)
+
+
+def test_a_model_with_neighbours_is_saved_whole() -> None:
+    features, seconds, _ = cases()
+    model = (
+        RooflineTrees(("randomised",), place=(0, 1, 2), effort=0.2).fit(features, seconds).model_
+    )
+    again = KernelModel.from_bytes(model.to_bytes())
+    assert model.nearby is not None
+    np.testing.assert_array_equal(again.predict(features), model.predict(features))
