@@ -50,6 +50,7 @@ def num_sms_of(sku: str) -> int:
 
 # What a prediction depends on besides data and learners.
 PREDICTING = (
+    "anchored_times",
     "attention_times",
     "build",
     "collective_times",

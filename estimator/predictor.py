@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.hardware import Sku
+from servecast.estimator.anchored_times import anchored
 from servecast.estimator.collective_times import algorithm_starts, between_sizes
 from servecast.estimator.learners.beyond import LINE_SHARE as BEYOND_SHARE
 from servecast.estimator.learners.beyond import beyond, lined_beyond
@@ -191,32 +192,16 @@ class Predictor:
             return self._analytical(kind, dims)
         seconds = model.predict(feature_matrix(kind, dims, self.num_sms))
         if "rows" in dims:
-            seconds = self._anchored(kind, dims, samples, seconds)
+            seconds = anchored(
+                kind,
+                lambda points: model.predict(feature_matrix(kind, points, self.num_sms)),
+                (dims, seconds),
+                (samples.dims, samples.seconds),
+            )
             seconds = self._lined(kind, dims, samples, seconds)
         inside = SOURCE_CODE[Source.INTERPOLATED]
         outside = SOURCE_CODE[Source.EXTRAPOLATED]
         return seconds, np.where(samples.inside(dims), inside, outside).astype(np.int8)
-
-    def _anchored(self, kind: KernelKind, dims: Dims, samples: Samples, seconds: Floats) -> Floats:
-        """Between two measured row counts of a shape, what the model misses there, interpolated."""
-        fixed = [name for name in samples.dims if name != "rows"]
-        _, shape = np.unique(np.stack([dims[n] for n in fixed]), axis=1, return_inverse=True)
-        model, anchored = self.models[kind], seconds.copy()
-        for number in range(int(shape.max()) + 1):
-            cases = np.flatnonzero(shape.reshape(-1) == number)
-            same = np.logical_and.reduce([samples.dims[n] == dims[n][cases[0]] for n in fixed])
-            near = np.flatnonzero(same)
-            if len(near) < 2:
-                continue
-            near = near[np.argsort(samples.dims["rows"][near])]
-            points = {name: column[near] for name, column in samples.dims.items()}
-            known = model.predict(feature_matrix(kind, points, self.num_sms))
-            missed = np.log(samples.seconds[near] / known)
-            rows = dims["rows"][cases]
-            inside = (rows >= points["rows"][0]) & (rows <= points["rows"][-1])
-            there = np.interp(np.log(rows), np.log(points["rows"]), missed)
-            anchored[cases] *= np.exp(np.where(inside, there, 0.0))
-        return anchored
 
     def _lined(self, kind: KernelKind, dims: Dims, samples: Samples, seconds: Floats) -> Floats:
         """Beyond the most rows measured, where lines foretell better than trees."""

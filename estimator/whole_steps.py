@@ -9,13 +9,16 @@ over is host time. One pipeline stage: a log does not tell stages apart.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from servecast.compiler.errors import DataMissingError
+from servecast.estimator.learners.uncertainty import ANALYTICAL_HALF_WIDTH, Z_OF_90
 from servecast.estimator.measurement import Floats
+from servecast.estimator.predictor import BEYOND_FACTOR
 from servecast.estimator.step_log import StepLog
 from servecast.estimator.tables import (
     SOURCE_CODE,
@@ -28,6 +31,8 @@ from servecast.estimator.tables import (
 TOKEN_KNOTS = (0, 64, 256, 1024)  # where another token may begin to cost more
 LEAST_ERROR = 0.02  # of the logarithm: small errors count alike
 ROUNDS = 20
+LEAST_STEPS = 50  # fewer tell no spread: it is then assumed, as of a datasheet's times
+SPREADS = ("token_spread", "sequence_spread", "prefill_spread", "decode_spread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class StepModel:
     decode_s: float
     cached_s: float
     max_tokens: int  # of any step it learnt from
+    spread: float  # standard deviation of the logarithm, of steps it had not seen
 
     def tables(self, bounds: TableBounds) -> RuntimeTables:
         """One stage, everything a simulation within ``bounds`` can ask for; no host time beside the steps."""
@@ -72,7 +78,23 @@ class StepModel:
             sequence_shares=_shares(sequences >= 0),
             prefill_shares=_shares(context <= self.max_tokens),
             decode_shares=_shares(context >= 0),
+            **self._uncertainty(tokens, (len(context), len(chunk)), decodes.shape),
         )
+
+    def _uncertainty(
+        self, tokens: Floats, prefills: tuple[int, int], decodes: tuple[int, ...]
+    ) -> dict[str, Any]:
+        """Spread and main source of every cell: a step's parts were timed together, and are off together."""
+        beyond = np.where(tokens > self.max_tokens, BEYOND_FACTOR, 1.0)
+        interpolated = SOURCE_CODE[Source.INTERPOLATED]
+        return {
+            "token_spread": np.where(tokens > 0, self.spread * beyond, 0.0),
+            "sequence_spread": np.full(decodes[0], self.spread),
+            "prefill_spread": np.full(prefills, self.spread),
+            "decode_spread": np.full(decodes, self.spread),
+            "prefill_source": np.full(prefills, interpolated, dtype=np.int8),
+            "decode_source": np.full(decodes, interpolated, dtype=np.int8),
+        }
 
 
 def pairs(context: Floats, tokens: Floats) -> Floats:
@@ -101,12 +123,14 @@ def learn_steps(log: StepLog) -> StepModel:
         log.decodes.astype(np.float64),
         log.cached_tokens.astype(np.float64),
     ]
-    launch_s, *rest = (float(x) for x in _rates(np.stack(amounts, axis=1), log.seconds))
+    columns = np.stack(amounts, axis=1)
+    launch_s, *rest = (float(x) for x in _rates(columns, log.seconds))
     of_tokens, others = tuple(rest[: len(TOKEN_KNOTS)]), rest[len(TOKEN_KNOTS) :]
     sequence_s, prefill_s, pair_s, any_decode_s, decode_s, cached_s = others
     return StepModel(
         *(launch_s, of_tokens, sequence_s, prefill_s, pair_s, any_decode_s, decode_s, cached_s),
         max_tokens=int(tokens.max()),
+        spread=_spread(columns, log.seconds),
     )
 
 
@@ -120,7 +144,12 @@ def corrected(tables: RuntimeTables, log: StepLog) -> RuntimeTables:
         raise DataMissingError(
             f"a step log corrects tables of one pipeline stage, these have {tables.num_stages}"
         )
-    host_s, tokens, sequences, prefill, decode = _factors(tables, log)
+    (host_s, tokens, sequences, prefill, decode), spread = _factors(tables, log)
+    told: dict[str, Any] = {
+        name: np.where(getattr(tables, name) > 0, spread, 0.0)
+        for name, part in zip(SPREADS, _ran(tables, log), strict=True)
+        if part
+    }
     return replace(
         tables,
         token_s=tokens * tables.token_s,
@@ -130,11 +159,19 @@ def corrected(tables: RuntimeTables, log: StepLog) -> RuntimeTables:
         decode_s=decode * tables.decode_s,
         mixed_s=decode * tables.mixed_s,
         host_step_s=host_s,
+        **told,
     )
 
 
-def _factors(tables: RuntimeTables, log: StepLog) -> list[float]:
-    """Seconds of each step, and factors of its tokens, sequences, prefill and decodes."""
+def _ran(tables: RuntimeTables, log: StepLog) -> tuple[bool, ...]:
+    """Whether the log has steps with tokens, sequences, prefill and decodes: each SPREADS is then its."""
+    return True, True, any(log.chunks), bool((log.decodes > 0).any())
+
+
+def _factors(tables: RuntimeTables, log: StepLog) -> tuple[list[float], float]:
+    """Seconds of each step, and factors of its tokens, sequences, prefill and decodes; and what steps are
+    still off by.
+    """
     amounts = [
         np.ones(len(log.seconds)),
         tables.token_s[0, log.tokens],
@@ -146,7 +183,7 @@ def _factors(tables: RuntimeTables, log: StepLog) -> list[float]:
     ran = columns.any(axis=0)
     factors = np.ones(len(amounts))
     factors[ran] = _rates(columns[:, ran], log.seconds)
-    return [float(factor) for factor in factors]
+    return [float(factor) for factor in factors], _spread(columns[:, ran], log.seconds)
 
 
 def _prefills(tables: RuntimeTables, log: StepLog) -> Floats:
@@ -175,6 +212,20 @@ def _decodes(tables: RuntimeTables, log: StepLog) -> Floats:
     low = np.minimum(at.astype(np.int64), table.shape[1] - 2)
     left, right = table[log.decodes, low], table[log.decodes, low + 1]
     return np.asarray(np.where(log.decodes > 0, left + (at - low) * (right - left), 0.0))
+
+
+def _spread(amounts: Floats, seconds: Floats) -> float:
+    """Standard deviation of the logarithm of every other step about what the steps between them say: of the
+    normal that holds as many within its 90 % interval.
+    """
+    even = np.arange(len(seconds)) % 2 == 0
+    if len(seconds) < LEAST_STEPS:
+        return ANALYTICAL_HALF_WIDTH / Z_OF_90
+    errors = np.zeros(len(seconds))
+    for known in (even, ~even):
+        said = amounts[~known] @ _rates(amounts[known], seconds[known])
+        errors[~known] = np.log(np.maximum(said, LEAST_ERROR * seconds[~known]) / seconds[~known])
+    return float(np.quantile(np.abs(errors), 0.9)) / Z_OF_90
 
 
 def _rates(amounts: Floats, seconds: Floats) -> Floats:

@@ -16,6 +16,7 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
 from servecast.compiler.kernels import KernelCase
 from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
+from servecast.estimator.anchored_times import anchored
 from servecast.estimator.learners.beyond import beyond
 from servecast.estimator.learners.choice import fit_best
 from servecast.estimator.learners.features import feature_matrix
@@ -180,6 +181,17 @@ def test_between_measured_row_counts_a_shape_keeps_what_its_model_misses(
     between = gemm(96, 300, 300)
     alone = model.predict(feature_matrix(LINEAR, between, predictor.num_sms))[0]
     assert anchored.predict(LINEAR, between).seconds[0] == pytest.approx(alone * 4 / 3)
+
+
+def test_between_token_counts_experts_lean_to_the_line() -> None:
+    """A model that says 1 s, at 2 and 6 s measured: a third of its correction, the rest a line."""
+    rows = np.array([16, 64])
+    measured = {"rows": rows, "hidden": 0 * rows + 8}, np.array([2.0, 6.0])
+    case = {"rows": np.array([32, 128]), "hidden": np.array([8, 8])}, np.ones(2)
+    kind = KernelKind("experts", "bf16")
+    found = anchored(kind, lambda dims: np.ones(len(dims["rows"])), case, measured)
+    power, line = np.sqrt(2 * 6), 2 + 4 / 3
+    assert found == pytest.approx([power ** (1 / 3) * line ** (2 / 3), 1.0])
 
 
 def test_beyond_the_most_rows_a_quantising_gemm_follows_its_line(gpu: Sku) -> None:

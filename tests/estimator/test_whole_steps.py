@@ -89,6 +89,32 @@ def test_no_step_is_shorter_for_doing_more() -> None:
         assert (np.diff(table, axis=-1) >= 0).all()
 
 
+def noisy_steps(law: Callable[[int, int, Chunks], float], spread: float) -> StepLog:
+    log = steps(law, count=1000)
+    errors = np.random.default_rng(1).normal(0, spread, len(log.seconds))
+    return replace(log, seconds=log.seconds * np.exp(errors))
+
+
+def test_whole_steps_tell_how_far_they_are_off() -> None:
+    """8 % in the log; twice that in steps larger than any in it; nothing where nothing runs."""
+    tables = learn_steps(noisy_steps(by_hand, 0.08)).tables(replace(BOUNDS, max_batched_tokens=128))
+    assert tables.token_spread[[0, 32, 128]] == pytest.approx([0, 0.08, 0.16], rel=0.1)
+    assert tables.decode_spread == pytest.approx(tables.decode_spread[0, 0])
+    assert tables.decode_spread.shape == tables.decode_source.shape == tables.decode_s.shape[1:]
+    assert tables.prefill_spread.shape == tables.prefill_source.shape == tables.prefill_s.shape[1:]
+
+
+def test_a_log_of_few_steps_is_not_believed_to_be_exact() -> None:
+    tables = learn_steps(steps(by_hand, count=20)).tables(BOUNDS)
+    assert tables.token_spread[8] == pytest.approx(0.5 / 1.6449)
+
+
+def test_corrected_operators_are_off_by_what_the_log_leaves(operators: RuntimeTables) -> None:
+    found = corrected(operators, noisy_steps(table_s(operators), 0.03))
+    assert found.token_spread[8] == pytest.approx(0.03, rel=0.15)
+    assert found.decode_spread[4, 8] == found.token_spread[8]
+
+
 def test_operators_are_corrected_by_the_factor_that_the_log_tells(operators: RuntimeTables) -> None:
     """An engine with half a millisecond on the host, and decode attention a third slower than predicted."""
     slower = replace(operators, decode_s=operators.decode_s * 4 / 3, host_step_s=0.5e-3)
