@@ -16,8 +16,11 @@ from servecast.simulator.search.objective import Objective, Row
 IDENTITY = (
     "sku", "precision", "tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens", "policy", "router",
 )  # fmt: skip
-OF_A_ROLE = ("sku", "tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens")
-OF_A_TRACE = ("qps", "qps_per_usd_hour", "replicas", "gpus", "usd_per_hour", "metrics", "binds")
+PLACE = ("sku", "tp", "pp", "ep", "dp")
+LIMITS = ("max_num_seqs", "max_batched_tokens")
+ROLES = ("prefill", "decode")
+RENTED = ("replicas", "gpus", "usd_per_hour")
+OF_A_TRACE = ("qps", "qps_per_usd_hour", *RENTED, "metrics", "binds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> R
         "ties": [],
         "explanation": None,
         "sensitivity": None,
-        "infeasible": _infeasible(traces),
+        "infeasible": [*_infeasible(traces), *_otherwise_limited(traces)],
         "workloads": [
             {"name": each.name, "weight": each.weight, **each.result["workload"]} for each in traces
         ],
@@ -87,10 +90,12 @@ def check_weights(num_traces: int, weights: Sequence[float]) -> tuple[float, ...
     return tuple(weights) or (1.0,) * num_traces
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    roles = (row[role] for role in ("prefill", "decode") if role in row)
-    parts = tuple(tuple(role[name] for name in OF_A_ROLE) for role in roles)
-    return (*(row[name] for name in IDENTITY), *parts)
+def _key(row: Mapping[str, Any], of_a_role: Sequence[str] = (*PLACE, *LIMITS)) -> tuple[Any, ...]:
+    """A pair's roles tell it, and the limits that were found best for each are a part of it."""
+    roles = [row[role] for role in ROLES if row.get(role)]
+    parts = tuple(tuple(role[name] for name in of_a_role) for role in roles)
+    mine = [name for name in IDENTITY if not roles or name not in LIMITS]
+    return (*(row[name] for name in mine), *parts)
 
 
 def _by_identity(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
@@ -100,10 +105,9 @@ def _by_identity(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
 def _row(rows: Sequence[Row], traces: Sequence[Weighted], objective: Objective, choice: str) -> Row:
     values = [objective.value(row) for row in rows]
     worst = values.index(_worst(values, (), objective))
-    most = max(rows, key=lambda row: row["replicas"])
     return {
         **rows[worst],
-        **{name: most[name] for name in ("replicas", "gpus", "usd_per_hour")},
+        **_deployed(rows),
         "robust": CHOICES[choice](values, [each.weight for each in traces], objective),
         "tied_with_best": False,
         "traces": [
@@ -111,6 +115,15 @@ def _row(rows: Sequence[Row], traces: Sequence[Weighted], objective: Objective, 
             for each, row in zip(traces, rows, strict=True)
         ],
     }
+
+
+def _deployed(rows: Sequence[Row]) -> Row:
+    """What carries the most demanding of the traces, role by role where they are apart."""
+    most = max(rows, key=lambda row: row["replicas"])
+    if not all(row.get(role) for row in rows for role in ROLES):
+        return {name: most[name] for name in RENTED}
+    roles = {role: max((row[role] for row in rows), key=lambda r: r["replicas"]) for role in ROLES}
+    return {**{name: sum(role[name] for role in roles.values()) for name in RENTED}, **roles}
 
 
 def _infeasible(traces: Sequence[Weighted]) -> list[Row]:
@@ -121,3 +134,27 @@ def _infeasible(traces: Sequence[Weighted]) -> list[Row]:
             configuration = repr([miss.get(name) for name in IDENTITY])
             found.setdefault(configuration, {**miss, "reason": f"{each.name}: {miss['reason']}"})
     return list(found.values())
+
+
+def _otherwise_limited(traces: Sequence[Weighted]) -> list[Row]:
+    """Pairs that carry every trace, but by other limits each: one deployment has one."""
+    places: list[dict[tuple[Any, ...], Row]] = [
+        {_key(row, PLACE): row for row in each.result["ranked"] if row.get("decode")}
+        for each in traces
+    ]
+    found = []
+    for key, row in places[0].items():
+        others = [place[key] for place in places if key in place]
+        if len(others) == len(places) and len({_key(each) for each in others}) > 1:
+            limits = "; ".join(
+                f"{trace.name}: {_limits(other)}"
+                for trace, other in zip(traces, others, strict=True)
+            )
+            reason = f"the traces want other limits: {limits}; ask for one of each to compare"
+            found.append({**{name: row[name] for name in IDENTITY}, "reason": reason})
+    return found
+
+
+def _limits(row: Row) -> str:
+    tokens, seqs = row["prefill"]["max_batched_tokens"], row["decode"]["max_num_seqs"]
+    return f"{tokens} tokens a prefill step, {seqs} decodes at once"

@@ -8,7 +8,7 @@ import pytest
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.search.objective import OBJECTIVES
-from servecast.simulator.search.robust import IDENTITY, Weighted, check_weights, combined
+from servecast.simulator.search.robust import IDENTITY, PLACE, Weighted, check_weights, combined
 
 PER_DOLLAR = OBJECTIVES["qps_per_usd"]
 
@@ -68,6 +68,40 @@ def test_what_one_trace_refuses_is_refused_with_the_trace_s_name() -> None:
 def test_of_costs_the_worst_is_the_highest() -> None:
     found = combined([DAY, NIGHT], OBJECTIVES["cost"], "worst")
     assert [each["robust"] for each in found["ranked"]] == [1, 3]
+
+
+def apart(value: float, prefill: int, decode: int, seqs: int = 64) -> dict[str, Any]:
+    """A pair: a prefill replica has two GPUs, a decode replica one, a GPU costs a dollar."""
+
+    def role(replicas: int, gpus: int) -> dict[str, Any]:
+        rented = {"replicas": replicas, "gpus": gpus, "usd_per_hour": gpus}
+        return {
+            **dict.fromkeys(PLACE, 1),
+            "max_num_seqs": seqs,
+            "max_batched_tokens": 512,
+            **rented,
+        }
+
+    parts = {"prefill": role(prefill, 2 * prefill), "decode": role(decode, decode)}
+    gpus = 2 * prefill + decode
+    both = row("apart", value, prefill + decode)
+    return {**both, "max_num_seqs": seqs, "gpus": gpus, "usd_per_hour": gpus, **parts}
+
+
+def test_each_role_carries_the_trace_that_asks_most_of_it() -> None:
+    """Long prompts by day, long answers by night: 3 and 4 replicas, though neither trace needs 7."""
+    day, night = trace("day", apart(5.0, 3, 1)), trace("night", apart(4.0, 1, 4))
+    best = combined([day, night], PER_DOLLAR, "worst")["best"]
+    assert (best["prefill"]["replicas"], best["decode"]["replicas"]) == (3, 4)
+    assert (best["replicas"], best["gpus"], best["usd_per_hour"]) == (7, 10, 10)
+
+
+def test_a_pair_that_wants_other_limits_for_each_trace_says_so() -> None:
+    day, night = trace("day", apart(5.0, 1, 1)), trace("night", apart(4.0, 1, 1, seqs=128))
+    found = combined([day, night], PER_DOLLAR, "worst")
+    assert found["ranked"] == []
+    (miss,) = found["infeasible"]
+    assert "night: 512 tokens a prefill step, 128 decodes at once" in miss["reason"]
 
 
 def test_there_is_a_weight_for_each_trace_or_none() -> None:
