@@ -6,7 +6,7 @@ from servecast.simulator.engine.cohort import preempt, start_running
 from servecast.simulator.engine.prefix_cache import adopt, evict, look_up, remember
 from servecast.simulator.engine.state import NONE, Simulation
 from servecast.simulator.engine.step_time import prefill_s
-from servecast.simulator.engine.waiting import front, leave_queue, lose_impatient
+from servecast.simulator.engine.waiting import call_budget, front, leave_queue, lose_impatient
 
 
 def free_lane(sim: Simulation, r: int) -> int:
@@ -58,18 +58,32 @@ def take_decodes(sim: Simulation, r: int, lane: int) -> None:
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
     crossing = run.phase_at + lane * run.block_tokens + (-batch.step & (run.block_tokens - 1))
     while sim.pool[crossing] > replica.free:
-        preempt(sim, r, 0)
-    replica.free -= sim.pool[crossing]
-    if run.caching:
-        evict(sim, r)
+        if not preempt(sim, r, 0):
+            break  # the user's function failed: the run ends
+    else:
+        replica.free -= sim.pool[crossing]
+        if run.caching:
+            evict(sim, r)
     batch.tokens = batch.sequences = batch.decodes
 
 
-def continue_partial(sim: Simulation, r: int, lane: int) -> bool:
+def token_budget(sim: Simulation, r: int, lane: int) -> int:
+    """The most tokens of the batch, which has its decodes; at least those, and one."""
+    replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
+    waiting = replica.num_waiting + replica.num_fresh
+    if replica.partial < 0 and waiting == 0:
+        return run.max_batched_tokens
+    tokens = call_budget(sim, batch.decodes, batch.cached, waiting, replica.seen_s)
+    if tokens < 0:
+        run.hook_failed = 1
+    return min(max(tokens, batch.decodes, 1), run.max_batched_tokens)
+
+
+def continue_partial(sim: Simulation, r: int, lane: int, budget: int) -> bool:
     """Give the partial prefill its next chunk; False if memory was short."""
     replica, run = sim.replicas[r], sim.run[0]
     i = replica.partial
-    left = run.max_batched_tokens - sim.lanes[lane].tokens
+    left = budget - sim.lanes[lane].tokens
     filled, rounding = replica.filled, run.block_tokens - 1
     chunk = sim.requests[i].prompt - filled
     if chunk > left:
@@ -106,10 +120,10 @@ def admissible(sim: Simulation, r: int, left: int) -> int:
     return i if tokens + run.block_tokens - 1 >> run.block_shift <= free else NONE
 
 
-def admit(sim: Simulation, r: int, lane: int) -> None:
+def admit(sim: Simulation, r: int, lane: int, budget: int) -> None:
     """Move waiting requests into the lane's batch while budget, sequences and blocks allow."""
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
-    left = run.max_batched_tokens - batch.tokens
+    left = budget - batch.tokens
     while left > 0:
         if run.losing and replica.num_running < run.max_num_seqs:
             lose_impatient(sim, r)

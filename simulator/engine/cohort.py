@@ -8,8 +8,8 @@ where the lane's calendar (a ring of lists by step) finds it.
 from __future__ import annotations
 
 from servecast.simulator.engine.prefix_cache import keep
-from servecast.simulator.engine.state import NONE, Simulation
-from servecast.simulator.engine.waiting import push, send_next
+from servecast.simulator.engine.state import NONE, VICTIM, Simulation
+from servecast.simulator.engine.waiting import ask, push, send_next
 
 
 def start_running(sim: Simulation, r: int, i: int) -> None:
@@ -140,20 +140,27 @@ def stop_decoding(sim: Simulation, lane: int, i: int) -> None:
 
 
 def find_victim(sim: Simulation, r: int) -> int:
-    """The largest key among the running requests not in flight, or NONE."""
+    """Of the running requests not in flight the one with the largest key, or that the user's function names;
+    or NONE."""
     replica, requests, run = sim.replicas[r], sim.requests, sim.run[0]
     first = run.running_at + r * run.max_num_seqs
-    victim = NONE
+    victim, count = NONE, 0
     for k in range(first, first + replica.num_running):
         i = sim.pool[k]
-        if victim >= 0 and requests[i].key < requests[victim].key:
-            continue
         if i == replica.partial:
             in_flight = replica.partial_lane >= 0
         else:
             in_flight = sim.lanes[requests[i].lane].in_flight == 1
-        if not in_flight:
+        if in_flight:
+            continue
+        if run.choosing_victims:
+            sim.pool[run.candidate_at + count] = i
+            count += 1
+        if victim < 0 or requests[i].key > requests[victim].key:
             victim = i
+    if count > 1:
+        place = ask(sim, VICTIM, run.candidate_at, count, replica.seen_s)
+        victim = sim.pool[run.candidate_at + place] if place >= 0 else NONE
     return victim
 
 

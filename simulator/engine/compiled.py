@@ -26,7 +26,7 @@ from servecast.simulator.engine import (
     step_time,
     waiting,
 )
-from servecast.simulator.engine.state import Simulation
+from servecast.simulator.engine.state import BUDGET, Simulation
 
 _MODULES = (
     waiting,
@@ -61,8 +61,8 @@ def compile_engine() -> Callable[[Simulation], int]:
         for name, function in _functions(module):
             if function is not dispatch.simulate_all:
                 plain = FunctionType(function.__code__, namespaces[module.__name__], name)
-                if function is waiting.call_pick:
-                    plain = cast(FunctionType, _call_pick)
+                if name in _CALLS:
+                    plain = cast(FunctionType, _CALLS[name])
                 _share(namespaces, name, function, numba.njit(**_INNER)(plain))
     main = dispatch.simulate_all
     stamp = _cache_stamp()
@@ -74,7 +74,7 @@ def compile_engine() -> Callable[[Simulation], int]:
 
 @intrinsic
 def _call(  # noqa: PLR0913  # as many as the C function takes
-    context: Any, address: Any, waiting: Any, requests: Any, total: Any, count: Any, now_s: Any
+    context: Any, address: Any, a: Any, b: Any, c: Any, d: Any, now_s: Any
 ) -> Any:
     """Calls the C function at the address with the other arguments."""
     i8, f8 = numba.types.int64, numba.types.float64
@@ -87,11 +87,19 @@ def _call(  # noqa: PLR0913  # as many as the C function takes
     return i8(i8, i8, i8, i8, i8, f8), generate
 
 
-def _call_pick(sim: Any, first: int, count: int, now_s: float) -> Any:
-    """`waiting.call_pick` by the hook's address; a request number takes four bytes of the pool."""
-    waiting = sim.hooks[1] + 4 * first
+def _call_hook(sim: Any, door: int, first: int, count: int, now_s: float) -> Any:
+    """`waiting.call_hook` by the hook's address; a request number takes four bytes of the pool."""
+    among = sim.hooks[3] + 4 * first
     total = len(sim.requests)
-    return _call(sim.hooks[0], waiting, sim.hooks[2], total, count, now_s)  # type: ignore[call-arg]
+    return _call(sim.hooks[door], among, sim.hooks[4], total, count, now_s)  # type: ignore[call-arg]
+
+
+def _call_budget(sim: Any, decodes: int, cached: int, waiting: int, now_s: float) -> Any:
+    """`waiting.call_budget` by the hook's address."""
+    return _call(sim.hooks[BUDGET], decodes, cached, waiting, 0, now_s)  # type: ignore[call-arg]
+
+
+_CALLS: dict[str, Callable[..., Any]] = {"call_hook": _call_hook, "call_budget": _call_budget}
 
 
 def _functions(module: ModuleType) -> list[tuple[str, FunctionType]]:

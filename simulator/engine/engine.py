@@ -37,6 +37,7 @@ from servecast.simulator.engine.batching import (
     continue_partial,
     free_lane,
     take_decodes,
+    token_budget,
 )
 from servecast.simulator.engine.cohort import finish, join, release_leaving
 from servecast.simulator.engine.fast_forward import fast_forward
@@ -56,12 +57,13 @@ def schedule(sim: Simulation, r: int) -> bool:
     lane = r if run.num_stages == 1 else free_lane(sim, r)
     batch, preemptions = sim.lanes[lane], replica.num_preemptions
     take_decodes(sim, r, lane)
-    gone_on = replica.partial < 0 or continue_partial(sim, r, lane)
-    if gone_on and batch.tokens < run.max_batched_tokens:
+    budget = token_budget(sim, r, lane) if run.budgeting else run.max_batched_tokens
+    gone_on = replica.partial < 0 or continue_partial(sim, r, lane, budget)
+    if gone_on and batch.tokens < budget:
         waiting = replica.num_waiting + replica.num_fresh
         if waiting > 0 and replica.num_preemptions == preemptions:
-            admit(sim, r, lane)
-    if batch.tokens == 0:
+            admit(sim, r, lane, budget)
+    if batch.tokens == 0 or run.hook_failed:
         return False
     launch(sim, r, lane)
     return True

@@ -21,8 +21,11 @@ def quiet_until(sim: Simulation, r: int) -> float:
     run, batch = sim.run[0], sim.lanes[r]
     if run.num_stages > 1 or batch.decodes == 0:
         return -1.0
-    if run.hooked and replica.num_waiting > 1 and replica.num_running < run.max_num_seqs:
-        return -1.0  # another may be picked at any time
+    if replica.num_running < run.max_num_seqs:
+        if run.picking and replica.num_waiting > 1:
+            return -1.0  # another may be picked at any time
+        if run.budgeting and replica.num_waiting + replica.num_fresh > 0:
+            return -1.0  # and there may be more place for it
     if run.losing and replica.num_waiting + replica.num_fresh > 0:
         return -1.0  # another may give up at any time
     if admissible(sim, r, run.max_batched_tokens - batch.decodes) >= 0:

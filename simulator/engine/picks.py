@@ -1,7 +1,10 @@
-"""Orders of service that depend on the moment: functions that pick the next request among the waiting.
+"""Policies that depend on the moment: functions that pick the next request among the waiting, the victim
+among the running, or a batch's token budget.
 
-To add one, write a function as `hooks.py` says and a row in `PICKS`. Decorated with ``numba.njit`` it costs
-nanoseconds a decision, as it is microseconds; interpreted it stops at breakpoints either way.
+To add one, write a function as `hooks.py` says and a row in `PICKS`, `VICTIMS` or `BUDGETS`. Rows of one
+name, one in `orders.ORDERS` among them, are one policy; what it has no row for is done as vLLM v1 does it.
+Decorated with ``numba.njit`` a function costs nanoseconds a decision, as it is microseconds; interpreted it
+stops at breakpoints either way.
 """
 
 from __future__ import annotations
@@ -28,3 +31,5 @@ def highest_response_ratio_next(waiting: Any, requests: Any, now_s: float) -> in
 
 
 PICKS: dict[str, Callable[..., Any]] = {"hrrn": highest_response_ratio_next}
+VICTIMS: dict[str, Callable[..., Any]] = {}
+BUDGETS: dict[str, Callable[..., Any]] = {}

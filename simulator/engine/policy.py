@@ -1,8 +1,8 @@
 """A policy as a value: a name and parameters, written ``name`` or ``name:parameter=value,…``.
 
-Orders of service (`orders.py`) run on the compiled engine, under vLLM v1's batching; other ways to form
-batches (`schedulers.py`) run request by request. Parameters are the keyword-only arguments of what the name
-stands for.
+Orders of service (`orders.py`) and functions that decide (`picks.py`) run on the compiled engine, under vLLM
+v1's batching; other ways to form batches (`schedulers.py`) run request by request. Parameters are the
+keyword-only arguments of what the name stands for.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from servecast.compiler.errors import UserError
 from servecast.compiler.suggest import did_you_mean
-from servecast.simulator.engine.hooks import CompiledHook, Pick, PlainHook, compile_hook
+from servecast.simulator.engine.hooks import Decision, Hooks, PlainHook, compile_hook
 from servecast.simulator.engine.orders import ORDERS, ranks
-from servecast.simulator.engine.picks import PICKS
+from servecast.simulator.engine.picks import BUDGETS, PICKS, VICTIMS
+from servecast.simulator.engine.state import BUDGET, PICK, VICTIM
 from servecast.simulator.reference.schedulers import SCHEDULERS
 from servecast.simulator.reference.vllm_v1_scheduler import BATCHING
 from servecast.simulator.traffic.workload import Workload
 
-POLICIES: Mapping[str, Callable[..., Any]] = ChainMap(SCHEDULERS, PICKS, ORDERS)
+POLICIES: Mapping[str, Callable[..., Any]] = ChainMap(SCHEDULERS, PICKS, VICTIMS, BUDGETS, ORDERS)
 """Every policy by name."""
+_DOORS = {PICK: PICKS, VICTIM: VICTIMS, BUDGET: BUDGETS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +48,30 @@ class Policy:
         return self.name in ORDERS
 
     @property
-    def is_pick(self) -> bool:
-        return self.name in PICKS
+    def decides(self) -> tuple[int, ...]:
+        """The doors that it has a function for."""
+        return tuple(door for door, rows in _DOORS.items() if self.name in rows)
 
     @property
     def is_compiled(self) -> bool:
-        """The fast engine runs it: an order of service under vLLM v1's batching as it is."""
-        return self.is_pick or (self.is_order and not self.batching)
+        """The fast engine runs it: under vLLM v1's batching as it is."""
+        return bool(self.decides) or (self.is_order and not self.batching)
 
-    @property
-    def pick(self) -> Pick | None:
-        """The function that picks, as plain Python."""
-        if not self.is_pick:
-            return None
-        pick: Any = PICKS[self.name]
-        plain: Pick = pick.py_func if isinstance(pick, Dispatcher) else pick
+    def decision(self, door: int) -> Decision | None:
+        """The function for it, as plain Python."""
+        asked: Any = _DOORS[door].get(self.name)
+        plain: Decision | None = asked.py_func if isinstance(asked, Dispatcher) else asked
         return plain
 
-    def hook(self, *, compiled: bool) -> PlainHook | CompiledHook | None:
-        """What picks the next request, for either way to run the engine."""
-        if self.pick is None:
-            return None
-        asked = PICKS[self.name]
-        return compile_hook(asked) if asked is not self.pick and compiled else PlainHook(self.pick)
+    def hooks(self, *, compiled: bool) -> Hooks:
+        """Its functions, for either way to run the engine."""
+        return {
+            door: compile_hook(door, asked)
+            if compiled and isinstance(asked := _DOORS[door][self.name], Dispatcher)
+            else PlainHook(door, plain)
+            for door in self.decides
+            if (plain := self.decision(door)) is not None
+        }
 
     @property
     def batching(self) -> dict[str, float]:
@@ -97,7 +100,10 @@ def parse_policy(text: str) -> Policy:
 
 def parameters_of(name: str) -> dict[str, float]:
     """The policy's parameters and their defaults."""
-    return keyword_parameters(POLICIES[name]) | (BATCHING if name in ORDERS else {})
+    if name in ORDERS:  # though functions of the same name decide, too
+        asked = keyword_parameters(ORDERS[name])
+        return asked if any(name in rows for rows in _DOORS.values()) else asked | BATCHING
+    return keyword_parameters(POLICIES[name])
 
 
 def keyword_parameters(function: Callable[..., Any]) -> dict[str, float]:

@@ -201,7 +201,7 @@ class Pools:
             ),
             "segments": self._log("segments", run.max_num_seqs + _FIRST_STEPS),
             "gaps": self._take("gaps", len(self._arrays["segments"]), np.dtype("f8")),
-            "hooks": np.zeros(3, np.int64),
+            "hooks": np.zeros(5, np.int64),
             "pool": pool,
             "times": times,
             "prompts": prompts,
@@ -217,7 +217,8 @@ class Pools:
     def _lay_out_pool(self, run: Run, replicas: int) -> Array:
         lanes = replicas * run.num_stages
         run.waiting_at = replicas * run.max_num_seqs
-        run.phase_at = run.waiting_at + replicas * run.max_waiting
+        run.candidate_at = run.waiting_at + replicas * run.max_waiting
+        run.phase_at = run.candidate_at + run.max_num_seqs * run.choosing_victims
         run.calendar_at = run.phase_at + lanes * run.block_tokens
         run.held_at = run.calendar_at + lanes * run.days
         seats = replicas * run.max_num_seqs * run.caching

@@ -19,6 +19,7 @@ from servecast.simulator.engine.compiled import compile_engine
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.dispatch import DEFERRED, STATIC, simulate_all
 from servecast.simulator.engine.engine import FULL, IDLE, STUCK
+from servecast.simulator.engine.hooks import attach
 from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.policy import Policy, parse_policy
 from servecast.simulator.engine.pools import Pools, as_lists, as_records, collector_paused, records
@@ -139,7 +140,7 @@ class Engine:
             records = run_objects(workload, objects, fits, parse_router(fleet.router))
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
         key = policy.keys(workload)[fits]
-        run = new_run(limits, fleet.tables, workload, key, policy.is_pick)
+        run = new_run(limits, fleet.tables, workload, key, policy.decides)
         set_targets(run, targets or LateTargets())
         run.concurrency, run.client_s = concurrency or 0, client_s
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
@@ -166,15 +167,15 @@ class Engine:
 
         Raises LivelockError, and what the policy's function raised.
         """
-        hook = policy.hook(compiled=self._compiled)
-        sim = hook.attach(sim) if hook else sim
+        hooks = policy.hooks(compiled=self._compiled)
+        sim = attach(hooks, sim)
         code = self._run(sim)
         while code == FULL:
             sim = self._pools.with_longer_logs(sim)
             code = self._run(sim)
-        if hook and sim.run[0].hook_failed:
-            message = f"policy {str(policy)!r}: picked a place that nobody waits at"
-            raise hook.error or UserError(message)
+        if sim.run[0].hook_failed:
+            message = f"policy {str(policy)!r}: picked a place that nobody waits or runs at"
+            raise next((h.error for h in hooks.values() if h.error), UserError(message))
         check_end(code, sim, name, len(sim.requests))
         return sim
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,7 @@ from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.prefix_path import PrefixPath
 from servecast.simulator.engine.records import LateTargets
 from servecast.simulator.engine.routers import Routing
-from servecast.simulator.engine.state import INFINITY, Run
+from servecast.simulator.engine.state import BUDGET, INFINITY, PICK, VICTIM, Run
 from servecast.simulator.traffic.workload import Workload
 
 # Without a livelock, the batches between two tokens are at most a few prefills' chunks per stage.
@@ -26,12 +28,14 @@ def new_run(
     tables: RuntimeTables,
     workload: Workload,
     key: NDArray[np.int64],
-    hooked: bool = False,
+    decided: Collection[int] = (),
 ) -> Run:
-    """Without targets and clients; ``key``: of the requests that fit; ``hooked``: a function picks."""
+    """Without targets and clients; ``key``: of the requests that fit; ``decided``: what the user's functions
+    decide."""
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     chunks = -(-longest // limits.max_batched_tokens)
-    ordered = bool(np.all(key[1:] > key[:-1]))
+    picking = PICK in decided
+    ordered = bool(np.all(key[1:] > key[:-1])) and not picking
     return Run(
         max_num_seqs=limits.max_num_seqs,
         max_batched_tokens=limits.max_batched_tokens,
@@ -47,10 +51,12 @@ def new_run(
         num_stages=tables.num_stages,
         days=1 << int(workload.output_tokens.max()).bit_length(),
         # In key order only the preempted are in the heap.
-        max_waiting=limits.max_num_seqs if ordered and not hooked else len(key),
+        max_waiting=limits.max_num_seqs if ordered else len(key),
         max_stalled=_STALLED_PER_CHUNK * tables.num_stages * (chunks + 1),
-        ordered=int(ordered and not hooked),
-        hooked=int(hooked),
+        ordered=int(ordered),
+        picking=int(picking),
+        choosing_victims=int(VICTIM in decided),
+        budgeting=int(BUDGET in decided),
         num_requests=len(key),
         host_step_s=tables.host_step_s,
         per_context_step=1.0 / tables.context_step_tokens,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 NONE = -1  # no request, no lane
 TURNED_AWAY, GAVE_UP = 1, 2  # by a full queue; while it waited
+PICK, VICTIM, BUDGET = range(3)  # what a function of the user's may decide: see `hooks.py`
 NAN = float("nan")
 INFINITY = float("inf")
 
@@ -209,7 +210,9 @@ class Run:
     limit: int = 0  # requests that a replica may have before others wait
     bound_s: float = 0.0  # when the last of the waiting was sent to a replica
     stop_at_finish: int = 0
-    hooked: int = 0  # a function of the user's picks who is admitted
+    picking: int = 0  # a function of the user's decides who is admitted,
+    choosing_victims: int = 0  # who is preempted,
+    budgeting: int = 0  # and how many tokens a batch may have
     hook_failed: int = 0
     pause_s: float = INFINITY  # the next request's arrival where only those before it are there
     concurrency: int = 0  # closed-loop clients; 0: requests arrive by themselves
@@ -227,6 +230,7 @@ class Run:
     # Where each part begins: of the pool, of the times
     running_at: int = 0
     waiting_at: int = 0
+    candidate_at: int = 0
     phase_at: int = 0
     calendar_at: int = 0
     held_at: int = 0
@@ -255,10 +259,11 @@ class Run:
 class Simulation(NamedTuple):
     """All of it. Few arrays, because numba passes each as seven arguments to every function.
 
-    ``pool`` holds, for each replica, running [max_num_seqs] and waiting [max_waiting] (a heap), and for each
-    lane phase [block_tokens] (decodes by block offset) and calendar [days] (first request to finish in that
-    step); with a prefix cache, for each replica held [max_num_seqs, max_path] (the entries of a running
-    request), place [max_num_seqs] (its row there) and bucket [num_buckets] (first entry by hash).
+    ``pool`` holds, for each replica, running [max_num_seqs] and waiting [max_waiting] (a heap), once for all
+    the candidates that a victim is chosen from [max_num_seqs], and for each lane phase [block_tokens]
+    (decodes by block offset) and calendar [days] (first request to finish in that step); with a prefix
+    cache, for each replica held [max_num_seqs, max_path] (the entries of a running request), place
+    [max_num_seqs] (its row there) and bucket [num_buckets] (first entry by hash).
     ``times`` holds the runtime tables, each flattened in C order.
     """
 
@@ -274,7 +279,7 @@ class Simulation(NamedTuple):
     ]  # [segments] between two tokens of a request, around its preemptions
     hooks: MutableSequence[
         Any
-    ]  # the user's function; compiled: its address, the pool's, the requests'
+    ]  # the user's functions by door; compiled: their addresses, the pool's, the requests'
     pool: MutableSequence[int]
     times: MutableSequence[float]
     prompts: MutableSequence[CachedPrompt]

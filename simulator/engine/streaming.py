@@ -160,7 +160,7 @@ def run_streamed(
 def _check(workload: Workload, fleet: Fleet) -> None:
     limits, policy = fleet.limits, parse_policy(fleet.policy)
     refused = {
-        f"policy {fleet.policy!r}": not policy.is_compiled or policy.is_pick,
+        f"policy {fleet.policy!r}": not policy.is_compiled or bool(policy.decides),
         f"router {fleet.router!r}": parse_router(fleet.router).router.rule == STICKY,
         "prefix_caching": limits.caches_prefixes_of(workload.prefix is not None),
         "max_queue": limits.max_queue is not None,

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from servecast.simulator.engine.state import GAVE_UP, INFINITY, NONE, TURNED_AWAY, Simulation
+from servecast.simulator.engine.state import (
+    BUDGET,
+    GAVE_UP,
+    INFINITY,
+    NONE,
+    PICK,
+    TURNED_AWAY,
+    Simulation,
+)
 
 
-def ask(sim: Simulation, r: int) -> int:
-    """The place among the replica's waiting of the one that the user's function admits next, or NONE: it
-    failed, and the run ends."""
-    replica, run = sim.replicas[r], sim.run[0]
-    first = run.waiting_at + r * run.max_waiting
-    place = call_pick(sim, first, replica.num_waiting, replica.seen_s)
+def ask(sim: Simulation, door: int, first: int, count: int, now_s: float) -> int:
+    """The place that the user's function names among ``count`` requests of the pool, or NONE: it failed, and
+    the run ends."""
+    place = call_hook(sim, door, first, count, now_s)
     if place < 0:
-        run.hook_failed = 1
+        sim.run[0].hook_failed = 1
     return place
 
 
-def call_pick(sim: Simulation, first: int, count: int, now_s: float) -> int:
+def call_hook(sim: Simulation, door: int, first: int, count: int, now_s: float) -> int:
     """Asks as plain Python does; `compiled.py` has its own."""
-    place: int = sim.hooks[0](first, count, now_s)
+    place: int = sim.hooks[door](first, count, now_s)
     return place
+
+
+def call_budget(sim: Simulation, decodes: int, cached: int, waiting: int, now_s: float) -> int:
+    """The same, for the one door that names tokens."""
+    tokens: int = sim.hooks[BUDGET](decodes, cached, waiting, now_s)
+    return tokens
 
 
 def push(sim: Simulation, r: int, i: int) -> None:
@@ -27,7 +39,7 @@ def push(sim: Simulation, r: int, i: int) -> None:
     replica, heap, requests = sim.replicas[r], sim.pool, sim.requests
     top = sim.run[0].waiting_at + r * sim.run[0].max_waiting
     n = replica.num_waiting
-    if sim.run[0].hooked:
+    if sim.run[0].picking:
         heap[top + n] = i
         replica.num_waiting += 1
         replica.chosen = NONE
@@ -64,12 +76,13 @@ def front(sim: Simulation, r: int) -> int:
     """The waiting request with the smallest key, or NONE. In key order fresh arrivals need no heap: it
     holds only the preempted, whose keys are all smaller."""
     replica = sim.replicas[r]
-    if sim.run[0].hooked and replica.num_waiting > 1:
+    if sim.run[0].picking and replica.num_waiting > 1:
+        first = sim.run[0].waiting_at + r * sim.run[0].max_waiting
         if replica.chosen < 0:
-            replica.chosen = ask(sim, r)
+            replica.chosen = ask(sim, PICK, first, replica.num_waiting, replica.seen_s)
         if replica.chosen < 0:
             return NONE
-        return sim.pool[sim.run[0].waiting_at + r * sim.run[0].max_waiting + replica.chosen]
+        return sim.pool[first + replica.chosen]
     if replica.num_waiting > 0:
         return sim.pool[sim.run[0].waiting_at + r * sim.run[0].max_waiting]
     return replica.head if replica.num_fresh > 0 else NONE
@@ -95,7 +108,7 @@ def enqueue_arrivals(sim: Simulation, r: int) -> None:
 def leave_queue(sim: Simulation, r: int) -> None:
     """Remove the front."""
     replica = sim.replicas[r]
-    if sim.run[0].hooked:
+    if sim.run[0].picking:
         first = sim.run[0].waiting_at + r * sim.run[0].max_waiting
         replica.num_waiting -= 1
         sim.pool[first + max(replica.chosen, 0)] = sim.pool[first + replica.num_waiting]

@@ -42,6 +42,7 @@ class ReferenceRequest:
     preemptions: int = 0
     place: int = 0  # among those that are served
     tokens: int = 0  # of its prompt
+    prefill: int = 0  # tokens that it had when it was admitted; 0: it waits
     client: int = 0
     priority: int = 0
     retries: int = 0  # times that it was sent again because its replica was lost
@@ -51,7 +52,8 @@ class ReferenceRequest:
 
     @property
     def prompt(self) -> int:
-        return self.known
+        """What its prefill computes: tokens that came out since do not count until it starts again."""
+        return self.prefill or self.known
 
     @property
     def first_token_s(self) -> float:
@@ -84,6 +86,7 @@ class ReferenceRequest:
 
     def start_again(self) -> None:
         """It has no KV any more: prompt and tokens that came out are to be computed."""
+        self.prefill = 0
         self.computed, self.expected, self.decoding = 0, 0, False
 
     def hash(self, k: int) -> Hashable:

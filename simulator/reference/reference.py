@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.simulator.engine.hooks import columns_of
 from servecast.simulator.engine.patience import LEFT, SESSION_ENDED
 from servecast.simulator.engine.policy import parse_policy
 from servecast.simulator.engine.routers import parse_router
@@ -26,6 +25,7 @@ from servecast.simulator.reference.blocks import (
     ReferenceRequest,
     prompt_hashes,
 )
+from servecast.simulator.reference.decisions import Decisions
 from servecast.simulator.reference.membership import Membership
 from servecast.simulator.reference.object_routing import ObjectRouter
 from servecast.simulator.reference.replica import ReferenceReplica, ReferenceStep
@@ -54,15 +54,14 @@ class ReferenceRun:
         concurrency, self.client_s = clients
         shared = workload.prefix is not None or self.modes.turns is not None
         caching = loaded is None and fleet.limits.caches_prefixes_of(shared)
-        self.replicas = [ReferenceReplica(n, fleet, caching) for n in range(fleet.replicas)]
         self.requests = _requests(workload, fleet, loaded)  # None: rejected
         self.steps: list[ReferenceStep] = []
         self.served = [r for r in self.requests if r is not None]
         for place, request in enumerate(self.served):
             request.place = place
-        pick = parse_policy(fleet.policy).pick
-        for replica in self.replicas:
-            replica.pick, replica.columns = pick, columns_of(self.served)
+        decisions = Decisions(parse_policy(fleet.policy), self.served)
+        numbers = range(fleet.replicas)
+        self.replicas = [ReferenceReplica(n, fleet, caching, decisions) for n in numbers]
         self.router = self.make_router(
             workload, "round_robin" if concurrency and fleet.replicas == 1 else fleet.router
         )

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from math import inf, isnan
 from typing import TYPE_CHECKING
 
-from servecast.simulator.engine.hooks import Columns, Pick
 from servecast.simulator.engine.state import GAVE_UP
 from servecast.simulator.reference.blocks import (
     ReferenceBlocks,
     ReferenceRequest,
 )
+from servecast.simulator.reference.decisions import Decisions
 from servecast.simulator.reference.stage_times import Work, chunks_s, stage_s, whole_s
 from servecast.simulator.reference.tiers import ReferenceTiers
 
@@ -38,7 +38,8 @@ class ReferenceStep:
 
 
 class ReferenceReplica:
-    def __init__(self, number: int, fleet: Fleet, caching: bool) -> None:
+    def __init__(self, number: int, fleet: Fleet, caching: bool, decisions: Decisions) -> None:
+        self.decisions = decisions
         self.number, self.tables, self.limits = number, fleet.tables, fleet.limits
         self.tiers = fleet.modes.tiers
         self.blocks = ReferenceBlocks(fleet.limits, caching, ReferenceTiers(self.tiers))
@@ -60,12 +61,12 @@ class ReferenceReplica:
             False  # the batch that is being formed: a request, a prompt
         )
         self.taken = 0  # tokens of the batch that is being formed
+        self.most: int | None = None  # that it may have; None: not decided
+        self.now_s = 0.0  # when
         self.load_s = 0.0  # that its KV takes from other tiers
         self.num_steps = 0
         self.stalled = 0  # steps since one that brought a token
         self.left_queue: list[ReferenceRequest] = []  # since the last batch
-        self.pick: Pick | None = None  # the user's, over these columns of all requests
-        self.columns: Columns | None = None
 
     def wake(self, now_s: float) -> None:
         """A batch may be formed now; where they are formed ahead it waits for the step."""
@@ -125,7 +126,7 @@ class ReferenceReplica:
         candidates = [r for r in self.running if self.ahead or not r.in_flight]
         if not candidates:
             return None
-        victim = max(candidates, key=lambda r: r.key)
+        victim = self.decisions.victim(candidates, self.now_s)
         self.running.remove(victim)
         self.waiting.append(victim)
         self.blocks.release(victim)
@@ -136,11 +137,14 @@ class ReferenceReplica:
     def schedule(self, now_s: float) -> bool:
         """Form a batch of (request, tokens) and launch it; False if nothing can be scheduled."""
         batch: dict[ReferenceRequest, int] = {}
-        self.taken, self.prefilling = 0, False
+        self.taken, self.prefilling, self.now_s = 0, False, now_s
+        self.most = None
         short = False  # of memory
         for request in list(self.running):
-            tokens = min(self.to_compute(request), self.left)
-            if request not in self.running or tokens == 0:
+            asked = self.to_compute(request) if request in self.running else 0
+            self.set_budget(batch, asked > 0 and not request.decoding)
+            tokens = min(asked, self.left)
+            if tokens == 0:
                 continue
             while not self.blocks.fits(request, request.computed + tokens + self.lookahead):
                 short = True
@@ -156,10 +160,17 @@ class ReferenceReplica:
             self.blocks.remember(request, min(request.computed, request.known))
         self.continued = len(batch) > 0
         if not short:
+            self.set_budget(batch, len(self.waiting) > 0)
             self.admit(now_s, batch)
         if batch:
             self.launch(now_s, batch)
         return bool(batch)
+
+    def set_budget(self, batch: dict[ReferenceRequest, int], prompts: bool) -> None:
+        """Once a batch has its decodes and there are prompts for it."""
+        if prompts and self.most is None:
+            limit = self.limits.max_batched_tokens
+            self.most = self.decisions.budget(batch, len(self.waiting), self.now_s, limit)
 
     def to_compute(self, request: ReferenceRequest) -> int:
         """Tokens that it could have in a batch now: none once those in flight bring its last."""
@@ -169,7 +180,7 @@ class ReferenceReplica:
 
     def admit(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         while self.waiting and self.left and len(self.running) < self.limits.max_num_seqs:
-            request = self.next_waiting(now_s)
+            request = self.decisions.next_waiting(self.waiting, now_s)
             if isnan(request.scheduled_s) and now_s > request.arrival_s + self.patience_s:
                 self.waiting.remove(request)
                 request.why = GAVE_UP
@@ -195,6 +206,7 @@ class ReferenceReplica:
                 break
             self.waiting.remove(request)
             self.running.append(request)
+            request.prefill = request.known
             if first:
                 request.scheduled_s, request.hit = now_s, loaded
             self.load_s += self.blocks.below.load(below)
@@ -209,15 +221,10 @@ class ReferenceReplica:
         alone = request.known - loaded == 1 and self.longest > 0
         return alone and not self.prefilling and (self.continued or loaded > 0)
 
-    def next_waiting(self, now_s: float) -> ReferenceRequest:
-        if self.pick is None or len(self.waiting) == 1:
-            return min(self.waiting, key=lambda r: r.key)
-        return self.waiting[self.pick([r.place for r in self.waiting], self.columns, now_s)]
-
     @property
     def left(self) -> int:
         """Of the token budget."""
-        return self.limits.max_batched_tokens - self.taken
+        return (self.limits.max_batched_tokens if self.most is None else self.most) - self.taken
 
     def take(
         self, request: ReferenceRequest, tokens: int, batch: dict[ReferenceRequest, int]

@@ -12,6 +12,7 @@ from servecast.simulator.engine.orders import ORDERS
 from servecast.simulator.engine.picks import PICKS
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.reference.reference import ReferenceRun
 from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 ROUTERS_TO_TRY = (
@@ -60,7 +61,7 @@ def tables_of(
         sequence_shares=shares,
         prefill_shares=shares,
         decode_shares=shares,
-        mixed_s=grid(stages, len(points), max_num_seqs + 1, 7),
+        mixed_s=grid(stages, len(points), max_num_seqs + 1, 7).cumsum(3),
         mixed_chunk_tokens=points,
     )
 
@@ -180,3 +181,24 @@ def same_outcome(one: Records, other: Records) -> bool:
 def by_replica(records: Records) -> np.ndarray:
     """The steps of one replica after the other."""
     return records.steps[np.argsort(records.lane // records.stages, kind="stable")]
+
+
+def same_as_reference(records: Records, reference: ReferenceRun) -> bool:
+    """Equal token times, preemptions and replica of every request, and every step; NaN equals NaN."""
+    rejected = [request is None or bool(request.gone) for request in reference.requests]
+    if records.rejected.tolist() != rejected:
+        return False
+    for times, row, request in zip(
+        records.token_times(), records.requests, reference.requests, strict=True
+    ):
+        ours = [row[name] for name in ("arrival_s", "scheduled_s", "preemptions", "replica")]
+        if request is None:
+            continue
+        theirs = [request.arrival_s, request.scheduled_s, request.preemptions, request.replica]
+        if times.tolist() != request.token_s or not np.array_equal(ours, theirs, equal_nan=True):
+            return False
+    names = ("start_s", "end_s", "tokens", "sequences", "decodes", "cached", "used_blocks")
+    steps = [[getattr(s, name) for name in names] for s in reference.steps]
+    order = np.argsort([s.replica for s in reference.steps], kind="stable")
+    ours = [by_replica(records)[name] for name in names]
+    return np.array_equal(np.transpose(ours), np.reshape(steps, (-1, len(names)))[order])
