@@ -11,11 +11,11 @@ import numpy as np
 
 from servecast.estimator.learners.uncertainty import (
     ANALYTICAL_HALF_WIDTH,
-    MEASURED_HALF_WIDTH,
     Z_OF_90,
     Calibration,
 )
 from servecast.estimator.models import calibrated
+from servecast.estimator.noise import ASSUMED
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import ErrorDraw, Predictor
 from servecast.estimator.sources import fitting_of
@@ -34,16 +34,19 @@ def calibrations_of(store: Store, predictor: Predictor) -> dict[KernelKind, Cali
 
 
 def error_draws(
-    kinds: tuple[KernelKind, ...], calibrations: Mapping[KernelKind, Calibration], draw: int
+    kinds: tuple[KernelKind, ...],
+    calibrations: Mapping[KernelKind, Calibration],
+    noise: Mapping[KernelKind, float],
+    draw: int,
 ) -> dict[KernelKind, ErrorDraw]:
     """One error for each kernel and range of its times, from a stream of the kernel's own: the same in every
-    program that launches it.
+    program that launches it. ``noise`` is that of measured times.
     """
     errors = {}
     for kind in kinds:
         rng = np.random.default_rng([draw, zlib.crc32(repr(kind).encode())])
         of_datasheet, of_measured = rng.normal(
-            0.0, np.array([ANALYTICAL_HALF_WIDTH, MEASURED_HALF_WIDTH]) / Z_OF_90
+            0.0, [ANALYTICAL_HALF_WIDTH / Z_OF_90, noise.get(kind, ASSUMED)]
         )
         calibration = calibrations.get(kind)
         of_model = np.zeros(0) if calibration is None else calibration.draw(rng)

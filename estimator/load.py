@@ -94,7 +94,8 @@ class TableLoader:
             DataMissingError: as ``tables``.
         """
         predictor, calibrations = self._calibrated(sharded, sku)
-        perturbed = replace(predictor, errors=error_draws(predictor.kinds, calibrations, draw))
+        errors = error_draws(predictor.kinds, calibrations, predictor.noise, draw)
+        perturbed = replace(predictor, errors=errors)
         return build_tables(sharded, sku, bounds, perturbed, self._engine)
 
     def uncertain_operators(

@@ -58,6 +58,7 @@ PREDICTING = (
     "load",
     "mixed_times",
     "models",
+    "noise",
     "physics",
     "predictor",
     "saved_tables",

@@ -22,17 +22,16 @@ from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.learners.roofline import analytical_s
 from servecast.estimator.learners.uncertainty import (
     ANALYTICAL_HALF_WIDTH,
-    MEASURED_HALF_WIDTH,
     Z_OF_90,
     Calibration,
 )
 from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.noise import ASSUMED
 from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_s
 from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
 
 Codes = NDArray[np.int8]
 
-MEASURED_DEVIATION = MEASURED_HALF_WIDTH / Z_OF_90
 NORMAL_BY_MEAN = 1.2533  # a normal's standard deviation by its mean absolute value, sqrt(pi / 2)
 # GEMMs of more rows than any measured err by 1.4 to 3 times as much as those of unseen shapes.
 BEYOND_FACTOR = 2.0
@@ -140,6 +139,9 @@ class Predictor:
     attention_writes_kv: bool = False
     notes: tuple[str, ...] = ()
     errors: Mapping[KernelKind, ErrorDraw] = field(default_factory=dict)
+    noise: Mapping[KernelKind, float] = field(
+        default_factory=dict
+    )  # of measured times, see noise.py
     # By all that an answer depends on, so that copies of a predictor may share it: stages launch the same
     # kernels, and tables of another draw ask for the same cases.
     answers: dict[tuple[object, ...], tuple[Floats, Codes]] = field(default_factory=dict)
@@ -155,11 +157,11 @@ class Predictor:
 
     def deviation(self, kind: KernelKind, source: Codes) -> Floats:
         """What answers may be off by: standard deviations of the logarithm, by where they come from."""
-        model = self.models.get(kind)
-        inside = MEASURED_DEVIATION
+        model, measured = self.models.get(kind), self.noise.get(kind, ASSUMED)
+        inside = measured
         if model is not None:
             inside = max(inside, NORMAL_BY_MEAN * model.error)
-        by_source = np.full(len(SOURCES), MEASURED_DEVIATION)
+        by_source = np.full(len(SOURCES), measured)
         by_source[SOURCE_CODE[Source.INTERPOLATED]] = inside
         by_source[SOURCE_CODE[Source.EXTRAPOLATED]] = BEYOND_FACTOR * inside
         by_source[SOURCE_CODE[Source.ANALYTICAL]] = ANALYTICAL_HALF_WIDTH / Z_OF_90

@@ -23,6 +23,7 @@ from servecast.estimator.importers.silicon import (
 from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.mixed_times import mixed_kind
 from servecast.estimator.models import Fitting, fitted, needs_model, num_sms_of
+from servecast.estimator.noise import noise_of
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
 from servecast.estimator.quarantine import screened
@@ -51,6 +52,7 @@ def predictor_from(
     """From what the store has, fitting what it does not."""
     samples: dict[KernelKind, Samples] = {}
     models: dict[KernelKind, KernelModel] = {}
+    noise: dict[KernelKind, float] = {}
     writes_kv = False
     wanted = shapes_by_kind(programs)
     stand_ins = []
@@ -62,6 +64,8 @@ def predictor_from(
             asked, given = (" ".join(f).strip() for f in ((kind.dtype, kind.kv_dtype), formats))
             stand_ins.append(f"{sku.name}: {kind.kernel} {asked}: measured as {given}")
         samples[kind] = chosen_samples(data)
+        of_repeats = data.std_s / data.seconds
+        noise[kind] = noise_of(samples[kind].dims, samples[kind].seconds, of_repeats)
         writes_kv |= kind.kernel.startswith("attention") and _from_vllm(data)
         if kind.kernel == "attention_decode":
             samples |= _unlike_samples(store, sku, kind, data)
@@ -74,6 +78,7 @@ def predictor_from(
         samples=samples,
         models=models,
         attention_writes_kv=writes_kv,
+        noise=noise,
     )
     every = sorted(shape for group in wanted.values() for shape in group)
     far = refuse_what_is_too_far(found, programs, every)

@@ -19,10 +19,11 @@ from servecast.estimator.attention_times import (
 from servecast.estimator.envelope import described
 from servecast.estimator.learners.uncertainty import (
     ANALYTICAL_HALF_WIDTH,
-    MEASURED_HALF_WIDTH,
+    Z_OF_90,
     Calibration,
 )
 from servecast.estimator.measurement import Floats
+from servecast.estimator.noise import ASSUMED
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Codes, Predictor
 from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
@@ -66,7 +67,9 @@ def uncertain_operators(
         taken, code = _timed(launch, predictor, step)
         shape = launch.shape
         seconds[shape] = seconds.get(shape, 0.0) + count * float(taken[0])
-        half_widths[shape] = float(half_width(calibrations.get(kind_of(shape)), taken, code)[0])
+        kind = kind_of(shape)
+        measured = Z_OF_90 * predictor.noise.get(kind, ASSUMED)
+        half_widths[shape] = float(half_width(calibrations.get(kind), (taken, code), measured)[0])
         sources[shape] = SOURCES[int(code[0])]
     total = max(sum(seconds.values()), float(np.finfo(np.float64).tiny))
     found = [
@@ -78,9 +81,10 @@ def uncertain_operators(
     return sorted(found, key=lambda x: (-x.share * x.half_width, x.operator))
 
 
-def half_width(calibration: Calibration | None, seconds: Floats, source: Codes) -> Floats:
-    """90 % half-widths of the logarithm of predicted times."""
-    found = np.full(len(seconds), MEASURED_HALF_WIDTH)
+def half_width(calibration: Calibration | None, timed: Timed, measured: float) -> Floats:
+    """90 % half-widths of the logarithm of predicted times; ``measured`` is that of measured ones."""
+    seconds, source = timed
+    found = np.full(len(seconds), measured)
     if calibration is not None:
         outside = (source == SOURCE_CODE[Source.EXTRAPOLATED]).astype(np.int64)
         modelled = outside | (source == SOURCE_CODE[Source.INTERPOLATED])
