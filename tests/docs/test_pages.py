@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from servecast.simulator.metrics.metrics import ReplicaMetrics
 
 LEAST_REASON = 12  # characters
 OURS = re.compile(r"^((?:servecast|compile-and-search|agent) (?:.*\\\n)*.*)$", re.MULTILINE)
+WITHIN_A_LINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
+README = REPOSITORY / "README.md"
 PAGES = sorted(DOCS.glob("*.md"))
 with_shell = [page for page in PAGES if script(page, "sh")]
 with_python = [page for page in PAGES if script(page, "python")]
@@ -53,14 +56,16 @@ def recording(seed: int, tpot_s: float = 0.0082) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A place to work in, with what the pages name: specs, a search's result, two recordings, a trace."""
-    (tmp_path / "benchmarks").symlink_to(REPOSITORY / "benchmarks")
-    shutil.copytree(REPOSITORY / "spec", tmp_path / "spec", ignore=shutil.ignore_patterns("__*"))
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "results.json").write_text(json.dumps(example_result()))
+    here = tmp_path / "servecast"
+    here.mkdir()
+    (here / "benchmarks").symlink_to(REPOSITORY / "benchmarks")
+    shutil.copytree(REPOSITORY / "spec", here / "spec", ignore=shutil.ignore_patterns("__*"))
+    (here / "results").mkdir()
+    (here / "results" / "results.json").write_text(json.dumps(example_result()))
     for seed, name in enumerate(("bench.json", "fresh.json")):
-        (tmp_path / name).write_text(json.dumps(recording(seed)))
-    shutil.copy(REPOSITORY / "spec" / "traces" / "chat.csv", tmp_path / "my-trace.csv")
-    return tmp_path
+        (here / name).write_text(json.dumps(recording(seed)))
+    shutil.copy(REPOSITORY / "spec" / "traces" / "chat.csv", here / "my-trace.csv")
+    return here
 
 
 def assert_it_runs(command: list[str], folder: Path, cache: Path) -> None:
@@ -72,7 +77,12 @@ def assert_it_runs(command: list[str], folder: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("page", with_shell, ids=lambda page: page.stem)
-def test_the_shell_commands_of_a_page_run(page: Path, folder: Path, user_cache: Path) -> None:
+def test_the_shell_commands_of_a_page_run(
+    page: Path, folder: Path, user_cache: Path, request: pytest.FixtureRequest
+) -> None:
+    if "../shared/" in script(page, "sh"):
+        data: Path = request.getfixturevalue("shared_data")
+        (folder.parent / "shared").symlink_to(data.parent.resolve())
     assert_it_runs(["bash", "-euo", "pipefail", "-c", script(page, "sh")], folder, user_cache)
 
 
@@ -103,17 +113,20 @@ def test_a_block_that_is_run_elsewhere_says_why_and_where(page: Path) -> None:
             assert f"{page.name}" in runner or snippet.runner.name == "run", snippet.remark
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.stem)
 def test_the_options_of_commands_that_are_not_run_here_exist(page: Path) -> None:
-    others = "".join(s.text for s in snippets(page) if s.language == "sh" and not s.is_run)
-    for line in OURS.findall(others):
+    """Blocks that are run elsewhere, and what a sentence names."""
+    others = [s.text for s in snippets(page) if s.language == "sh" and not s.is_run]
+    others += WITHIN_A_LINE.findall(page.read_text(encoding="utf-8"))
+    for line in OURS.findall("\n".join(others)):
         words = shlex.split(re.sub(r"[…\[\]]|\\\n|&$", " ", line), comments=True)
         name, *asked = words[1:] if words[0] == "servecast" else words
-        command = cli.get_command(click.Context(cli), name)
-        while isinstance(command, click.Group):
+        command = cli if name == "COMMAND" else cli.get_command(click.Context(cli), name)
+        while isinstance(command, click.Group) and command is not cli and asked:
             command, *asked = command.commands[asked[0]], *asked[1:]
         assert command is not None, line
-        command.make_parser(click.Context(command)).parse_args(asked)
+        with suppress(click.BadOptionUsage):  # an option named without its argument
+            command.make_parser(click.Context(command)).parse_args(asked)
 
 
 def test_who_runs_a_block_is_told_by_its_remark(tmp_path: Path) -> None:
