@@ -58,7 +58,9 @@ def show_space(space: Row, console: Console) -> None:
     for name in ("axis", "values", ""):
         table.add_column(name, justify="right" if name == "" else "left")
     for axis, values in space["question"]["axes"].items():
-        table.add_row(axis, ", ".join(map(str, values)), str(len(values)))
+        if values:
+            table.add_row(axis, ", ".join(map(str, values)), str(len(values)))
+    table.add_row("replicas", f"found: what the trace needs, of {_gpus(space['question'])}", "")
     console.print(table)
     console.print(
         f"{space['configurations']:,} configurations, {space['to_search']:,} of them to search, "
@@ -70,6 +72,13 @@ def show_space(space: Row, console: Console) -> None:
     if space["infeasible"]:
         console.print()
         console.print(_infeasible_table(space["infeasible"]))
+
+
+def _gpus(question: Row) -> str:
+    """``16 GPUs at most, 4 of them l40s``."""
+    stock = [f"{count} of them {sku}" for sku, count in question["stock"].items()]
+    nodes = ["by whole nodes"] if question["whole_nodes"] else []
+    return ", ".join([f"{question['max_gpus']} GPUs at most", *stock, *nodes])
 
 
 LATENCIES = {

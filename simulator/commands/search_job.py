@@ -45,6 +45,7 @@ from servecast.simulator.search.question import (
 )
 from servecast.simulator.search.robust import Weighted, check_weights, combined
 from servecast.simulator.search.searching import Means
+from servecast.simulator.search.servable import servable, servable_pairs
 from servecast.simulator.search.space import AGGREGATED, Axes
 from servecast.simulator.search.task import Demand
 from servecast.simulator.traffic.traces import TraceOptions, read_trace
@@ -138,8 +139,10 @@ def describe_space(options: JobOptions) -> dict[str, Any]:
         UserError: as ``run_job``, but for the store, which is not opened.
     """
     question = question_of(options)
-    tokens = workload_of(options, question).mean_sequence_tokens
-    return space_json(question, question.space(tokens), question.pairings(tokens))
+    workload = workload_of(options, question)
+    tokens = workload.mean_sequence_tokens
+    space = servable(question.space(tokens), workload)
+    return space_json(question, space, servable_pairs(question.pairings(tokens), workload))
 
 
 def workload_of(options: JobOptions, question: Question) -> Workload:

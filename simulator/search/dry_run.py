@@ -8,14 +8,18 @@ from dataclasses import asdict
 from servecast.simulator.search.pairs import Pairings
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.rows import Row
+from servecast.simulator.search.servable import POLICY
 from servecast.simulator.search.space import Infeasible, Space
 
 
 def space_json(question: Question, space: Space, apart: Pairings) -> Row:
     """``refused`` counts configurations by the constraint that refuses them."""
-    refused: Counter[str] = Counter(apart.refused)
+    together: Counter[str] = Counter()
     for miss in space.infeasible:
-        refused[miss.constraint] += _configurations(miss, question)
+        if miss.constraint != POLICY:
+            together[miss.constraint] += _configurations(miss, question)
+    by_policy = question.axes.num_aggregated - len(space) - together.total()
+    refused = together + Counter(apart.refused) + Counter({POLICY: by_policy})
     return {
         "question": question.json(),
         "sizes": question.axes.sizes(),

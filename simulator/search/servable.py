@@ -10,6 +10,9 @@ from servecast.simulator.search.pairs import Pairings
 from servecast.simulator.search.space import Candidate, Infeasible, Placement, Space
 from servecast.simulator.traffic.workload import Workload
 
+POLICY = "the policy"
+"""The constraint of what is refused here: some of a placement's candidates, with one reason for all."""
+
 
 def servable(space: Space, workload: Workload) -> Space:
     """Without the candidates whose policy cannot: it wants a single stage, say, or keeps no prefixes."""
@@ -37,7 +40,7 @@ def servable_pairs(apart: Pairings, workload: Workload) -> Pairings:
             for candidate in placement.candidates
         )
     )
-    refused = {"the policy": len(apart) - len(kept)} if len(kept) < len(apart) else {}
+    refused = {POLICY: len(apart) - len(kept)} if len(kept) < len(apart) else {}
     return Pairings(kept, {**apart.refused, **refused})
 
 
@@ -49,4 +52,4 @@ def _refusal(candidate: Candidate, placement: Placement, workload: Workload) -> 
 
 
 def _miss(placement: Placement, reason: str) -> Infeasible:
-    return replace(placement.refused(reason), constraint="the policy")
+    return replace(placement.refused(reason), constraint=POLICY)

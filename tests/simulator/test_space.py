@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 from servecast.compiler.catalog import compile_text, shipped_skus
 from servecast.compiler.errors import UserError
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service
+from servecast.simulator.cli import cli
 from servecast.simulator.search.dry_run import space_json
 from servecast.simulator.search.market import Market, priced
 from servecast.simulator.search.precision import at_precision
@@ -178,6 +181,58 @@ def test_the_dry_run_counts_all_configurations_searched_or_refused() -> None:
     assert found["configurations"] == 16
     assert found["to_search"] + sum(found["refused"].values()) == 16
     assert found["refused"] == {"the node's size": 8, "the token budget": 2}
+
+
+EVERY_DIMENSION = """
+service "all" {
+    slo ttft p75 < 1 s
+    search skus h100-sxm, l40s  gpus <= 8
+    search tp 1, 2  pp 1, 2  ep 1  dp 1  batch 64, 128  chunk 512, 2048
+    search precision bf16, fp8  policy vllm_v1, "lightllm:wait_steps=20"
+    search router round_robin, "least_outstanding:stale_s=1"  objective goodput
+    search mode aggregated, disaggregated  prefill h100-sxm  decode l40s, h100-sxm
+}
+"""
+SAID_INSTEAD = (
+    *("--slo", "ttft p75 < 1 s", "--sku", "h100-sxm", "--sku", "l40s", "--gpus", "8"),
+    *("--tp", "1,2", "--pp", "1,2", "--ep", "1", "--dp", "1"),
+    *("--max-num-seqs", "64,128", "--max-num-batched-tokens", "512,2048"),
+    *("--precision", "bf16", "--precision", "fp8", "--objective", "goodput"),
+    *("--policy", "vllm_v1", "--policy", "lightllm:wait_steps=20"),
+    *("--router", "round_robin", "--router", "least_outstanding:stale_s=1"),
+    *("--mode", "aggregated", "--mode", "disaggregated"),
+    *("--prefill-sku", "h100-sxm", "--decode-sku", "l40s", "--decode-sku", "h100-sxm"),
+)
+
+
+def dry_run(spec: Path, *options: str) -> Result:
+    trace = str(SPEC.parent / "traces" / "chat.csv")
+    asked = ("compile-and-search", str(spec), "--trace", trace, "--dry-run", *options)
+    return CliRunner().invoke(cli, asked)
+
+
+def test_a_service_block_and_the_command_line_declare_the_same_space(tmp_path: Path) -> None:
+    """Every dimension; policies with two stages or more are refused where they want one."""
+    declared = tmp_path / "declared.llm"
+    declared.write_text(SPEC.read_text() + EVERY_DIMENSION)
+    spaces = [
+        json.loads(dry_run(spec, *options, "--json").stdout)
+        for spec, options in ((declared, ("--service", "all")), (SPEC, SAID_INSTEAD))
+    ]
+    assert spaces[0] == spaces[1]
+    (space, _) = spaces
+    aggregated = 2 * 2 * 2 * 2 * 2 * 2 * 2 * 2  # SKUs, tp, pp, batches, chunks, precisions, rules
+    pairs = (1 * 4) * (2 * 4) * 2 * 2 * 2  # each role's SKUs and degrees; precisions, rules
+    assert space["configurations"] == aggregated + pairs
+    assert space["to_search"] + sum(space["refused"].values()) == space["configurations"]
+    assert space["refused"]["the policy"] > 0
+
+
+def test_the_dry_run_shows_every_axis_with_its_size_and_what_is_found(tmp_path: Path) -> None:
+    shown = dry_run(SPEC, *SAID_INSTEAD, "--stock", "l40s=4", "--whole-nodes").stdout
+    assert "prefill_skus        h100-sxm" in shown
+    assert "replicas            found: what the trace needs, of 8 GPUs at most" in shown
+    assert "prefill_skus" not in dry_run(SPEC).stdout
 
 
 def test_a_policy_that_cannot_serve_the_trace_is_refused_and_the_others_are_searched() -> None:
