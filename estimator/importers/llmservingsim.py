@@ -17,6 +17,7 @@ from pathlib import Path
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
+from servecast.estimator.importers.agreement import Agreement, Timed, refuse_mixed_units
 from servecast.estimator.importers.vidur import Skipped
 from servecast.estimator.measurement import Measurement, Origin, Timing
 
@@ -80,13 +81,28 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
         raise DataMissingError(f"{path}: unknown model {'/'.join(name)!r}; known are {known}")
     origin = Origin("llmservingsim", "llmservingsim", "", relative.as_posix(), LICENCE)
     file = _File(path, model, int(tp.removeprefix("tp")), dtype)
-    for case, time_us in READERS[path.name](file, skipped):
-        timing = Timing(time_us * S_PER_US)
-        yield Measurement(case, SKUS.get(gpu, gpu.lower()), origin, timing, method="eager")
+    found = list(READERS[path.name](file, skipped))
+    refuse_mixed_units(found)
+    for row in found:
+        timing, sku = Timing(row.seconds), SKUS.get(gpu, gpu.lower())
+        yield Measurement(row.case, sku, origin, timing, method="eager")
 
 
-def _rows(file: _File, *columns: str) -> Iterator[tuple[str, dict[str, float]]]:
-    """The ``layer`` of each line (empty without such a column) and the numbers of ``columns``."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line: its ``layer`` (empty without such a column) and the numbers of the columns asked for."""
+
+    layer: str
+    values: dict[str, int]
+    seconds: float
+    where: str
+
+    def of(self, case: KernelCase) -> Timed:
+        return Timed(case, self.seconds, self.where)
+
+
+def _rows(file: _File, *columns: str) -> Iterator[_Row]:
+    agreement = Agreement()
     with file.path.open(newline="", encoding="utf-8") as opened:
         for number, row in enumerate(csv.DictReader(opened), start=2):
             values = {}
@@ -98,7 +114,11 @@ def _rows(file: _File, *columns: str) -> Iterator[tuple[str, dict[str, float]]]:
             if values["time_us"] <= 0:
                 text = f"{values['time_us']:g} us is not a positive time"
                 raise DataMissingError(f"{file.path}:{number}: column time_us: {text}")
-            yield row.get("layer") or "", values
+            time_us, layer = values.pop("time_us"), row.get("layer") or ""
+            sizes = {column: int(value) for column, value in values.items()}
+            found = _Row(layer, sizes, time_us * S_PER_US, f"{file.path}:{number}: column time_us")
+            agreement.check((layer, *sizes.values()), found.seconds, number, found.where)
+            yield found
 
 
 def _number(text: str, where: str) -> float:
@@ -118,7 +138,7 @@ def _case(file: _File, kernel: str, dims: Mapping[str, int]) -> KernelCase:
     return KernelCase(kernel, dtype, kv_dtype, tuple(sorted(dims.items())))
 
 
-Cases = Iterator[tuple[KernelCase, float]]
+Cases = Iterator[Timed]
 
 
 def _dense(file: _File, skipped: Skipped) -> Cases:
@@ -154,52 +174,49 @@ def _per_sequence(file: _File, skipped: Skipped) -> Cases:
 def _layers(
     file: _File, layers: Mapping[str, tuple[str, dict[str, int]]], axis: str, skipped: Skipped
 ) -> Cases:
-    for layer, row in _rows(file, axis):
-        if layer not in layers:
-            skipped.reasons[f"{file.path.name}: {layer}"] += 1
+    for row in _rows(file, axis):
+        if row.layer not in layers:
+            skipped.reasons[f"{file.path.name}: {row.layer}"] += 1
             continue
-        kernel, dims = layers[layer]
-        yield _case(file, kernel, {**dims, "rows": int(row[axis])}), row["time_us"]
+        kernel, dims = layers[row.layer]
+        yield row.of(_case(file, kernel, {**dims, "rows": row.values[axis]}))
 
 
 def _attention(file: _File, skipped: Skipped) -> Cases:
     m, tp = file.model, file.tp
     kv_heads = max(1, m.kv_heads // tp)
     shape = {"heads": m.heads // tp, "kv_heads": kv_heads, "head_dim": m.head_dim, "window": 0}
-    for _, row in _rows(file, "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"):
-        chunk, history, decodes, cached = (int(row[c]) for c in list(row)[:4])
+    for row in _rows(file, "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"):
+        chunk, history, decodes, cached = row.values.values()
         if chunk and decodes and history:
             skipped.reasons[f"{file.path.name}: decodes beside a prefill with history"] += 1
         elif chunk and decodes:
             swept = {"batch": decodes, "context": cached, "chunk": chunk}
-            yield _case(file, "attention_mixed", {**shape, **swept}), row["time_us"]
+            yield row.of(_case(file, "attention_mixed", {**shape, **swept}))
         elif chunk:
             swept = {"batch": 1, "context": history, "chunk": chunk}
-            yield _case(file, "attention_prefill", {**shape, **swept}), row["time_us"]
+            yield row.of(_case(file, "attention_prefill", {**shape, **swept}))
         else:
             swept = {"batch": decodes, "context": cached}
-            yield _case(file, "attention_decode", {**shape, **swept}), row["time_us"]
+            yield row.of(_case(file, "attention_decode", {**shape, **swept}))
 
 
 def _moe(file: _File, skipped: Skipped) -> Cases:
     m = file.model
-    by_tokens: dict[int, list[tuple[int, float]]] = {}
-    for _, row in _rows(file, "tokens", "activated_experts"):
-        by_tokens.setdefault(int(row["tokens"]), []).append(
-            (int(row["activated_experts"]), row["time_us"])
-        )
+    by_tokens: dict[int, list[_Row]] = {}
+    for row in _rows(file, "tokens", "activated_experts"):
+        by_tokens.setdefault(row.values["tokens"], []).append(row)
     taken = set()
     for tokens, times in by_tokens.items():
         for ep in EP_DEGREES:
             local, rows = m.experts // ep, tokens * ep
             expected = local * (1 - (1 - m.top_k / m.experts) ** rows)
-            hit, time_us = min(
-                (x for x in times if x[0] <= local), key=lambda x: abs(x[0] - expected)
-            )
-            taken.add((tokens, hit))
+            fits = [row for row in times if row.values["activated_experts"] <= local]
+            nearest = min(fits, key=lambda row: abs(row.values["activated_experts"] - expected))
+            taken.add(nearest.where)
             dims = {"hidden": m.hidden, "intermediate": m.intermediate // file.tp, "top_k": m.top_k}
             experts = {"experts": local, "total_experts": m.experts, "rows": rows}
-            yield _case(file, "experts", {**dims, **experts}), time_us
+            yield nearest.of(_case(file, "experts", {**dims, **experts}))
     left = sum(map(len, by_tokens.values())) - len(taken)
     skipped.reasons[f"{file.path.name}: routing far from uniform"] += left
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
+from servecast.estimator.importers.agreement import Agreement, Timed, refuse_mixed_units
 from servecast.estimator.measurement import Measurement, Origin, Timing
 
 LICENCE = "MIT"
@@ -27,7 +28,6 @@ SKUS = {
     "a100_dgx": "a100-sxm-80gb",
     "h100_dgx": "h100-sxm",
 }
-CONTRADICTION = 3.0  # two medians of one case further apart than this are not noise
 
 Row = Mapping[str, str]
 
@@ -126,7 +126,7 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
     relative = path.relative_to(folder)
     name = relative.parts[1]
     origin = Origin("vidur", "vidur", "", relative.as_posix(), LICENCE)
-    seen: dict[KernelCase, tuple[int, float]] = {}
+    agreement, found = Agreement(), list[Timed]()
     for line in _lines(path):
         for case in READERS[path.name](line, skipped):
             timing = line.timing(case.column)
@@ -135,25 +135,11 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
                 continue
             dims = tuple(sorted(case.dims.items()))
             key = KernelCase(case.kernel, "bf16", case.kv_dtype, dims)
-            _check_agrees(line, case, seen, key, timing)
+            median_s, where = timing.median_s or timing.mean_s, line.where(case.column)
+            agreement.check(key, median_s, line.number, where)
+            found.append(Timed(key, median_s, where))
             yield Measurement(key, SKUS.get(name, name), origin, timing, method="eager")
-
-
-def _check_agrees(
-    line: _Line,
-    case: _Case,
-    seen: dict[KernelCase, tuple[int, float]],
-    key: KernelCase,
-    timing: Timing,
-) -> None:
-    median_s = timing.median_s or timing.mean_s
-    before = seen.setdefault(key, (line.number, median_s))
-    ratio = max(before[1], median_s) / min(before[1], median_s)
-    if ratio > CONTRADICTION:
-        raise DataMissingError(
-            f"{line.where(case.column)}: {median_s * 1e3:.4g} ms contradicts the {before[1] * 1e3:.4g} ms"
-            f" of the same case in line {before[0]}"
-        )
+    refuse_mixed_units(found)
 
 
 def _lines(path: Path) -> Iterator[_Line]:

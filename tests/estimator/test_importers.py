@@ -13,6 +13,7 @@ from servecast.estimator.importers.llmservingsim import import_llmservingsim
 from servecast.estimator.importers.silicon import SiliconQuery, data_root, import_silicon
 from servecast.estimator.importers.silicon_tables import LATENT_DIMS
 from servecast.estimator.importers.vidur import Skipped, import_vidur
+from servecast.estimator.intake import import_folder
 from servecast.estimator.physics import KernelKind, work_of
 from servecast.estimator.sources import chosen_samples
 from servecast.estimator.store import Store
@@ -123,6 +124,17 @@ def test_a_bad_vidur_cell_is_named_and_nothing_is_taken(
         import_vidur(folder, Skipped())
 
 
+def test_a_vidur_time_in_another_unit_is_named(tmp_path: Path) -> None:
+    """Milliseconds all but the last, which is in microseconds."""
+    rows = [
+        f"{t},{t},{t},{t},0,8,{s},8" for s, t in ((2**i, 0.01 + 1e-9 * 2**i) for i in range(10))
+    ]
+    folder = network(tmp_path, *rows, "10,10,10,10,0,8,2000,8")
+    message = r"all_reduce.csv:12: column all_reduce: 10 ms is 9\d\d times as long .* another unit"
+    with pytest.raises(DataMissingError, match=message):
+        import_vidur(folder, Skipped())
+
+
 def test_a_missing_vidur_column_is_named(tmp_path: Path) -> None:
     folder = network(tmp_path, "1,1,1,1,0,8,1024", header=HEADER.removesuffix(",devices_per_node"))
     with pytest.raises(
@@ -218,11 +230,33 @@ def test_an_expert_parallel_ranks_share_is_a_row_of_the_whole_layers_profile(
             r"dense.csv:2: column time_us: 0 us is not a positive",
         ),
         ("layer,time_us\nact_fn,5\n", r"dense.csv: no column tokens"),
+        (
+            "layer,tokens,time_us\nact_fn,8,9\nqkv_proj,8,70\nact_fn,8,3\nact_fn,8,2.9\n",
+            r"dense.csv:5: column time_us: 0.0029 ms contradicts the 0.009 ms .* in line 2",
+        ),
+        (
+            "layer,tokens,time_us\n"
+            + "".join(f"qkv_proj,{tokens},{20 + tokens}\n" for tokens in range(1, 10))
+            + "qkv_proj,10,0.03\n",
+            r"dense.csv:11: column time_us: 3e-05 ms is \d+ times as short .* linear .* another unit",
+        ),
     ],
 )
 def test_a_bad_llmservingsim_cell_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataMissingError, match=message):
         import_llmservingsim(serving_profile(tmp_path, "dense.csv", text), Skipped())
+
+
+def test_of_a_folder_with_a_contradiction_nothing_is_imported(tmp_path: Path) -> None:
+    serving_profile(tmp_path, "dense.csv", "layer,tokens,time_us\nqkv_proj,8,20\n")
+    twice = "layer,sequences,time_us\nlm_head,8,20\nlm_head,8,90\n"
+    serving_profile(tmp_path, "per_sequence.csv", twice)
+    with Store.open(":memory:") as store:
+        with pytest.raises(
+            DataMissingError, match=r"per_sequence.csv:3: column time_us: .* line 2"
+        ):
+            import_folder(store, "llmservingsim", tmp_path)
+        assert store.contents() == ()
 
 
 def test_an_unknown_llmservingsim_model_is_named(tmp_path: Path) -> None:
