@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from servecast.compiler.errors import UserError
 from servecast.simulator.traffic.arrival_processes import Gamma, with_arrivals
 from servecast.simulator.traffic.arrivals import bootstrap, gamma_arrivals, stream
+from servecast.simulator.traffic.summary import describe
 from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
 
@@ -99,6 +100,29 @@ def test_resampling_far_beyond_the_trace_keeps_its_rate() -> None:
     trace = numbered(50)
     drawn = bootstrap(trace, 20_000, seed=5, block_requests=5)
     assert drawn.rate_per_s == pytest.approx(trace.rate_per_s, rel=0.05)
+
+
+def test_resampling_keeps_what_goes_together() -> None:
+    """Outputs that follow their prompts, prompts that follow the one before, and bursts of arrivals."""
+    rng = np.random.default_rng(3)
+    level, busy = np.zeros(20_000), np.repeat(rng.random(400) < 0.3, 50)
+    for i, noise in enumerate(rng.standard_normal(len(level) - 1), start=1):
+        level[i] = 0.8 * level[i - 1] + 0.6 * noise  # unit variance
+    prompt = np.rint(500 * np.exp(level)).astype(np.int64) + 1
+    output = np.rint(prompt * np.exp(0.5 * rng.standard_normal(len(level)))).astype(np.int64) + 1
+    gaps_s = rng.exponential(np.where(busy, 0.1, 1.0))
+    trace = Workload("t", np.cumsum(gaps_s) - gaps_s[0], prompt, output)
+    drawn = bootstrap(trace, 40_000, seed=8)
+    before, after = describe(trace), describe(drawn)
+    assert after.length_correlation == pytest.approx(before.length_correlation, abs=0.02)
+    assert after.gap_cv == pytest.approx(before.gap_cv, rel=0.05)
+    assert after.dispersion == pytest.approx(before.dispersion, rel=0.15)
+
+    def following(workload: Workload) -> float:
+        logs = np.log(workload.prompt_tokens)
+        return float(np.corrcoef(logs[1:], logs[:-1])[0, 1])
+
+    assert following(drawn) == pytest.approx(following(trace), abs=0.03)  # lost at 1 edge in 100
 
 
 def test_resampled_requests_keep_their_prefix_blocks() -> None:

@@ -21,6 +21,7 @@ from servecast.simulator.traffic.shape import (
     prefix_summary,
     rank_correlation,
 )
+from servecast.simulator.traffic.summary import describe
 from servecast.simulator.traffic.traces import TraceOptions, read_trace, write_trace
 from servecast.simulator.traffic.workload import PrefixBlocks, Workload
 
@@ -132,6 +133,15 @@ def requests(lengths: list[tuple[int, int]], block_tokens: int = 4) -> Workload:
     prefix = PrefixBlocks(block_tokens, offsets, np.arange(offsets[-1]))
     arrival_s = np.arange(len(lengths), dtype=np.float64)
     return Workload("t", arrival_s, prompt, np.array([o for _, o in lengths]), prefix=prefix)
+
+
+@given(lengths=small, factor=st.sampled_from([1.0, 1.5, 2.0, 7.0]))
+def test_longer_requests_have_the_rank_correlation_that_they_had(
+    lengths: list[tuple[int, int]], factor: float
+) -> None:
+    before = requests(lengths)
+    after = scaled(before, prompt=2.0, output=factor)
+    assert describe(after).length_correlation == describe(before).length_correlation
 
 
 @given(lengths=small, factor=st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 7.0]))
