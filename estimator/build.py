@@ -99,7 +99,7 @@ def _stage_times(
         sequence=sequence_times(launches, predictor, bounds.max_num_seqs, engine),
         prefill=prefill,
         prefill_base_s=base_s,
-        decode=_decode_times(launches, predictor, bounds),
+        decode=decode_times(launches, predictor, bounds),
         send=send_times(launches, sends, bounds.max_batched_tokens),
     )
 
@@ -132,7 +132,7 @@ def _prefill_times(
     return total, base_s
 
 
-def _decode_times(launches: Counter[Launch], predictor: Predictor, bounds: TableBounds) -> Sum:
+def decode_times(launches: Counter[Launch], predictor: Predictor, bounds: TableBounds) -> Sum:
     """[decodes, cache points]"""
     batch, cached = np.meshgrid(
         np.arange(bounds.max_num_seqs + 1, dtype=np.float64),

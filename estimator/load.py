@@ -17,6 +17,7 @@ from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, 
 from servecast.estimator.envelope import refuse_too_large_steps
 from servecast.estimator.learners.uncertainty import Calibration
 from servecast.estimator.models import code_version
+from servecast.estimator.operator_times import OperatorTimes, operator_times
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.sources import (
@@ -80,6 +81,19 @@ class TableLoader:
                 store.put_cached(f"{key} notes", "notes", told)
         self._told.setdefault(sku, set()).update(told.decode().splitlines())
         return saved_tables.from_bytes(body)
+
+    def operators(
+        self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds
+    ) -> list[OperatorTimes]:
+        """What of the tables is each operator's.
+
+        Raises:
+            DataMissingError: as ``tables``.
+        """
+        with self._store() as store:
+            import_once(store, sku, self._sources)
+            predictor = self._predictor(store, sharded, sku)
+        return operator_times(sharded, sku, bounds, predictor, self._engine)
 
     def drawn_tables(
         self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds, draw: int

@@ -26,6 +26,7 @@ from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.classes import by_class
+from servecast.simulator.metrics.operators import operator_rows, operators
 from servecast.simulator.metrics.outcome import Deployed, outcome
 from servecast.simulator.search.serving import step_work
 from servecast.simulator.search.space import Axes, Placement, enumerate_space
@@ -44,7 +45,8 @@ class Setup:
     ``dp`` counts the engines of one replica, which share its experts: each schedules for itself.
     ``slos`` ask for goodput, the grid's intensity for carbon. ``drafter`` is the model that drafts, where the
     modes speculate and say no cost: it runs at the replica's tensor parallelism. ``clients`` send one request
-    after the other, ``pause_s`` after an answer; the trace's times do not count then.
+    after the other, ``pause_s`` after an answer; the trace's times do not count then. With ``operators`` the
+    summary tells what each of the model's operators took.
     """
 
     program: Program
@@ -71,6 +73,7 @@ class Setup:
     sequence_parallel: bool = False
     clients: int | None = None
     pause_s: float = 0.0
+    operators: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +119,7 @@ def simulate_setup(
         **outcome(deployed(setup, placement, tables), workload, records),
         "classes": by_class(records, workload, setup.slos),
         "modes": dict(records.modes),
+        "operators": operators_json(setup, placement, loader, (tables, records)),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
         "provenance": {
             "operator_times": loader.provenance(placement.sku),
@@ -123,6 +127,17 @@ def simulate_setup(
         },
     }
     return Simulated(workload, records, summary)
+
+
+def operators_json(
+    setup: Setup, placement: Placement, loader: TableLoader, ran: tuple[RuntimeTables, Records]
+) -> list[Row] | None:
+    """A row an operator, the longest first; None: nobody asked, or the steps do not tell."""
+    if not setup.operators:
+        return None
+    each = loader.operators(placement.sharded, placement.sku, bounds(placement))
+    uses = operators(each, *ran)
+    return None if uses is None else operator_rows(uses, placement.sku)
 
 
 def _with_drafter(setup: Setup, placement: Placement, loader: TableLoader) -> Modes:

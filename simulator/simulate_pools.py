@@ -20,7 +20,7 @@ from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.outcome import Deployed
 from servecast.simulator.metrics.outcome_pools import outcome_pools
 from servecast.simulator.search.pairs import kv_link
-from servecast.simulator.search.serving import seconds_by_source
+from servecast.simulator.search.serving import pools, seconds_by_source
 from servecast.simulator.search.space import Placement
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.simulate import (
@@ -28,6 +28,7 @@ from servecast.simulator.simulate import (
     Setup,
     configuration_json,
     deployed,
+    operators_json,
     place,
 )
 from servecast.simulator.traffic.summary import describe
@@ -112,6 +113,7 @@ def simulate_pools(
         "workload": asdict(describe(workload)),
         **outcome_pools(_deployed(roles, placements, fleets), workload, run),
         "modes": {},
+        "operators": _operators(setup, placements, loader, (serving, run)),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
         "provenance": _provenance(placements, loader, workload),
     }
@@ -135,6 +137,24 @@ def _fleet(setup: Setup, placement: Placement, loader: TableLoader) -> Fleet:
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     limits = replace(placement.candidates[0].limits, prefix_caching=False)
     return Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy)
+
+
+def _operators(
+    setup: PoolsSetup,
+    placements: list[Placement],
+    loader: TableLoader,
+    ran: tuple[Disaggregated, DisaggregatedRun],
+) -> list[Row] | None:
+    """Of both roles, in the order of both; None: nobody asked."""
+    if not setup.prefill.operators:
+        return None
+    sides = zip(("prefill", "decode"), placements, pools(*ran), strict=False)
+    rows = [
+        {"pool": role, **row}
+        for role, placement, (fleet, records) in sides
+        for row in operators_json(setup.prefill, placement, loader, (fleet.tables, records)) or ()
+    ]
+    return sorted(rows, key=lambda row: -float(row["time_s"]))
 
 
 def _deployed(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from servecast.simulator.report.text import number, percent, plural, seconds, usd
 from servecast.simulator.report.view import METRIC_NAMES, STATISTICS
 
 Row = dict[str, Any]
+LEAST_SHARE = 0.005
 
 
 def show(summary: Row, console: Console, *, notes: bool = True) -> None:
     """Prints the object of ``docs/simulate.md``."""
     console.print(headline(summary), style="bold", highlight=False)
     console.print(_latencies(summary["metrics"]))
+    if summary["operators"]:
+        console.print(_operators(summary["operators"]))
     told = summary["provenance"]["notes"] if notes else []
     lines = _pool_lines(summary) if "pools" in summary else _lines(summary)
     for line in (*lines, *told):
@@ -48,6 +51,28 @@ def _latencies(metrics: Row) -> Table:
         values = metrics[f"{name}_s"]
         table.add_row(title, *(seconds(values[statistic]) for statistic in STATISTICS))
     return table
+
+
+def _operators(rows: list[Row]) -> Table:
+    """The longest first, until what is left is too little to print as a share."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("Operator", no_wrap=True)
+    for name in ("kernel", "mean size", "", "calls", "time", "share", "MFU", "MBU"):
+        justify: JustifyMethod = "left" if name in ("kernel", "") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in rows:
+        if row["share"] is None or row["share"] < LEAST_SHARE:
+            break
+        name = " ".join(filter(None, (row.get("pool"), row["operator"])))
+        size = "-" if row["sizes"]["mean"] is None else number(row["sizes"]["mean"])
+        used = (_share(row["mfu"]), _share(row["mbu"]))
+        cells = (size, row["size_of"], f"{row['calls']:,}", seconds(row["time_s"]))
+        table.add_row(name, row["kernel"], *cells, percent(row["share"]), *used)
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else percent(value)
 
 
 def _lines(summary: Row) -> list[str]:

@@ -30,6 +30,7 @@ SETUP = (
     "max_queue",
     "queue_timeout_s",
     "carbon_g_per_kwh",
+    "operators",
 )
 
 
@@ -92,6 +93,12 @@ SETUP = (
 @pool_options
 @click.option("--slo", "slos", multiple=True, help="Target for goodput: 'ttft p90 < 2s'; repeat.")
 @click.option("--carbon", "carbon_g_per_kwh", type=float, help="Grid intensity, g CO2e per kWh.")
+@click.option(
+    "--operators",
+    is_flag=True,
+    default=None,
+    help="Tell what each of the model's operators took, and its sizes.",
+)
 @click.option("--trace-format", "format", help="Where the trace's fields do not tell it.")
 @click.option("--rate", "rate_per_s", type=float, help="Requests/s; rescales the trace.")
 @click.option(

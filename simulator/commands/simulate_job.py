@@ -18,7 +18,12 @@ from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES
 from servecast.estimator.load import TableLoader
 from servecast.simulator.commands.pool_options import AskedPools
 from servecast.simulator.commands.search_job import DEFAULT_SKUS, default_store
-from servecast.simulator.report.columns import Columns, request_columns, step_columns
+from servecast.simulator.report.columns import (
+    Columns,
+    operator_columns,
+    request_columns,
+    step_columns,
+)
 from servecast.simulator.report.parquet import write_columns
 from servecast.simulator.report.pools import (
     pool_request_columns,
@@ -88,7 +93,8 @@ def _setup(program: Program, said: dict[str, Any]) -> Setup:
 
 
 def save_simulation(done: Simulated | SimulatedPools, folder: Path) -> None:
-    """``summary.json``, ``requests.parquet``, ``steps.parquet``, ``timeline.json``; each whole or not at all.
+    """``summary.json``, ``requests.parquet``, ``steps.parquet``, ``timeline.json``, and ``operators.parquet``
+    where they were asked for; each whole or not at all.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -99,6 +105,9 @@ def save_simulation(done: Simulated | SimulatedPools, folder: Path) -> None:
         "timeline.json": lambda path: _write_timeline(done, path),
         "summary.json": lambda path: path.write_text(summary_text(done) + "\n", encoding="utf-8"),
     }
+    if done.summary["operators"] is not None:
+        rows = done.summary["operators"]
+        writers["operators.parquet"] = lambda path: write_columns(operator_columns(rows), path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in writers.items():

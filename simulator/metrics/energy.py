@@ -39,7 +39,7 @@ class Drawing:
 
         None: the GPU's peak is not known.
         """
-        peak = peak_flops(flops_model(self.sharded), self.sku)
+        peak = peak_flops(self.sku, flops_model(self.sharded).format)
         if peak is None:
             return None
         gpus = gpus_of(self.sharded)

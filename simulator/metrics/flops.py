@@ -14,6 +14,7 @@ from servecast.compiler.formats import BF16
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Collective, Experts, Linear
 from servecast.compiler.sharded import Rows, ShardedProgram
+from servecast.estimator.physics import compute_peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,12 @@ def flops_model(sharded: ShardedProgram) -> FlopsModel:
     return FlopsModel(per_token, per_output, tuple(pairs.items()), busiest)
 
 
-def peak_flops(model: FlopsModel, sku: Sku) -> float | None:
-    """FLOP/s of one GPU at the format that most of the model runs in, which is widened to bf16 where the GPU
-    has no units for it; None where it has none for either."""
-    peak = sku.peak(model.format)
-    return sku.peak(BF16.name) if peak is None else peak
+def peak_flops(sku: Sku, format_name: str) -> float | None:
+    """FLOP/s of one GPU for weights of a format, as times are predicted with; None where none is known."""
+    try:
+        return compute_peak(sku, format_name)
+    except ValueError:
+        return None
 
 
 def mfu(
@@ -91,7 +93,7 @@ def mfu(
     model = flops_model(sharded)
     could = 0.0
     for sku, gpus in placed:
-        peak = peak_flops(model, sku)
+        peak = peak_flops(sku, model.format)
         if peak is None:
             return None
         could += peak * gpus

@@ -63,29 +63,39 @@ def mbu(sharded: ShardedProgram, sku: Sku, records: Records, duration_s: float) 
 
 def computed_s(tables: RuntimeTables, records: Records) -> float:
     """Seconds of all stages' batches, by the formula of `RuntimeTables`; sending and the host are none."""
+    return sum(part_seconds(tables, records).values())
+
+
+def part_seconds(tables: RuntimeTables, records: Records) -> dict[str, float]:
+    """The terms of that formula over all steps and stages, by name; ``mixed`` is what prefill and decodes in
+    one launch take more."""
     steps = records.steps
     tokens, decodes = steps["tokens"], steps["decodes"]
-    total = tables.token_s.sum(axis=0)[tokens] + tables.sequence_s.sum(axis=0)[steps["sequences"]]
-    total += steps["prefill_s"] + tables.prefill_base_s.sum() * (tokens > decodes)
+    sequences = np.minimum(steps["sequences"], tables.sequence_s.shape[1] - 1)
     some = decodes > 0
-    total[some] += _by_cache(tables, tables.decode_s.sum(axis=0), steps[some])
+    return {
+        "tokens": float(tables.token_s.sum(axis=0)[tokens].sum()),
+        "sequences": float(tables.sequence_s.sum(axis=0)[sequences].sum()),
+        "prefill": float(steps["prefill_s"].sum())
+        + float(tables.prefill_base_s.sum()) * int((tokens > decodes).sum()),
+        "decode": float(by_cache(tables, tables.decode_s.sum(axis=0), steps[some]).sum()),
+        "mixed": _mixed_s(tables, steps[some & (tokens > decodes)]),
+    }
+
+
+def _mixed_s(tables: RuntimeTables, steps: NDArray[np.void]) -> float:
     points = tables.mixed_chunk_tokens
-    both = some & (tokens > decodes)
-    if len(points) and both.any():
-        chunk = (tokens - decodes)[both]
-        extra = [_by_cache(tables, table, steps[both]) for table in tables.mixed_s.sum(axis=0)]
-        at = np.interp(chunk, points, np.arange(len(points)))
-        low = np.minimum(at.astype(int), max(len(points) - 2, 0))
-        row = np.arange(len(chunk))
-        left, right = (
-            np.stack(extra)[low, row],
-            np.stack(extra)[np.minimum(low + 1, len(points) - 1), row],
-        )
-        total[both] += left + (right - left) * (at - low)
-    return float(total.sum())
+    if not len(points) or not len(steps):
+        return 0.0
+    extra = np.stack([by_cache(tables, table, steps) for table in tables.mixed_s.sum(axis=0)])
+    at = np.interp(steps["tokens"] - steps["decodes"], points, np.arange(len(points)))
+    low = np.minimum(at.astype(int), max(len(points) - 2, 0))
+    row = np.arange(len(steps))
+    left, right = extra[low, row], extra[np.minimum(low + 1, len(points) - 1), row]
+    return float((left + (right - left) * (at - low)).sum())
 
 
-def _by_cache(tables: RuntimeTables, table: Floats, steps: NDArray[np.void]) -> Floats:
+def by_cache(tables: RuntimeTables, table: Floats, steps: NDArray[np.void]) -> Floats:
     """Rows of a table by decodes, linear in their cached tokens, beyond the last point, too."""
     at = steps["cached"] / tables.kv_step_tokens
     low = np.minimum(at.astype(int), table.shape[1] - 2)

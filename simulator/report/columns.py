@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,3 +60,28 @@ def step_columns(records: Records) -> Columns:
         "cached_tokens": steps["cached"],
         "used_blocks": steps["used_blocks"],
     }
+
+
+def operator_columns(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """One row an operator, as in the summary; nested figures by their names, and a null number is NaN."""
+    flat = [_flat_operator(row) for row in rows]
+    names = dict.fromkeys(name for row in flat for name in row)
+    return {name: _column([row[name] for row in flat]) for name in names}
+
+
+def _flat_operator(row: Mapping[str, Any]) -> dict[str, Any]:
+    dims = " ".join(f"{name}={value}" for name, value in row["dims"].items())
+    nested = {"sizes": "size", "time_by_source": "share"}
+    plain = {name: value for name, value in row.items() if name not in (*nested, "dims")}
+    parts = [
+        (f"{prefix}_{name}", value)
+        for key, prefix in nested.items()
+        for name, value in row[key].items()
+    ]
+    return {**plain, "dims": dims, **dict(parts)}
+
+
+def _column(values: list[Any]) -> NDArray[np.generic]:
+    if isinstance(values[0], str):
+        return np.array(values)
+    return np.array([np.nan if value is None else value for value in values])

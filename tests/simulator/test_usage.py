@@ -19,7 +19,7 @@ from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet, simulate
 from servecast.simulator.metrics.energy import energy, power_w
-from servecast.simulator.metrics.flops import flops_model, peak_flops
+from servecast.simulator.metrics.flops import peak_flops
 from servecast.simulator.metrics.metrics import samples, summarise
 from servecast.simulator.metrics.steady import steady_state
 from servecast.simulator.metrics.usage import (
@@ -82,9 +82,8 @@ def test_power_is_idle_power_and_the_used_share_of_the_rest() -> None:
 
 
 def test_a_gpu_without_units_for_the_models_format_computes_in_bf16() -> None:
-    model = replace(flops_model(tiny(Parallelism())), format="fp8")
-    assert peak_flops(model, SKU) == 1000.0
-    assert peak_flops(model, replace(SKU, peak_flops_per_s=())) is None
+    assert peak_flops(SKU, "fp8") == 1000.0
+    assert peak_flops(replace(SKU, peak_flops_per_s=()), "fp8") is None
 
 
 def test_a_gpu_never_draws_more_than_its_peak() -> None:
