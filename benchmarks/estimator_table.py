@@ -3,7 +3,7 @@
     python benchmarks/estimators.py --sku h100-sxm --borrow > h100.json
     python benchmarks/estimator_table.py h100.json …
 
-A star marks what misses the goal of its split, in the first column.
+Of several seeds the mean of each's. A star marks what misses the goal of its split, in the first column.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
 COLUMNS = (
     "served",
@@ -35,10 +36,14 @@ Key = tuple[str, ...]
 
 def tables(rows: list[Row]) -> dict[Key, dict[str, Row]]:
     """By source, kernel, format, split and GPU: each contender's row."""
-    found: dict[Key, dict[str, Row]] = {}
+    seeds: dict[tuple[Key, str], list[Row]] = {}
     for row in rows:
         key = tuple(str(row[name]) for name in ("source", "kernel", "dtype", "split", "sku"))
-        found.setdefault(key, {})[str(row["contender"])] = row
+        seeds.setdefault((key, str(row["contender"])), []).append(row)
+    found: dict[Key, dict[str, Row]] = {}
+    for (key, contender), group in seeds.items():
+        means = {name: fmean(float(row[name]) for row in group) for name in ("median", "p95")}
+        found.setdefault(key, {})[contender] = {**group[0], **means}
     return found
 
 

@@ -1,7 +1,7 @@
 """How well held-out measurements are predicted, beside other ways: prints one JSON object.
 
     python benchmarks/estimators.py [--sku h100-sxm …] [--folders] [--seeds 0 1]
-        [--kernel linear …] [--borrow] [--quick]
+        [--kernel linear …] [--split unseen] [--borrow] [--quick]
 
 Splits hold out whole shapes (a model never seen), whole token counts (a batch never seen), the largest
 steps (a batch larger than any seen), all but 300 rows (a GPU measured for a few minutes), or one message
@@ -73,14 +73,19 @@ def lent(table: Table, others: Sequence[Table], test: Mask) -> dict[str, Donors]
 
 
 def lines(
-    table: Table, others: Sequence[Table], seed: int, contenders: Sequence[Contender]
+    table: Table, others: Sequence[Table], seed: int, how: tuple[Sequence[Contender], str]
 ) -> Iterator[dict[str, object]]:
-    """One line for each split and contender, and for what a run is answered with."""
+    """One line for each split whose name begins as said in ``how`` and each contender, and for what a run is
+    answered with.
+    """
+    contenders, wanted = how
     errors: Errors = {}
     counts: dict[str, list[tuple[int, int]]] = {}
     datasheet = shipped_skus()[table.sku]
     raw_only = table.kind.kernel in COLLECTIVES  # nothing is learnt of them
     for name, train, test in splits(table, seed):
+        if not name.startswith(wanted):
+            continue
         measured = table.samples.seconds[test]
         found = {"served": served(table.kind, table.samples, datasheet, (train, test))}
         if len(table.samples.seconds[train]) == FEW_ROWS:
@@ -132,6 +137,7 @@ def main() -> None:
     parser.add_argument("--folders", action="store_true", help="the shared folders' profiles")
     parser.add_argument("--kernel", nargs="+", default=[], help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--split", default="", help="those whose name begins so")
     parser.add_argument("--borrow", action="store_true", help="few rows start from other GPUs'")
     parser.add_argument("--quick", action="store_true", help="only what is served and the roofline")
     parser.add_argument("--efficiency", action="store_true", help="shares of the peaks reached")
@@ -149,7 +155,10 @@ def main() -> None:
     else:
         others = [t for sku in SKUS for t in linear_tables(sku)] if options.borrow else []
         rows = [
-            x for t in tables for seed in options.seeds for x in lines(t, others, seed, contenders)
+            x
+            for t in tables
+            for seed in options.seeds
+            for x in lines(t, others, seed, (contenders, options.split))
         ]
     print(json.dumps({"rows": rows, "cpu_s": round(time.process_time() - started, 1)}, indent=1))
 

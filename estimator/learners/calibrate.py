@@ -7,14 +7,15 @@ import numpy as np
 from servecast.estimator.learners.choice import Donors, fit_best
 from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.side_by_side import side_by_side
-from servecast.estimator.learners.splits import Mask, folds_of
-from servecast.estimator.learners.uncertainty import Calibration, calibration_of
+from servecast.estimator.learners.splits import Mask, folds_of, shapes_of
+from servecast.estimator.learners.uncertainty import Calibration, Misses, calibration_of
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples
 
 FOLDS = 5  # each model sees four fifths of the shapes, nearly as many as the one that answers
-USED = 3  # so many of the folds are looked at
+USED = 3  # so many of the folds are looked at where rows are many; of few rows, whose fits cost little, all
+MANY_ROWS = 6000
 FRONTIER = 0.85  # rows above this quantile of work are held out to see how far beyond the data errs
 
 
@@ -30,16 +31,19 @@ def calibrate(
     features = feature_matrix(kind, samples.dims, num_sms)
     seconds = samples.seconds
     fold = folds_of(samples, FOLDS, seed)
-    unseen = [fold == number for number in range(USED)]
-    measured = np.concatenate([seconds[out] for out in unseen])
+    used = USED if len(seconds) > MANY_ROWS else FOLDS
+    unseen = [fold == number for number in range(used) if 0 < (fold == number).sum() < len(fold)]
+    measured, shape = np.concatenate([seconds[out] for out in unseen]), shapes_of(samples)
     large = features[:, -1] >= np.quantile(features[:, -1], FRONTIER)
     if large.all():  # nothing smaller to learn from
         large[:] = False
     *predicted, further = side_by_side(
         lambda out: _predicted(kind, samples, num_sms, (learner, out, donors)), [*unseen, large]
     )
-    beyond = np.log(further / seconds[large])
-    return calibration_of(np.concatenate(predicted), measured, np.abs(beyond))
+    said = np.concatenate(predicted)
+    inside = Misses(np.abs(np.log(said / measured)), np.concatenate([shape[out] for out in unseen]))
+    beyond = Misses(np.abs(np.log(further / seconds[large])), shape[large])
+    return calibration_of(said, inside, beyond)
 
 
 def _predicted(

@@ -1,8 +1,9 @@
 """How far predictions are off: intervals calibrated on shapes that the model had not seen.
 
 Split-conformal (Vovk et al. 2005; cross-conformal over folds of whole shapes), one class per kernel, per
-range of predicted time, and apart for cases outside the data. Half-widths are of the logarithm of
-time: an interval of half-width q is [t exp(-q), t exp(q)].
+range of predicted time, and apart for cases outside the data. Rows of one shape err alike, so that shapes
+are what is counted, each once (hierarchical conformal prediction, Lee et al. 2023). Half-widths are of the
+logarithm of time: an interval of half-width q is [t exp(-q), t exp(q)].
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from servecast.estimator.measurement import Floats, Ints
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+MOST_CLASSES, SHAPES_A_CLASS = 5, 20  # of predicted time; fewer shapes say nothing of 95 %
+ROUNDING = 1e-9
 # What a datasheet time may be off by where nothing was measured, as a 90 % half-width: assumed, a
 # factor of 1.6 either way.
 ANALYTICAL_HALF_WIDTH = 0.5
@@ -65,26 +68,43 @@ class Calibration:
             return Calibration(saved["edges_s"], saved["half_widths"])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Misses:
+    """Absolute errors of the logarithm [cases] of cases that the model had not seen, and their shapes."""
+
+    errors: Floats
+    shape: Ints
+
+
 def calibration_of(
-    predicted_s: Floats, measured_s: Floats, beyond: Floats, num_classes: int = 5
+    predicted_s: Floats, inside: Misses, beyond: Misses, num_classes: int | None = None
 ) -> Calibration:
-    """From predictions of cases that the model had not seen; ``beyond`` are the absolute log errors of
-    cases outside the data it was fitted to.
-    """
-    errors = np.abs(np.log(predicted_s / measured_s))
+    """From errors ``inside`` the data, with what was predicted, and ``beyond`` the data that were fitted."""
+    if num_classes is None:
+        shapes = len(np.unique(inside.shape))
+        num_classes = max(1, min(MOST_CLASSES, shapes // SHAPES_A_CLASS))
     edges = np.quantile(predicted_s, np.arange(1, num_classes) / num_classes)
     number = np.searchsorted(edges, predicted_s, side="right")
-    rows = [_conformal_quantiles(errors[number == i]) for i in range(num_classes)]
-    outside = np.maximum(_conformal_quantiles(beyond), np.max(rows, axis=0))
+    rows = [
+        _quantiles(inside.errors[number == i], inside.shape[number == i])
+        for i in range(num_classes)
+    ]
+    outside = np.maximum(_quantiles(beyond.errors, beyond.shape), np.max(rows, axis=0))
     return Calibration(edges, np.stack([*rows, outside]))
 
 
-def _conformal_quantiles(errors: Floats) -> Floats:
-    """With the finite-sample correction: the ceil((n + 1) level)-th smallest error."""
+def _quantiles(errors: Floats, shape: Ints) -> Floats:
+    """The error that a share of LEVELS stays within, every shape counted once. Of the next shape, that within
+    which j of G shapes lie covers between j and j + 1 in G + 1; the middle is aimed at.
+    """
     if len(errors) == 0:
         return np.zeros(len(LEVELS))
-    ranks = np.ceil((len(errors) + 1) * np.array(LEVELS)).astype(np.int64)
-    return np.asarray(np.sort(errors)[np.minimum(ranks, len(errors)) - 1], dtype=np.float64)
+    _, number, rows = np.unique(shape, return_inverse=True, return_counts=True)
+    weight, levels = 1 / rows[number.reshape(-1)] / len(rows), np.array(LEVELS)
+    order = np.argsort(errors)
+    wanted = levels + (levels - 0.5) / len(rows)
+    reached = np.searchsorted(np.cumsum(weight[order]), wanted - ROUNDING)
+    return np.asarray(errors[order][np.minimum(reached, len(errors) - 1)], dtype=np.float64)
 
 
 def coverage(
