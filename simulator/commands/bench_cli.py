@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,9 @@ def bench_command(as_json: bool, quiet: bool, **options: Any) -> None:
         click.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
         show_bench(result, Console())
+    if not result["complete"]:
+        click.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
 
 
 @contextmanager

@@ -78,21 +78,27 @@ class BenchOptions:
 
 
 def run_bench(options: BenchOptions, progress: Progress) -> Row:
-    """All searches that the folder does not hold yet, and the results of all.
+    """All searches that the folder does not hold yet, and the results of all; of those done, after Ctrl-C.
 
     Raises:
         UserError: an unknown model, workload or SKU, or a folder that cannot be written to.
+        KeyboardInterrupt: no search was done before it.
     """
     options = options.with_standing()
     _check_skus(options.skus)
     specs = {name: _spec_of(name) for name in options.models}
     grid = [(model, workload) for model in options.models for workload in options.workloads]
     cells: list[Cell] = []
-    for model, workload in grid:
-        progress(len(cells), len(grid), f"{model}, {workload}")
-        cells.append(_cell(options, specs[model], model, workload))
-    progress(len(grid), len(grid), "done")
-    return {"quick": options.quick, **summary(cells, options.skus)}
+    try:
+        for model, workload in grid:
+            progress(len(cells), len(grid), f"{model}, {workload}")
+            cells.append(_cell(options, specs[model], model, workload))
+        progress(len(grid), len(grid), "done")
+    except KeyboardInterrupt:
+        if not cells:
+            raise
+    complete = len(cells) == len(grid)
+    return {"quick": options.quick, "complete": complete, **summary(cells, options.skus)}
 
 
 def _cell(options: BenchOptions, spec: Spec, model: str, workload: str) -> Cell:
@@ -152,10 +158,13 @@ def _searched(options: BenchOptions, spec: Spec, model: str, workload: Workload)
         out=options.out,
     )
     try:
-        found: list[Row] = run_job(job)["ranked"]
+        found = run_job(job)
     except InfeasibleError:
         return []
-    return found
+    if not found["complete"]:  # Ctrl-C: half a search is no cell
+        raise KeyboardInterrupt
+    ranked: list[Row] = found["ranked"]
+    return ranked
 
 
 def _check_skus(skus: tuple[str, ...]) -> None:

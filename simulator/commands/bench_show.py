@@ -59,7 +59,7 @@ def _shape(best: Row | None) -> str:
 
 def _matrix_table(matrix: Row) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("chosen for ↓ serving →", no_wrap=True)
+    table.add_column("chosen for ↓\nserving →", no_wrap=True)
     for workload in matrix["workloads"]:
         table.add_column(workload, justify="right")
     for workload, costs in zip(matrix["workloads"], matrix["cost"], strict=True):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import pytest
@@ -95,6 +99,30 @@ def test_the_next_run_goes_on_from_what_is_done(tmp_path: Path) -> None:
     saved.write_text(json.dumps(kept))
     again = json.loads(run(tmp_path, "--workload", "translation").stdout)
     assert again["cells"][0]["qps_per_usd_hour"] == {"h100-sxm": 123.0}
+
+
+def test_ctrl_c_shows_what_is_done_and_keeps_no_half_a_search(tmp_path: Path) -> None:
+    """The second search is stopped when it has found its first configuration."""
+    journal = tmp_path / "out" / "search.jsonl"
+
+    def stop() -> None:
+        while not (done(tmp_path) and journal.exists()):
+            sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopper = Thread(target=stop)
+    stopper.start()
+    first = run(tmp_path, "--workload", "translation", "--workload", "chat")
+    stopper.join()
+    assert first.exit_code == 130
+    assert "interrupted; the same command goes on from here" in first.stderr
+    found = json.loads(first.stdout)
+    assert (found["complete"], len(found["cells"]), len(done(tmp_path))) == (False, 1, 1)
+    assert found["cells"][0]["configurations"] == 2
+
+
+def done(folder: Path) -> list[Path]:
+    return list((folder / "out").glob("*.json"))
 
 
 @pytest.mark.parametrize(
