@@ -181,7 +181,8 @@ def main() -> None:
     )
     PICKS["hrrn_plain_python"] = highest_response_ratio_next.py_func
     classes = replace(workload, priority=np.random.default_rng(0).integers(0, 3, len(workload)))
-    for policy in (*ORDERS, "hrrn", "hrrn_plain_python"):
+    ruled = ("sarathi", "trtllm_no_evict:chunked_context=1")
+    for policy in (*ORDERS, "hrrn", "hrrn_plain_python", *ruled):
         results[policy] = cost(engine, classes, replace(one, policy=policy))
     objects = len(few) / cpu_s(lambda: engine.run(few, replace(one, policy="sglang")), 1)
     results["sglang_requests_per_cpu_s"] = round(objects)

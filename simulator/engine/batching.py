@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servecast.simulator.engine.cohort import preempt, start_running
+from servecast.simulator.engine.cohort import blocks_of, blocks_promised, preempt, start_running
 from servecast.simulator.engine.prefix_cache import adopt, evict, look_up, remember
 from servecast.simulator.engine.state import NONE, Simulation
 from servecast.simulator.engine.step_time import prefill_s
@@ -49,6 +49,20 @@ def add_chunk(sim: Simulation, r: int, lane: int, i: int, context: int, chunk: i
         batch.joined = i
 
 
+def short_of_blocks(sim: Simulation, r: int, lane: int, needed: int) -> bool:
+    """Whether decodes that need so many blocks have too few. With ``whole_blocks`` one has to be free for
+    each in its turn, though it needs none; the last one's turn decides."""
+    replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
+    if needed != replica.free or run.whole_blocks == 0 or batch.decodes == 0:
+        return needed > replica.free
+    first, last = run.running_at + r * run.max_num_seqs, NONE
+    for k in range(first, first + replica.num_running):
+        i = sim.pool[k]
+        if i != replica.partial and (last < 0 or sim.requests[i].key > sim.requests[last].key):
+            last = i
+    return (sim.requests[last].base + batch.step) & (run.block_tokens - 1) != 0
+
+
 def take_decodes(sim: Simulation, r: int, lane: int) -> None:
     """Start the batch with the lane's decodes, preempting until their blocks suffice.
 
@@ -57,7 +71,7 @@ def take_decodes(sim: Simulation, r: int, lane: int) -> None:
     """
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
     crossing = run.phase_at + lane * run.block_tokens + (-batch.step & (run.block_tokens - 1))
-    while sim.pool[crossing] > replica.free:
+    while sim.pool[crossing] >= replica.free and short_of_blocks(sim, r, lane, sim.pool[crossing]):
         if not preempt(sim, r, 0):
             break  # the user's function failed: the run ends
     else:
@@ -91,6 +105,8 @@ def continue_partial(sim: Simulation, r: int, lane: int, budget: int) -> bool:
     if chunk == 0:
         return True
     need = (filled + chunk + rounding >> run.block_shift) - (filled + rounding >> run.block_shift)
+    if run.whole_blocks:
+        need = 0
     while need > replica.free:
         if not preempt(sim, r, 1) or replica.partial < 0:
             return False
@@ -109,15 +125,27 @@ def admissible(sim: Simulation, r: int, left: int) -> int:
     i = front(sim, r)
     if i < 0:
         return NONE
+    if run.ruled and not allowed(sim, r, i, left):
+        return NONE
     free = replica.free
     if run.caching:
         free += look_up(sim, r, i)
     tokens = sim.requests[i].prompt
     if run.reserve_prompt == 0:
         tokens = min(tokens, sim.requests[i].loaded + left)
-    if replica.num_running > 0:
+    if replica.num_running > 0 or run.whole_blocks:
         free -= run.watermark_blocks
-    return i if tokens + run.block_tokens - 1 >> run.block_shift <= free else NONE
+    return i if blocks_of(sim, tokens) <= free else NONE
+
+
+def allowed(sim: Simulation, r: int, i: int, left: int) -> bool:
+    """What other engines' rules say to admitting request i now, besides the blocks that it needs now."""
+    replica, run = sim.replicas[r], sim.run[0]
+    if run.one_batch and sim.lanes[r].decodes > 0:
+        return False
+    if run.whole_prompts and sim.requests[i].prompt > left:
+        return False
+    return replica.promised + blocks_promised(sim, i) <= run.kv_blocks
 
 
 def admit(sim: Simulation, r: int, lane: int, budget: int) -> None:
@@ -138,7 +166,9 @@ def admit(sim: Simulation, r: int, lane: int, budget: int) -> None:
         if chunk > left:
             chunk = left
         held = adopt(sim, r, i) if run.caching else 0
-        replica.free += held - (loaded + chunk + run.block_tokens - 1 >> run.block_shift)
+        replica.free += held - blocks_of(
+            sim, request.prompt if run.whole_blocks else loaded + chunk
+        )
         if request.scheduled_s != request.scheduled_s:  # NaN: never was
             request.scheduled_s = replica.seen_s
         add_chunk(sim, r, lane, i, loaded, chunk)

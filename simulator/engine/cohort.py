@@ -12,11 +12,31 @@ from servecast.simulator.engine.state import NONE, VICTIM, Simulation
 from servecast.simulator.engine.waiting import ask, push, send_next
 
 
+def blocks_of(sim: Simulation, tokens: int) -> int:
+    """That a request with so many KV tokens holds."""
+    run = sim.run[0]
+    if run.fixed_blocks:
+        return run.fixed_blocks
+    return tokens + run.block_tokens - 1 >> run.block_shift
+
+
+def blocks_promised(sim: Simulation, i: int) -> int:
+    """That request i may come to hold, where outputs are declared."""
+    run = sim.run[0]
+    if run.declared_tokens == 0:
+        return 0
+    return (
+        sim.requests[i].tokens + run.declared_tokens - 1 + run.block_tokens - 1 >> run.block_shift
+    )
+
+
 def start_running(sim: Simulation, r: int, i: int) -> None:
     replica, run = sim.replicas[r], sim.run[0]
     sim.requests[i].position = replica.num_running
     sim.pool[run.running_at + r * run.max_num_seqs + replica.num_running] = i
     replica.num_running += 1
+    if run.declared_tokens:
+        replica.promised += blocks_promised(sim, i)
 
 
 def retire(sim: Simulation, r: int, i: int, kv_tokens: int, hashed_tokens: int, again: int) -> None:
@@ -26,8 +46,10 @@ def retire(sim: Simulation, r: int, i: int, kv_tokens: int, hashed_tokens: int, 
     """
     replica, requests, run = sim.replicas[r], sim.requests, sim.run[0]
     first = run.running_at + r * run.max_num_seqs
-    replica.free += kv_tokens + run.block_tokens - 1 >> run.block_shift
+    replica.free += blocks_of(sim, kv_tokens)
     replica.num_running -= 1
+    if run.declared_tokens:
+        replica.promised -= blocks_promised(sim, i)
     if run.caching:
         keep(sim, r, i, hashed_tokens, again)
         place = run.place_at + r * run.max_num_seqs  # its row goes to the next one admitted
@@ -100,7 +122,9 @@ def join(sim: Simulation, r: int, lane: int, i: int) -> None:
         return
     batch.decodes += 1
     batch.cached += request.prompt
-    pool[run.phase_at + lane * run.block_tokens + (request.base & (run.block_tokens - 1))] += 1
+    pool[run.phase_at + lane * run.block_tokens + (request.base & (run.block_tokens - 1))] += (
+        run.growing
+    )
     day = run.calendar_at + lane * run.days + (request.last & (run.days - 1))
     request.link = pool[day]
     pool[day] = i
@@ -125,7 +149,7 @@ def stop_decoding(sim: Simulation, lane: int, i: int) -> None:
     batch.tokens = batch.sequences = batch.decodes  # of the batch being formed, so far decodes only
     batch.cached -= request.base + batch.step
     phase = request.base & (run.block_tokens - 1)
-    sim.pool[run.phase_at + lane * run.block_tokens + phase] -= 1
+    sim.pool[run.phase_at + lane * run.block_tokens + phase] -= run.growing
     strike(sim, run.calendar_at + lane * run.days + (request.last & (run.days - 1)), i)
     segment = sim.segments[run.num_segments]
     run.num_segments += 1
@@ -188,7 +212,8 @@ def preempt(sim: Simulation, r: int, held: int) -> bool:
         replica.num_preemptions += 1
         return True
     if victim == replica.partial:
-        retire(sim, r, victim, replica.filled, replica.filled, 1)
+        held_tokens = requests[victim].prompt if sim.run[0].whole_blocks else replica.filled
+        retire(sim, r, victim, held_tokens, replica.filled, 1)
         replica.partial = NONE
     else:
         lane = requests[victim].lane

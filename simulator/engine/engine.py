@@ -61,7 +61,7 @@ def schedule(sim: Simulation, r: int) -> bool:
     gone_on = replica.partial < 0 or continue_partial(sim, r, lane, budget)
     if gone_on and batch.tokens < budget:
         waiting = replica.num_waiting + replica.num_fresh
-        if waiting > 0 and replica.num_preemptions == preemptions:
+        if waiting > 0 and (replica.num_preemptions == preemptions or run.whole_blocks):
             admit(sim, r, lane, budget)
     if batch.tokens == 0 or run.hook_failed:
         return False
@@ -169,7 +169,7 @@ def end_decodes(sim: Simulation, r: int, lane: int, day: int) -> None:
         batch.decodes -= 1
         batch.cached -= kv_tokens
         phase = request.base & (run.block_tokens - 1)
-        sim.pool[run.phase_at + lane * run.block_tokens + phase] -= 1
+        sim.pool[run.phase_at + lane * run.block_tokens + phase] -= run.growing
         following = request.link  # before finish needs it
         finish(sim, r, i, kv_tokens, batch.end_s)
         i = following
@@ -208,13 +208,14 @@ def advance(sim: Simulation, r: int, until_s: float) -> int:
     """Run replica r: the step ends up to ``until_s`` and every batch formed before it."""
     replica, run, requests = sim.replicas[r], sim.run[0], sim.requests
     max_steps, max_segments = len(sim.steps), len(sim.segments)
+    stop_at_finish, watching, max_stalled = run.stop_at_finish, run.watching, run.max_stalled
     while True:
         finished = replica.num_finished
         if replica.due == 0 and not next_event(sim, r, until_s):
             return IDLE
-        if run.stop_at_finish and replica.num_finished > finished:
+        if stop_at_finish and replica.num_finished > finished:
             return FINISHED
-        if run.watching and hopeless(sim):
+        if watching and hopeless(sim):
             return GIVEN_UP
         if replica.now_s >= until_s:
             return IDLE
@@ -228,5 +229,5 @@ def advance(sim: Simulation, r: int, until_s: float) -> int:
         if replica.partial < 0 and fast_forward(sim, r, until_s):
             continue
         form_and_launch(sim, r)
-        if run.hook_failed or replica.stalled > run.max_stalled:
+        if replica.stalled > max_stalled or run.hook_failed:
             return STUCK

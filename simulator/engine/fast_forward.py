@@ -54,10 +54,10 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
     ahead, host_step_s, kv_blocks = run.ahead, run.host_step_s, run.kv_blocks
     fixed_s = linear_s(sim, 0, width, width)
     per_kv, row, last = run.per_kv_step, run.decode_at + width * run.num_kv, run.num_kv - 2
-    seen_s = replica.seen_s
+    seen_s, spare = replica.seen_s, run.whole_blocks
     while now_s < until_s and seen_s < arrival_s and n < len(steps):
         crossing = pool[phases + (-step & block_mask)]
-        if crossing > free or pool[calendar + (step & day_mask)] >= 0:
+        if crossing + spare > free or pool[calendar + (step & day_mask)] >= 0:
             break
         free -= crossing
         previous_end_s = end_s

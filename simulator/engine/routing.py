@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from servecast.compiler.errors import UserError
 from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.engine.batch_rules import Rules, rules_of, set_rules
 from servecast.simulator.engine.compiled import compile_engine
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.dispatch import DEFERRED, STATIC, simulate_all
@@ -28,7 +29,12 @@ from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set_router, set_targets
 from servecast.simulator.engine.scheduling import LivelockError
 from servecast.simulator.engine.state import CachedPrompt, Request, Run, Segment, Simulation, Step
-from servecast.simulator.reference.object_run import ObjectFleet, broken_metric, run_objects
+from servecast.simulator.reference.object_run import (
+    ObjectFleet,
+    broken_metric,
+    run_objects,
+    servable,
+)
 from servecast.simulator.reference.specified_run import run_specified
 from servecast.simulator.traffic.workload import Workload
 
@@ -135,12 +141,17 @@ class Engine:
         if fleet.modes.names or (concurrency and fleet.replicas > 1):
             records = run_specified(workload, fleet, clients, loaded_tokens)
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
+        rules: Rules | None = {}
         if not policy.is_compiled:
             objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas, *clients)
+            fits, scheduler = servable(workload, objects, fits)
+            rules = rules_of(scheduler, fleet.tables.num_stages)
+        if rules is None:
             records = run_objects(workload, objects, fits, parse_router(fleet.router))
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
         key = policy.keys(workload)[fits]
         run = new_run(limits, fleet.tables, workload, key, policy.decides)
+        set_rules(run, rules)
         set_targets(run, targets or LateTargets())
         run.concurrency, run.client_s = concurrency or 0, client_s
         requests = self._pools.requests(workload, fits, key, loaded_tokens)

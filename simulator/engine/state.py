@@ -142,6 +142,7 @@ class Replica:
         -1.0
     )  # when a request finished for which the replica had run ahead of the others
     num_preemptions: int = 0
+    promised: int = 0  # blocks that the running may come to hold, where outputs are declared
     partial: int = NONE
     filled: int = 0  # prompt tokens of it that were sent to be computed
     partial_lane: int = NONE  # of its last chunk while that is in flight
@@ -201,6 +202,16 @@ class Run:
     num_buckets: int = 0  # a power of two
     blocks_per_hash: int = 1
     max_path: int = 0  # blocks of the longest prompt
+    # Rules of other engines: `batch_rules.py`
+    ruled: int = 0  # by any but the first of these
+    whole_blocks: int = (
+        0  # a prompt's blocks are taken on admission, and one is free for each decode
+    )
+    whole_prompts: int = 0  # never cut
+    fixed_blocks: int = 0  # of every request, from its admission to its end
+    growing: int = 1  # decodes need further blocks
+    one_batch: int = 0  # requests are admitted where nothing runs
+    declared_tokens: int = 0  # of an output: what all may come to hold has to fit
     # Who sends the requests
     router: int = 0  # one of `dispatch`'s rules
     by_tokens: int = 0  # a load is prompt tokens, not requests

@@ -45,8 +45,14 @@ def mixed_s(sim: Simulation, stage: int, chunk: int, decodes: int, cached: int) 
 def linear_s(sim: Simulation, stage: int, tokens: int, sequences: int) -> float:
     """Everything that depends on the numbers of tokens and sequences only."""
     run, times = sim.run[0], sim.times
-    token_s = times[run.token_at + stage * run.num_tokens + tokens]
-    return token_s + times[run.sequence_at + stage * run.num_sequences + sequences]
+    first = run.token_at + stage * run.num_tokens
+    sequence_s = times[run.sequence_at + stage * run.num_sequences + sequences]
+    if tokens < run.num_tokens:
+        return times[first + tokens] + sequence_s
+    last = run.num_tokens - 1  # without a budget: on, with the upper half's slope
+    token_s, half = times[first + last], last // 2
+    token_s += (token_s - times[first + half]) / (last - half) * (tokens - last)
+    return token_s + sequence_s
 
 
 def stage_s(sim: Simulation, batch: Lane, stage: int, chunks_s: float) -> float:

@@ -94,18 +94,10 @@ def jobs_of(workload: Workload, fits: NDArray[np.bool_], keys: NDArray[np.int64]
 def run_objects(
     workload: Workload, fleet: ObjectFleet, fits: NDArray[np.bool_], routing: Routing
 ) -> Records:
-    """The requests that fit, simulated to their end.
-
-    Raises:
-        UserError: what the policy cannot do with this fleet.
-    """
-    _check(fleet, workload)
+    """The `servable` requests, simulated to their end."""
     make = make_scheduler(fleet, workload)
     timer, stages = TableTimer(fleet.tables), fleet.tables.num_stages
     rejected = ~fits
-    lengths = zip(workload.prompt_tokens.tolist(), workload.output_tokens.tolist(), strict=True)
-    scheduler = make()
-    rejected |= np.array([not scheduler.can_serve(*each) for each in lengths])
     jobs = jobs_of(workload, ~rejected, fleet.policy.keys(workload))
     choices = routing.choices(workload, ~rejected, fleet.replicas)
     tokens = [job.prefill_tokens for job in jobs]
@@ -131,10 +123,21 @@ def run_objects(
     )
 
 
-def _check(fleet: ObjectFleet, workload: Workload) -> None:
+def servable(
+    workload: Workload, fleet: ObjectFleet, fits: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], Scheduler]:
+    """Which requests that fit a replica can serve, and the scheduler that says so.
+
+    Raises:
+        UserError: what the policy cannot do with this fleet.
+    """
     reason = refusal(fleet.policy, fleet.limits, fleet.tables.num_stages, workload)
     if reason:
         raise UserError(reason)
+    scheduler = make_scheduler(fleet, workload)()
+    lengths = workload.prompt_tokens.tolist(), workload.output_tokens.tolist()
+    can = np.fromiter(map(scheduler.can_serve, *lengths), np.bool_, len(fits))
+    return fits & can, scheduler
 
 
 def refusal(policy: Policy, limits: EngineLimits, stages: int, workload: Workload) -> str | None:

@@ -136,7 +136,8 @@ class _WholeLength(BlockScheduler):
         self.reserve = limits.max_tokens // limits.block_tokens
 
     def can_serve(self, prompt_tokens: int, output_tokens: int) -> bool:
-        return self.reserve <= self.limits.kv_blocks
+        usable = self.limits.kv_blocks - self.limits.watermark_blocks
+        return self.reserve <= self.limits.kv_blocks and self.blocks_for(prompt_tokens) <= usable
 
 
 class Orca(_WholeLength):
