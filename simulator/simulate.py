@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from servecast.simulator.engine.kv_tiers import AskedTier
 from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.attained import Targets
 from servecast.simulator.metrics.classes import by_class
 from servecast.simulator.metrics.operators import operator_rows, operators
 from servecast.simulator.metrics.outcome import Deployed, outcome
@@ -43,10 +45,10 @@ class Setup:
     """The configuration to simulate. ``kv_blocks`` None: as many as fit beside the weights.
 
     ``dp`` counts the engines of one replica, which share its experts: each schedules for itself.
-    ``slos`` ask for goodput, the grid's intensity for carbon. ``drafter`` is the model that drafts, where the
-    modes speculate and say no cost: it runs at the replica's tensor parallelism. ``clients`` send one request
-    after the other, ``pause_s`` after an answer; the trace's times do not count then. With ``operators`` the
-    summary tells what each of the model's operators took.
+    ``slos`` ask for goodput, ``class_slos`` (priority, target) bind a class's requests alone; the grid's
+    intensity asks for carbon. ``drafter`` drafts, where the modes speculate and say no cost: it runs at the
+    replica's tensor parallelism. ``clients`` send one request after the other, ``pause_s`` after an answer;
+    the trace's times do not count then. With ``operators`` the summary tells what each of the model's took.
     """
 
     program: Program
@@ -66,6 +68,7 @@ class Setup:
     max_queue: int | None = None
     queue_timeout_s: float | None = None
     slos: tuple[Slo, ...] = ()
+    class_slos: tuple[tuple[int, Slo], ...] = ()
     carbon_g_per_kwh: float | None = None
     modes: Modes = NO_MODES
     drafter: Program | None = None
@@ -98,6 +101,7 @@ def simulate_setup(
         InfeasibleError: the model does not fit it.
         UserError: an unknown SKU, router or policy, or limits that contradict each other.
     """
+    Targets(setup.slos, setup.class_slos).check(workload)
     placement = place(setup, skus, workload.mean_sequence_tokens)
     limits = placement.candidates[0].limits
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
@@ -112,12 +116,14 @@ def simulate_setup(
     )
     seconds = time_by_source(tables, step_work(records))
     total_s = sum(seconds.values())
+    ran = deployed(setup, placement, tables)
+    ended = outcome(ran, workload, records)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "configuration": configuration_json(setup, placement),
         "workload": asdict(describe(workload)),
-        **outcome(deployed(setup, placement, tables), workload, records),
-        "classes": by_class(records, workload, setup.slos),
+        **ended,
+        "classes": by_class(records, workload, ran.targets, ended["duration_s"] or nan),
         "modes": dict(records.modes),
         "operators": operators_json(setup, placement, loader, (tables, records)),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
@@ -222,7 +228,7 @@ def deployed(setup: Setup, placement: Placement, tables: RuntimeTables) -> Deplo
         placement.sku,
         placement.candidates[0].limits,
         setup.replicas * placement.parallelism.gpus,
-        setup.slos,
+        Targets(setup.slos, setup.class_slos),
         setup.carbon_g_per_kwh,
     )
 

@@ -17,6 +17,7 @@ from servecast.simulator.engine.disaggregation import (
 )
 from servecast.simulator.engine.policy import parse_policy
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.metrics.attained import Targets
 from servecast.simulator.metrics.outcome import Deployed
 from servecast.simulator.metrics.outcome_pools import outcome_pools
 from servecast.simulator.search.pairs import kv_link
@@ -98,6 +99,7 @@ def simulate_pools(
         UserError: an unknown SKU, router or policy, or limits that contradict each other.
     """
     roles = (setup.prefill, setup.decode)
+    Targets(setup.prefill.slos, setup.prefill.class_slos).check(workload)
     placements = [place(role, skus, workload.mean_sequence_tokens) for role in roles]
     fleets = [
         _fleet(role, placement, loader) for role, placement in zip(roles, placements, strict=True)
@@ -161,7 +163,11 @@ def _deployed(
     roles: tuple[Setup, Setup], placements: list[Placement], fleets: list[Fleet]
 ) -> tuple[Deployed, Deployed]:
     prefill, decode = (
-        deployed(replace(role, slos=roles[0].slos), placement, fleet.tables)
+        deployed(
+            replace(role, slos=roles[0].slos, class_slos=roles[0].class_slos),
+            placement,
+            fleet.tables,
+        )
         for role, placement, fleet in zip(roles, placements, fleets, strict=True)
     )
     return prefill, decode

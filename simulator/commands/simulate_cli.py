@@ -91,7 +91,12 @@ SETUP = (
 )
 @mode_options
 @pool_options
-@click.option("--slo", "slos", multiple=True, help="Target for goodput: 'ttft p90 < 2s'; repeat.")
+@click.option(
+    "--slo",
+    "slos",
+    multiple=True,
+    help="Target for goodput: 'ttft p90 < 2s', 'class 1: e2e p99 < 9s'; repeat.",
+)
 @click.option("--carbon", "carbon_g_per_kwh", type=float, help="Grid intensity, g CO2e per kWh.")
 @click.option(
     "--operators",
@@ -133,7 +138,6 @@ def simulate_command(
     """
     from rich.console import Console
 
-    from servecast.compiler.catalog import parse_slo
     from servecast.simulator.commands.simulate_answer import show
     from servecast.simulator.commands.simulate_job import (
         SimulateOptions,
@@ -142,6 +146,7 @@ def simulate_command(
         summary_text,
     )
     from servecast.simulator.engine.kv_tiers import parse_kv_tier
+    from servecast.simulator.metrics.classes import targets_of
     from servecast.simulator.traffic.traces import TraceOptions
 
     quiet = options.pop("quiet")
@@ -150,7 +155,8 @@ def simulate_command(
     configuration |= take_modes(options, said["replicas"])
     if tiers := options.pop("kv_tiers"):
         configuration["kv_tiers"] = tuple(parse_kv_tier(text) for text in tiers)
-    configuration["slos"] = tuple(parse_slo(text) for text in options.pop("slos"))
+    targets = targets_of(options.pop("slos"))
+    configuration |= {"slos": targets.slos, "class_slos": targets.by_class}
     pools, overlap = take_pools(options, configuration), options.pop("overlap")
     if overlap is not None and not 0 <= overlap <= 1:  # not a number, which no range refuses
         raise UserError(f"--comm-overlap must be from 0 to 1, got {overlap}")

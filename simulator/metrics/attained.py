@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from servecast.compiler.errors import UserError
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Floats, Records
-from servecast.simulator.traffic.workload import Ints
+from servecast.simulator.traffic.workload import Ints, Workload
 
 Run = Records | DisaggregatedRun
 
@@ -49,6 +50,52 @@ def attained(found: Run, slos: Sequence[Slo]) -> NDArray[np.bool_]:
     kept = requests.finished
     for slo in slos:
         kept &= ~(_per_request_s(requests, slo.metric) > slo.limit_s)  # NaN: no gap to judge
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """``slos`` bind every request, ``by_class`` those of one priority: there its targets of a metric replace
+    those for all."""
+
+    slos: tuple[Slo, ...] = ()
+    by_class: tuple[tuple[int, Slo], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.slos or self.by_class)
+
+    def of(self, priority: int) -> tuple[Slo, ...]:
+        own = tuple(slo for each, slo in self.by_class if each == priority)
+        replaced = {slo.metric for slo in own}
+        return (*(slo for slo in self.slos if slo.metric not in replaced), *own)
+
+    def check(self, workload: Workload) -> None:
+        """
+        Raises:
+            UserError: targets of a class that no request is of.
+        """
+        if not self.by_class:
+            return
+        if workload.priority is None:
+            raise UserError(f"{workload.name}: targets of a class need each request's priority")
+        known = np.unique(workload.priority).tolist()
+        for priority, _ in self.by_class:
+            if priority not in known:
+                there = ", ".join(map(str, known))
+                raise UserError(
+                    f"{workload.name}: no request is of class {priority}; there are {there}"
+                )
+
+
+NO_TARGETS = Targets()
+
+
+def in_time(found: Run, targets: Targets, workload: Workload) -> NDArray[np.bool_]:
+    """Which requests keep every limit that binds them, [requests]."""
+    kept = attained(found, targets.slos)
+    for priority in {each for each, _ in targets.by_class}:
+        mine = workload.priority == priority
+        kept = np.where(mine, attained(found, targets.of(priority)), kept)
     return kept
 
 

@@ -7,7 +7,6 @@ from math import isfinite
 from typing import Any
 
 from servecast.compiler.hardware import Sku
-from servecast.compiler.service import Slo
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
@@ -15,7 +14,7 @@ from servecast.simulator.engine.patience import LEFT, LOST, SESSION_ENDED
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.state import GAVE_UP, TURNED_AWAY
 from servecast.simulator.metrics.as_json import finite, metrics_json, plain
-from servecast.simulator.metrics.attained import Run, attained_share
+from servecast.simulator.metrics.attained import NO_TARGETS, Run, Targets, in_time
 from servecast.simulator.metrics.energy import energy
 from servecast.simulator.metrics.flops import mfu
 from servecast.simulator.metrics.metrics import ReplicaMetrics, distribution, summarise
@@ -44,7 +43,7 @@ class Deployed:
     sku: Sku
     limits: EngineLimits
     gpus: int
-    slos: tuple[Slo, ...] = ()
+    targets: Targets = NO_TARGETS
     carbon_g_per_kwh: float | None = None
 
 
@@ -61,7 +60,7 @@ def outcome(deployed: Deployed, workload: Workload, records: Records) -> Row:
         "requests_per_s": finite(metrics.requests_per_s),
         "output_tokens_per_s": finite(metrics.output_tokens_per_s),
         "usd_per_million_output_tokens": _usd_per_million(deployed, metrics, records),
-        "goodput": goodput(deployed.slos, records, metrics),
+        "goodput": goodput(deployed.targets, workload, records, metrics),
         "steady_state": _steady(records),
         "steps": len(records.steps),
         "mean_batch": finite(metrics.mean_batch),
@@ -114,11 +113,13 @@ def requests_json(metrics: ReplicaMetrics) -> Row:
     return {"arrived": sum(served.values()), **served}
 
 
-def goodput(slos: tuple[Slo, ...], records: Run, metrics: ReplicaMetrics) -> Row | None:
+def goodput(
+    targets: Targets, workload: Workload, records: Run, metrics: ReplicaMetrics
+) -> Row | None:
     """Requests that keep every limit by themselves; those rejected do not. None: no limits were given."""
-    if not slos:
+    if not targets:
         return None
-    share = attained_share(records, slos)
+    share = float(in_time(records, targets, workload).mean())
     arrived = metrics.num_finished + metrics.num_rejected + metrics.num_unfinished
     return {
         "attained": share,

@@ -44,7 +44,7 @@ def outcome_pools(deployed: Pair, workload: Workload, run: DisaggregatedRun) -> 
         "requests_per_s": finite(metrics.requests_per_s),
         "output_tokens_per_s": finite(metrics.output_tokens_per_s),
         "usd_per_million_output_tokens": _usd_per_million(deployed, metrics),
-        "goodput": goodput(deployed[0].slos, run, metrics),
+        "goodput": goodput(deployed[0].targets, workload, run, metrics),
         "transfer_s": _transfer(run),
         "preemptions": metrics.preemptions,
         "stable": metrics.stable,

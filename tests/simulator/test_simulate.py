@@ -22,7 +22,9 @@ from servecast.simulator.commands.simulate_job import save_simulation
 from servecast.simulator.engine.lifecycle import Autoscaling
 from servecast.simulator.engine.modes import Modes
 from servecast.simulator.engine.speculation import Speculation
+from servecast.simulator.metrics.classes import targets_of
 from servecast.simulator.simulate import Setup, Simulated, mtp_module, simulate_setup
+from servecast.simulator.simulate_pools import PoolsSetup, simulate_pools
 from servecast.simulator.traffic.workload import TraceOrigin, Workload
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -245,3 +247,32 @@ def test_every_class_has_its_latencies_and_its_share_of_kept_targets(loader: Tab
     assert first["attained"] == second["attained"] == 0
     ttft_s = done.records.first_token_s - done.records.arrival_s
     assert second["ttft_s"]["p50"] == np.sort(ttft_s[1::2])[14]
+
+
+def test_a_target_of_a_class_binds_its_requests_alone(loader: TableLoader) -> None:
+    """Class 1 must have its answer in no time, class 0 has hours: half of all requests are in time."""
+    some = dataclasses.replace(workload(), priority=np.arange(60) % 2)
+    targets = targets_of(("e2e p90 < 9000 s", "class 1: e2e p99 < 1 us"))
+    setup = dataclasses.replace(SETUP, slos=targets.slos, class_slos=targets.by_class)
+    summary = simulate_setup(setup, shipped_skus(), some, loader).summary
+    rate_per_s = 30 / summary["duration_s"]
+    assert summary["goodput"] == {"attained": 0.5, "requests_per_s": pytest.approx(rate_per_s)}
+    first, second = summary["classes"]
+    assert (first["attained"], second["attained"]) == (1.0, 0.0)
+    assert first["goodput_requests_per_s"] == pytest.approx(rate_per_s)
+    pools = PoolsSetup(setup, SETUP)
+    assert simulate_pools(pools, shipped_skus(), some, loader).summary["goodput"]["attained"] == 0.5
+
+
+def test_targets_of_classes_that_nobody_is_of_are_refused(loader: TableLoader) -> None:
+    targets = targets_of(("class 7: e2e p90 < 1 s",))
+    setup = dataclasses.replace(SETUP, class_slos=targets.by_class)
+    with pytest.raises(
+        UserError, match=r"^t\.csv: targets of a class need each request's priority$"
+    ):
+        simulate_setup(setup, shipped_skus(), workload(), loader)
+    some = dataclasses.replace(workload(), priority=np.arange(60) % 2)
+    with pytest.raises(UserError, match=r"^t\.csv: no request is of class 7; there are 0, 1$"):
+        simulate_setup(setup, shipped_skus(), some, loader)
+    with pytest.raises(UserError, match=r"^--slo's class must be a whole number from 0 to 1000000"):
+        targets_of(("class gold: ttft p90 < 1 s",))
