@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_cases import tables_of
+from pages import documented
 
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.routing import Engine, Fleet
@@ -158,17 +160,19 @@ def test_a_run_is_the_same_every_time_and_another_load_is_the_same_requests_clos
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A short comparison with the real engine."""
+    """The documentation's short comparison with the real engine."""
     if not os.environ.get("SERVECAST_VLLM_PYTHON"):
         pytest.skip(
             "SERVECAST_VLLM_PYTHON names no Python with vLLM: no prediction met a real engine"
         )
     folder = tmp_path_factory.mktemp("live")
-    command = [sys.executable, str(BENCHMARKS / "live_vllm.py"), "--quick", "--clock", "cpu"]
-    done = subprocess.run([*command, "--out", str(folder)], capture_output=True, text=True)
+    (folder / "benchmarks").symlink_to(BENCHMARKS)
+    words = shlex.split(documented("live-vllm.md", "python benchmarks/live_vllm.py"))
+    command = [sys.executable, *words[1:]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode in (0, 1, 3), done.stderr[-2000:]
-    found: dict[str, Any] = json.loads((folder / "live.json").read_text())
-    predicted = json.loads((folder / "predicted.json").read_text())
+    found: dict[str, Any] = json.loads((folder / "live" / "live.json").read_text())
+    predicted = json.loads((folder / "live" / "predicted.json").read_text())
     return found | {"predicted": predicted, "returncode": done.returncode}
 
 
