@@ -51,7 +51,8 @@ def _json(shaped: Callable[[Any], bool]) -> Callable[[Path], bool]:
 
 
 def _is_inference_perf(found: Any) -> bool:
-    return isinstance(found, list) and bool(found) and "start_time" in found[0]
+    first = found[0] if isinstance(found, list) and found else None
+    return isinstance(first, dict) and "start_time" in first
 
 
 READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], MeasuredRun]]] = {

@@ -65,6 +65,10 @@ class MeasuredRequest:
     latencies_s: Mapping[str, float]
 
 
+CLOCK_S = 1e-3
+"""By so much two clocks of one recording may disagree."""
+
+
 def streamed(ttft_s: float, e2e_s: float, output_tokens: int) -> dict[str, float]:
     """The latencies of an answer whose first token came after ``ttft_s``, the last after ``e2e_s``."""
     gaps = output_tokens - 1
@@ -80,10 +84,15 @@ def columns(
     """In order of arrival, whatever the order of recording; what nobody recorded is left out.
 
     Raises:
-        UserError: no request finished.
+        UserError: no request finished, or one in less than no time.
     """
     if not requests:
         raise UserError(f"{path}: there is no finished request in it")
+    for request in requests:
+        for metric, seconds in request.latencies_s.items():
+            if seconds < -CLOCK_S:
+                where = f"{path}:{request.line}: {metric}_s"
+                raise UserError(f"{where} must be 0 or more, got {seconds:g}")
     ordered = sorted(requests, key=lambda request: request.arrival_s)
     arrival_s = np.array([request.arrival_s for request in ordered])
     lines = np.array([request.line for request in ordered])

@@ -141,6 +141,16 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "requests.csv").write_text(HEADER + "b,0,1,1,0,1,1,1\n")
     with pytest.raises(UserError, match=r"meta.json: is a JSON list, not an object"):
         read_run(tmp_path)
+    (tmp_path / "numbers.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"numbers.json: is a JSON list, not an object"):
+        read_run(tmp_path / "numbers.json")
+
+
+def test_an_answer_before_its_question_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens,ttft_s\n0,10,3,0.1\n1,10,3,-0.1\n")
+    with pytest.raises(UserError, match=r"run.csv:3: ttft_s must be 0 or more, got -0.1"):
+        read_run(path)
 
 
 @pytest.mark.parametrize(
