@@ -41,8 +41,12 @@ class Backend(Protocol):
 
     def buffers(self, index: int) -> Buffers: ...
 
-    def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
-        """A timer that runs the launches in turn, going on where its last call left off."""
+    def elapsed(
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
+    ) -> Elapsed:
+        """A timer that runs the launches, each of ``rows`` tokens, in turn, going on where its last call
+        left off.
+        """
 
     def host_launch_us(self, launches: Sequence[Launch]) -> float | None:
         """The host's time to issue one launch without waiting for it; None where it does wait."""

@@ -2,7 +2,8 @@
 
 One thread may be timed by its own processor time instead, which leaves out what other programs take from it.
 Before each launch the cores' own caches are filled with something else, untimed: in a step, too,
-the weights of the kernel before have just passed through them.
+the weights of the kernel before have just passed through them. With ``cpu_step`` it is a whole matrix product
+(interlude.py), and the clock is the thread's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from statistics import median
 
 import torch
 
+from servecast.agent.interlude import Interlude
 from servecast.agent.kernels.buffers import Buffers
 from servecast.agent.kernels.kernel import Capability, Launch
 from servecast.agent.kernels.pool import Pool
@@ -46,7 +48,8 @@ class CpuBackend:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return ("cpu_eager", "cpu_time") if self.threads == 1 else ("cpu_eager",)
+        """A thread's own time is the kernel's where there is one thread."""
+        return ("cpu_eager", "cpu_step", "cpu_time") if self.threads == 1 else ("cpu_eager",)
 
     def devices(self) -> tuple[Device, ...]:
         return (
@@ -75,11 +78,15 @@ class CpuBackend:
         cache = _cache_bytes() or DEFAULT_CACHE_BYTES
         return Buffers(torch.device("cpu"), _meminfo_bytes("MemAvailable"), cache, self.pool)
 
-    def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
+    def elapsed(
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
+    ) -> Elapsed:
         del index
-        clock_ns = time.thread_time_ns if method == "cpu_time" else time.perf_counter_ns
+        clock_ns = time.perf_counter_ns if method == "cpu_eager" else time.thread_time_ns
+        if method == "cpu_step":
+            return ColdTimer(Rotation(launches), clock_ns, Interlude(rows))
         own = (_cache_bytes(_INDEX2) or DEFAULT_OWN_CACHE_BYTES) * self.threads
-        return ColdTimer(Rotation(launches), clock_ns, torch.ones(own // 4))
+        return ColdTimer(Rotation(launches), clock_ns, torch.ones(own // 4).sum)
 
     def host_launch_us(self, launches: Sequence[Launch]) -> None:
         """A launch on the processor ends before the host goes on."""
@@ -119,11 +126,11 @@ class CpuTimer:
 
 @dataclass(slots=True)
 class ColdTimer:
-    """A clock around each launch alone. ``others``, as large as the cores' own caches, is read before it."""
+    """A clock around each launch alone; ``before`` it, untimed, something else has the caches."""
 
     rotation: Rotation[Launch]
     clock_ns: Callable[[], int]
-    others: torch.Tensor
+    before: Callable[[], object]
     clock_cost_ns: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +142,7 @@ class ColdTimer:
         total_ns = 0
         with torch.inference_mode():
             for launch in self.rotation.take(count):
-                self.others.sum()
+                self.before()
                 begin = self.clock_ns()
                 launch()
                 total_ns += self.clock_ns() - begin

@@ -74,7 +74,9 @@ class CudaBackend:
         cache = torch.cuda.get_device_properties(index).L2_cache_size
         return Buffers(torch.device("cuda", index), free, cache)
 
-    def elapsed(self, method: str, launches: Sequence[Launch], index: int) -> Elapsed:
+    def elapsed(
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
+    ) -> Elapsed:
         del index  # the calling thread entered the device
         rotation = Rotation(launches)
         return GraphTimer(rotation) if method == "cuda_graph" else EagerTimer(rotation)

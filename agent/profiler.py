@@ -15,6 +15,7 @@ from servecast.agent.backend import Backend
 from servecast.agent.cases import check_case, stop_rule
 from servecast.agent.collective_kernels import COLLECTIVES
 from servecast.agent.group_profiler import GroupProfiler
+from servecast.agent.interlude import rows_of
 from servecast.agent.kernels.buffers import DeviceOutOfMemoryError
 from servecast.agent.kernels.kernel import Prepared, Shape
 from servecast.agent.kernels.registry import Offer, offers
@@ -128,7 +129,7 @@ class Profiler:
             return
         method = settings.method or self.backend.methods[0]
         sampling = Sampling(self._calibrate(prepared, method, index), [])
-        elapsed = self.backend.elapsed(method, prepared.launches, index)
+        elapsed = self.backend.elapsed(method, prepared.launches, index, rows_of(shape))
         elapsed(sampling.launches)  # captures a graph, and warms up as it will be timed
         host_launch_us = self.backend.host_launch_us(prepared.launches)
         before, energy = self.backend.conditions(index), self.backend.energy_j(index)

@@ -40,7 +40,7 @@ class StopRule:
     relative_ci: float = 0.01
     min_samples: int = 10
     max_samples: int = 1000
-    max_case_s: float = 2.0
+    max_case_s: float = 0.25
 
     def __post_init__(self) -> None:
         if not 0 < self.relative_ci < 1:

@@ -33,9 +33,9 @@ class CountingBackend(CpuBackend):
     measured_s: list[float] = field(default_factory=list)
 
     def elapsed(
-        self, method: str, launches: Sequence[Launch], index: int
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
     ) -> Callable[[int], float]:
-        timer = CpuBackend.elapsed(self, method, launches, index)
+        timer = CpuBackend.elapsed(self, method, launches, index, rows)
 
         def counted(count: int) -> float:
             begin_s = time.perf_counter()

@@ -26,9 +26,12 @@ PREFILL_BATCHES = (
 SKEWED = {"attention_decode": "attention_decode_skewed", "experts": "experts_skewed"}
 SMALLEST_SKEWED_BATCH = 4  # of fewer sequences half of the tokens are one's share already
 
-LINE = (16.0, 4.0, 2.0, 2.0**0.5)  # of an axis alone
-SQUARE = LINE[:3]  # of axes that multiply with each other
-COARSE = LINE[:2]
+LINE = (16.0, 4.0, 2.0, 2.0**0.5)  # of matrix products, whose time goes in stairs
+SQUARE = LINE[
+    :3
+]  # of axes that multiply with each other, and of kernels that are slow by bytes alone
+COARSE = LINE[:2]  # of axes along which time is a line, and of what is compared with a finer grid
+PRODUCTS = ("linear", "experts", "router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,11 @@ def _points(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, Kerne
     """Cases of one shape with their levels."""
     if shape.kernel in PREFILLS:
         chunks = log_points(1, limits.max_batched_tokens, SQUARE)
-        contexts = [(0, 0), *log_points(256, limits.max_context_tokens, SQUARE)]
+        contexts = [(0, 0), *log_points(256, limits.max_context_tokens, COARSE)]
         for (a, batch), (b, chunk), (c, context) in product(
             enumerate(PREFILL_BATCHES), chunks, contexts
         ):
-            fits = batch * chunk <= limits.max_batched_tokens
+            fits = batch * chunk <= limits.max_batched_tokens and (batch == 1 or b < len(COARSE))
             if fits and context + chunk <= limits.max_context_tokens:
                 yield a + max(b, c), shape.case(batch=batch, chunk=chunk, context=context)
     elif shape.kernel in DECODES:
@@ -85,10 +88,11 @@ def _points_of_one_axis(shape: KernelShape, limits: PlanLimits) -> Iterator[tupl
     elif shape.kernel in COLLECTIVES:
         if dict(shape.dims)["degree"] > 1:
             most = SMALLEST_PAYLOAD_BYTES * limits.max_batched_tokens
-            for level, payload in log_points(SMALLEST_PAYLOAD_BYTES, most):
+            for level, payload in log_points(SMALLEST_PAYLOAD_BYTES, most, SQUARE):
                 yield level, shape.case(payload_bytes=payload)
     else:
-        for level, rows in log_points(1, limits.max_batched_tokens):
+        factors = LINE if shape.kernel in PRODUCTS else SQUARE
+        for level, rows in log_points(1, limits.max_batched_tokens, factors):
             yield level, shape.case(rows=rows)
 
 

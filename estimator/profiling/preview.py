@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from servecast.agent.messages import Node
@@ -22,25 +23,50 @@ class PlanLine:
     unsupported: int
 
 
-def preview(store: Store, nodes: list[Node], cases: tuple[KernelCase, ...]) -> list[PlanLine]:
-    """Lines in the order of SKU and kernel."""
-    lines = []
+@dataclass(frozen=True, slots=True)
+class SkuPlan:
+    """What is planned on a SKU, and which cases are to be measured."""
+
+    sku: str
+    lines: tuple[PlanLine, ...]
+    missing: tuple[KernelCase, ...]
+
+
+def preview(store: Store, nodes: Sequence[Node], cases: Sequence[KernelCase]) -> list[SkuPlan]:
+    """By what the nodes can run, in the order of their SKUs."""
+    plans = []
     for sku in sorted({node.sku for node in nodes}):
         able = [node for node in nodes if node.sku == sku]
         lacking = store.missing(cases, sku)
         can = [case for case in lacking if any(node.runs(case) for node in able)]
-        planned, absent, missing = (
-            Counter(case.kernel for case in some) for some in (cases, lacking, can)
+        plans.append(_plan(sku, cases, lacking, can))
+    return plans
+
+
+def preview_alone(store: Store, sku: str, cases: Sequence[KernelCase]) -> SkuPlan:
+    """For a SKU that no node has yet: as if it could run everything."""
+    lacking = store.missing(cases, sku)
+    return _plan(sku, cases, lacking, lacking)
+
+
+def _plan(
+    sku: str,
+    cases: Iterable[KernelCase],
+    lacking: Iterable[KernelCase],
+    can: Sequence[KernelCase],
+) -> SkuPlan:
+    planned, absent, missing = (
+        Counter(case.kernel for case in some) for some in (cases, lacking, can)
+    )
+    lines = tuple(
+        PlanLine(
+            sku,
+            kernel,
+            planned[kernel],
+            planned[kernel] - absent[kernel],
+            missing[kernel],
+            absent[kernel] - missing[kernel],
         )
-        lines += [
-            PlanLine(
-                sku,
-                kernel,
-                planned[kernel],
-                planned[kernel] - absent[kernel],
-                missing[kernel],
-                absent[kernel] - missing[kernel],
-            )
-            for kernel in sorted(planned)
-        ]
-    return lines
+        for kernel in sorted(planned)
+    )
+    return SkuPlan(sku, lines, tuple(can))

@@ -52,14 +52,14 @@ def _degrees(
     "agents",
     metavar="HOST:PORT",
     multiple=True,
-    required=True,
     help="An agent to measure with; repeat for more.",
 )
 @click.option(
     "--store",
     "store_path",
     type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
+    default="profile.duckdb",
+    show_default=True,
     help="The DuckDB file to fill; made where it is not there.",
 )
 @click.option("--model", help="Model of the file; its first where not given.")
@@ -73,8 +73,10 @@ def _degrees(
 @click.option("--max-case-s", type=click.FloatRange(min=0, min_open=True), help="Time per case.")
 @click.option(
     "--method",
-    help="How to time: cuda_graph or cuda_eager, cpu_eager or cpu_time; default: each node's first.",
+    help="How to time: cuda_graph or cuda_eager; cpu_eager, cpu_step or cpu_time; default: each node's "
+    "first.",
 )
+@click.option("--max-samples", type=click.IntRange(10), help="Samples per case at most.")
 @click.option(
     "--keep-samples", is_flag=True, help="Store every sample, not their statistics alone."
 )
@@ -86,7 +88,10 @@ def _degrees(
     help="Cases that every GPU measures, to compare nodes where there are several.",
 )
 @client_options
-@click.option("--dry-run", is_flag=True, help="Show the plan and measure nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the plan and its time on a GPU, and measure nothing."
+)
+@click.option("--sku", help="With --dry-run: the plan for this GPU, which no agent need have.")
 @json_option
 @quiet_option
 def profile_command(  # noqa: PLR0913  # one option each
@@ -101,6 +106,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     max_context: int | None,
     max_case_s: float | None,
     method: str | None,
+    max_samples: int | None,
     keep_samples: bool,
     cross_check: int,
     token_file: Path | None,
@@ -108,24 +114,34 @@ def profile_command(  # noqa: PLR0913  # one option each
     tls_cert: Path | None,
     tls_key: Path | None,
     dry_run: bool,
+    sku: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Measure the kernels of SPEC that the store lacks, with agents on GPUs.
 
     \b
-    servecast profile spec/llama.llm --agent 127.0.0.1:50051 --dry-run
+    servecast profile spec/llama.llm --dry-run --sku h100-sxm
     servecast profile spec/llama.llm --agent gpu1:50051 --agent gpu2:50051 --budget 10m
     """
     from servecast.agent.messages import Settings
     from servecast.agent.security import client_security
+    from servecast.compiler.catalog import shipped_skus
     from servecast.compiler.load import load_spec
     from servecast.compiler.shard import shard, tp_degrees
     from servecast.compiler.sharded import Parallelism
     from servecast.estimator.profiling.plan import PlanLimits, plan_cases
+    from servecast.estimator.profiling.plan_view import as_text, json_text, plans_of
     from servecast.estimator.profiling.workers import Job
 
-    program = load_spec(spec).model(model)
+    if sku is not None and not dry_run:
+        raise click.UsageError(
+            "--sku goes with --dry-run: agents say themselves which GPU they are"
+        )
+    if not agents and not dry_run:
+        raise click.UsageError("Missing option '--agent'.")
+    compiled = load_spec(spec)
+    program = compiled.model(model)
     context = max_context or min(program.context_tokens, PlanLimits().max_context_tokens)
     degrees = tp or [d for d in tp_degrees(program, max(DEFAULT_TP)) if d in DEFAULT_TP]
     cases = plan_cases(
@@ -134,35 +150,13 @@ def profile_command(  # noqa: PLR0913  # one option each
     )
     checks = cross_check if len(agents) > 1 else 0
     security = client_security(token_file, tls_ca, tls_cert, tls_key)
-    settings = Settings(max_case_s=max_case_s, method=method)
+    settings = Settings(max_case_s=max_case_s, max_samples=max_samples, method=method)
     job = Job(agents, tuple(cases), settings, budget, security, checks, keep_samples)
     if dry_run:
-        _show_plan(store_path, job, as_json)
+        plans = plans_of(store_path, job, {**shipped_skus(), **compiled.skus}, sku)
+        click.echo(json_text(plans) if as_json else as_text(plans))
     else:
         _run(store_path, job, as_json, quiet)
-
-
-def _show_plan(store_path: Path, job: Job, as_json: bool) -> None:
-    from servecast.estimator.profiling.collect import first_nodes
-    from servecast.estimator.profiling.preview import preview
-    from servecast.estimator.store import Store
-
-    nodes = list(first_nodes(job).values())
-    where, read_only = (store_path, True) if store_path.exists() else (":memory:", False)
-    with Store.open(where, read_only=read_only) as store:
-        lines = [dataclasses.asdict(line) for line in preview(store, nodes, job.cases)]
-    if as_json:
-        click.echo(json.dumps({"plan": lines}))
-        return
-    click.echo(
-        f"{'SKU':<16}{'kernel':<26}{'planned':>8}{'present':>8}{'missing':>8}{'unsupported':>12}"
-    )
-    for line in lines:
-        click.echo(
-            "{sku:<16}{kernel:<26}{planned:>8}{present:>8}{missing:>8}{unsupported:>12}".format(
-                **line
-            )
-        )
 
 
 def _run(store_path: Path, job: Job, as_json: bool, quiet: bool) -> None:

@@ -9,10 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from servecast.agent import cpu
+from servecast.agent import cpu, interlude
 from servecast.agent.cpu import ColdTimer, CpuBackend
 from servecast.agent.device import SKU_BY_DEVICE_NAME, choose_backend, sku_of
+from servecast.agent.interlude import rows_of
+from servecast.agent.kernels.kernel import Shape
 from servecast.agent.messages import Link
 from servecast.agent.nvml import Nvml, throttle_reasons
 from servecast.agent.timing import Rotation
@@ -49,19 +52,30 @@ def test_a_launch_finds_the_cores_own_cache_full_of_something_else_and_is_timed_
     read: list[str] = []
     ticks = count(0, 1_000)
 
-    class Others(torch.Tensor):
-        def sum(self) -> torch.Tensor:  # type: ignore[override]  # a spy
-            read.append("others")
-            return torch.zeros(())
+    def others() -> None:
+        read.append("others")
 
     def launch() -> torch.Tensor:
         read.append("launch")
         next(ticks)  # a microsecond passes
         return torch.zeros(())
 
-    timer = ColdTimer(Rotation((launch,)), lambda: next(ticks), torch.ones(1).as_subclass(Others))
+    timer = ColdTimer(Rotation((launch,)), lambda: next(ticks), others)
     assert timer(2) == pytest.approx(2 * 1.0)
     assert read == ["others", "launch"] * 2
+
+
+def test_in_step_a_matrix_product_of_as_many_rows_comes_before_each_launch_and_is_not_timed() -> (
+    None
+):
+    nothing = torch.zeros(())
+    with FlopCounterMode(display=False) as counter:
+        took_us = CpuBackend(1).elapsed("cpu_step", (lambda: nothing,), 0, rows=3)(2)
+    assert counter.get_total_flops() == 2 * 2 * 3 * interlude.INNER * interlude.OUTER
+    assert took_us < 200
+    assert rows_of(Shape("bf16", "", {"rows": 7, "width": 8})) == 7
+    assert rows_of(Shape("bf16", "bf16", {"batch": 2, "chunk": 5, "context": 9})) == 10
+    assert rows_of(Shape("bf16", "bf16", {"batch": 4, "context": 9})) == 4
 
 
 def test_cuda_without_a_gpu_is_one_sentence_with_the_way_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,19 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert done.returncode == 0
     assert "linear" in done.stdout
     assert not store.exists()
+
+
+def test_the_plan_for_a_gpu_that_nobody_has_tells_how_long_one_would_take(
+    spec: Path, tmp_path: Path
+) -> None:
+    told = profile(spec, "--dry-run", "--sku", "h100-sxm", "--store", str(tmp_path / "s.duckdb"))
+    last = told.stdout.splitlines()[-1]
+    assert re.fullmatch(r"h100-sxm: \d+ cases to measure, .* to .* minutes of one GPU", last)
+    wrong = profile(spec, "--dry-run", "--sku", "h100-smx")
+    sentence = "Error: --sku h100-smx: no such SKU is declared (did you mean 'h100-sxm'?)\n"
+    assert (wrong.returncode, wrong.stderr) == (2, sentence)
+    assert "an agent (--agent HOST:PORT) or a GPU (--sku NAME)" in profile(spec, "--dry-run").stderr
+    assert profile(spec, "--sku", "h100-sxm").returncode == 2  # it would measure
 
 
 def test_two_skus_are_measured_side_by_side(
