@@ -16,10 +16,12 @@ from servecast.estimator.draws import calibrations_of, error_draws
 from servecast.estimator.engine_profile import DEFAULT_ENGINE, ENGINE_PROFILES, EngineProfile
 from servecast.estimator.envelope import refuse_too_large_steps
 from servecast.estimator.learners.uncertainty import Calibration
+from servecast.estimator.measurement import Ints
 from servecast.estimator.models import code_version
 from servecast.estimator.operator_times import OperatorTimes, operator_times
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor
+from servecast.estimator.skewed_times import SKEWED, expected_length_skew
 from servecast.estimator.sources import (
     data_notes,
     import_once,
@@ -52,11 +54,18 @@ class TableLoader:
         self._predictors: dict[Sku, Predictor] = {}
         self._drawing: dict[Sku, tuple[Predictor, dict[KernelKind, Calibration]]] = {}
         self._told: dict[Sku, set[str]] = {}
+        self._length_skew = 1.0
 
     def expect(self, sku: Sku, programs: Sequence[ShardedProgram]) -> None:
         """Says what will be asked for, so that one fit serves all of it."""
         known = self._programs.setdefault(sku, [])
         known.extend(p for p in programs if p not in known)
+
+    def expect_lengths(self, prompt_tokens: Ints, output_tokens: Ints) -> None:
+        """Says how the requests' lengths [requests] differ: batches of unequal contexts decode longer, where
+        agents measured by how much.
+        """
+        self._length_skew = round(expected_length_skew(prompt_tokens, output_tokens), 2)
 
     def tables(self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds) -> RuntimeTables:
         """
@@ -65,6 +74,8 @@ class TableLoader:
         """
         with self._store() as store:
             import_once(store, sku, self._sources)
+            if store.has_kernel(sku.name, SKEWED):  # else all lengths make the same tables
+                bounds = replace(bounds, length_skew=self._length_skew)
             data = store.fingerprint(sku.name, self._sources)
             query = repr((sharded, sku, bounds, self._engine, self._sources, data, code_version()))
             key = hashlib.sha256(query.encode()).hexdigest()
@@ -110,6 +121,7 @@ class TableLoader:
         predictor, calibrations = self._calibrated(sharded, sku)
         errors = error_draws(predictor.kinds, calibrations, predictor.noise, draw)
         perturbed = replace(predictor, errors=errors)
+        bounds = replace(bounds, length_skew=self._length_skew)
         return build_tables(sharded, sku, bounds, perturbed, self._engine)
 
     def uncertain_operators(

@@ -193,6 +193,11 @@ class Store:
             ).fetchall()
         )
 
+    def has_kernel(self, sku: str, kernel: str) -> bool:
+        """Whether estimators may read any row of it."""
+        query = "SELECT 1 FROM usable WHERE sku = ? AND kernel = ? LIMIT 1"
+        return bool(self._sql.execute(query, (sku, kernel)).fetchall())
+
     def origins(self, sku: str, sources: Sequence[str]) -> tuple[OriginLine, ...]:
         """Whose rows of a SKU are in, sorted."""
         rows = self._sql.execute(

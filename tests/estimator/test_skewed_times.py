@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +14,18 @@ from servecast.compiler.kernels import KernelShape
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import ENGINE_PROFILES
-from servecast.estimator.measurement import Floats, Ints
+from servecast.estimator.load import TableLoader
+from servecast.estimator.measurement import Floats, Ints, MeasurementBatch
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
 from servecast.estimator.skewed_times import (
+    SKEWED,
     expected_length_skew,
     length_skew,
     skewed_kind,
     slowdown,
 )
+from servecast.estimator.store import Store
 from servecast.estimator.tables import TableBounds
 
 DIMS = (("head_dim", 64), ("heads", 4), ("kv_heads", 2), ("window", 0))
@@ -101,3 +105,26 @@ def test_tables_of_a_skewed_workload_decode_more_slowly(
     assert ratio == pytest.approx(1.4, rel=0.02)
     np.testing.assert_array_equal(uneven.decode_s[0, 1], even.decode_s[0, 1])  # alone, like itself
     np.testing.assert_array_equal(uneven.prefill_s, even.prefill_s)
+
+
+def test_a_loader_told_of_lengths_asks_for_it_where_a_store_has_such_rows(
+    tmp_path: Path,
+    small_batches: Sequence[MeasurementBatch],
+    gpu: Sku,
+    model: Callable[..., ShardedProgram],
+) -> None:
+    """Without rows of unequal lengths all traffic has the same tables; with them decodes take longer."""
+    even = next(b for b in small_batches if b.kernel == "attention_decode")
+    slower = replace(even, kernel=SKEWED, times_s={"mean_s": 1.4 * even.times_s["mean_s"]})
+    bounds, lengths = TableBounds(64, 16, 4096, 65536), (np.array([1, 4000]), np.array([8, 8]))
+    ratios = []
+    for name, batches in (("even", small_batches), ("both", [*small_batches, slower])):
+        with Store.open(tmp_path / name) as store:
+            store.add_batches(batches)
+        loader = TableLoader(tmp_path / name)
+        plain = loader.tables(model(), gpu, bounds)
+        loader.expect_lengths(*lengths)
+        told = loader.tables(model(), gpu, bounds)
+        ratios.append(float(np.max(told.decode_s / np.maximum(plain.decode_s, 1e-12))))
+    assert ratios[0] == 1
+    assert ratios[1] > 1.1
