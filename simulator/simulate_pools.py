@@ -70,10 +70,11 @@ class PoolsSetup:
                     f"mode disaggregated with {', '.join(setup.modes.names)}: "
                     "these are modes of replicas that prefill and decode"
                 )
-            if setup.prefix_caching:
-                raise UserError(
-                    "mode disaggregated with prefix_caching: its pools keep no prefixes"
-                )
+        if self.decode.prefix_caching:
+            raise UserError(
+                "mode disaggregated with prefix_caching of the decode role: "
+                "its replicas keep no prefixes, each prompt's KV is sent whole"
+            )
         if not parse_policy(self.decode.policy).is_compiled:
             raise UserError(
                 f"mode disaggregated with policy {self.decode.policy!r}: decode replicas take KV that "
@@ -101,8 +102,11 @@ def simulate_pools(
     roles = (setup.prefill, setup.decode)
     Targets(setup.prefill.slos, setup.prefill.class_slos).check(workload)
     placements = [place(role, skus, workload.mean_sequence_tokens) for role in roles]
+    limits = placements[0].candidates[0].limits
+    shares = limits.caches_prefixes_of(workload.prefix is not None)
     fleets = [
-        _fleet(role, placement, loader) for role, placement in zip(roles, placements, strict=True)
+        _fleet(role, placement, loader, caching)
+        for role, placement, caching in zip(roles, placements, (shares, False), strict=True)
     ]
     link = link_of(setup, *placements)
     serving = Disaggregated(fleets[0], fleets[1], link)
@@ -117,7 +121,7 @@ def simulate_pools(
         "modes": {},
         "operators": _operators(setup, placements, loader, (serving, run)),
         "time_by_source": {name: s / total_s for name, s in seconds.items()} if total_s else {},
-        "provenance": _provenance(placements, loader, workload),
+        "provenance": _provenance(placements, loader, shares),
     }
     return SimulatedPools(workload, run, summary)
 
@@ -135,9 +139,9 @@ def link_of(setup: PoolsSetup, prefill: Placement, decode: Placement) -> KvLink:
     )
 
 
-def _fleet(setup: Setup, placement: Placement, loader: TableLoader) -> Fleet:
+def _fleet(setup: Setup, placement: Placement, loader: TableLoader, caching: bool) -> Fleet:
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
-    limits = replace(placement.candidates[0].limits, prefix_caching=False)
+    limits = replace(placement.candidates[0].limits, prefix_caching=caching)
     return Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy)
 
 
@@ -190,11 +194,11 @@ def _configuration(setup: PoolsSetup, placements: list[Placement], link: KvLink)
     }
 
 
-def _provenance(placements: list[Placement], loader: TableLoader, workload: Workload) -> Row:
+def _provenance(placements: list[Placement], loader: TableLoader, shares: bool) -> Row:
     skus = {placement.sku.name: placement.sku for placement in placements}
     notes = dict.fromkeys(note for sku in skus.values() for note in loader.notes(sku))
-    unused = "the trace's block hashes are not used: prefill and decode apart keep no prefixes"
+    unused = "decode replicas keep no prefixes: the KV of every prompt is sent whole"
     return {
         "operator_times": {name: loader.provenance(sku) for name, sku in skus.items()},
-        "notes": [*notes, *([unused] if workload.prefix is not None else [])],
+        "notes": [*notes, *([unused] if shares else [])],
     }

@@ -32,12 +32,12 @@ _LINK: dict[str, str] = {
 }
 _REFUSED = {
     "replicas": ("--replicas", "say --prefill-replicas and --decode-replicas"),
-    "prefix_caching": ("--prefix-caching", "its pools keep no prefixes"),
-    "kv_tiers": ("--kv-tier", "its pools keep no prefixes"),
+    "kv_tiers": ("--kv-tier", "what its prefill replicas drop is gone"),
     "drafter": ("--drafter", "its replicas do not speculate"),
     "clients": ("--clients", "its requests arrive by themselves"),
 }
-_OF_CLIENTS = ("max_queue", "queue_timeout_s")
+_OF_PREFILL = ("max_queue", "queue_timeout_s", "prefix_caching")
+"""What holds for the prefill role alone: clients wait there, and prefixes are found there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def take_pools(options: dict[str, Any], common: Mapping[str, Any]) -> AskedPools
         if common.get(name):
             raise UserError(f"{option} with --mode {DISAGGREGATED}: {why}")
     shared = {name: value for name, value in common.items() if name not in _REFUSED}
-    decode = {name: value for name, value in shared.items() if name not in _OF_CLIENTS}
+    decode = {name: value for name, value in shared.items() if name not in _OF_PREFILL}
     return AskedPools(
         {**shared, **roles["prefill"]}, {**decode, **roles["decode"]}, _asked_link(link)
     )

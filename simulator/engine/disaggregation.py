@@ -7,7 +7,8 @@ leave when the prefill's last step has passed it, all layers taking equally long
 
 Nothing flows back, so the prefill fleet is simulated to its end and its transfers are the arrivals of the
 decode fleet: exact as long as decode replicas do not hold prefill back. A prefill replica's blocks are free
-with the first token. A request that a decode replica preempts recomputes its prompt there.
+with the first token, and found again where its limits say ``prefix_caching``. A decode replica keeps no
+prefixes: every prompt's KV is sent whole, and one that it preempts is computed again there.
 
 SOURCE: Zhong et al. 2024 (DistServe), section 3; Patel et al. 2024 (Splitwise), section 4.
 """
@@ -102,7 +103,11 @@ def run_disaggregated(
 
     Raises LivelockError.
     """
-    first_only = replace(workload, output_tokens=np.ones(len(workload), np.int64), prefix=None)
+    first_only = replace(
+        workload,
+        output_tokens=np.ones(len(workload), np.int64),
+        prefix=workload.prefix if fleets.prefill.limits.prefix_caching else None,
+    )
     early, later = (None, None) if late is None else _by_pool(late)
     first = engine.run(first_only, fleets.prefill, early, loaded_tokens=loaded_tokens).copy()
     transfer_s = np.full(len(workload), np.nan)

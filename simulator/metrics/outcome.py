@@ -66,7 +66,7 @@ def outcome(deployed: Deployed, workload: Workload, records: Records) -> Row:
         "mean_batch": finite(metrics.mean_batch),
         "mean_tokens": finite(metrics.mean_tokens),
         "kv_use": {"mean": finite(metrics.kv_use_mean), "peak": finite(metrics.kv_use_peak)},
-        "prefix_hit_rate": _hit_rate(records),
+        "prefix_hit_rate": hit_rate(records),
         "preemptions": metrics.preemptions,
         "restarted": int((records.preemptions > 0).sum()),
         "stable": metrics.stable,
@@ -140,7 +140,7 @@ def _steady(records: Records) -> Row | None:
     }
 
 
-def _hit_rate(records: Records) -> float | None:
+def hit_rate(records: Records) -> float | None:
     """Of the tokens of the prompts that were served; None: there was no prefix cache."""
     if records.prefix_hit_tokens is None:
         return None

@@ -19,6 +19,7 @@ from servecast.simulator.metrics.outcome import (
     MAX_NAMED,
     Deployed,
     goodput,
+    hit_rate,
     rejection,
     requests_json,
 )
@@ -108,6 +109,7 @@ def _pool(deployed: Deployed, records: Records, metrics: ReplicaMetrics, duratio
         "mean_batch": finite(metrics.mean_batch),
         "mean_tokens": finite(metrics.mean_tokens),
         "kv_use": {"mean": finite(metrics.kv_use_mean), "peak": finite(metrics.kv_use_peak)},
+        "prefix_hit_rate": hit_rate(records),
         "preemptions": metrics.preemptions,
         "stable": metrics.stable,
         "busy": finite(metrics.busy),

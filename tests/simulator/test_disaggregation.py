@@ -19,6 +19,7 @@ from servecast.simulator.engine.disaggregation import (
     run_disaggregated,
     through_link,
 )
+from servecast.simulator.engine.prefix_path import prefix_blocks
 from servecast.simulator.engine.records import LateTargets
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.disaggregated import pool_samples
@@ -44,6 +45,23 @@ def test_a_request_is_prefilled_sent_and_decoded() -> None:
     assert pool_samples(found, "e2e").repeated().tolist() == [7.5]
     assert pool_samples(found, "tpot").repeated().tolist() == [1.75]
     assert pool_samples(found, "tbt").repeated().tolist() == [1, 2.5]
+
+
+def test_prefill_replicas_find_prefixes_and_all_kv_is_sent() -> None:
+    """B's prompt is A's: three of its four tokens are there, the fourth takes 4-5. Both are sent whole."""
+    workload = workload_of((0, 4, 2), (4, 4, 2))
+    workload = replace(workload, prefix=prefix_blocks([[1, 2, 3, 4]] * 2, 1))
+    caching = replace(LIMITS, prefix_caching=True)
+    fleets = Disaggregated(
+        Fleet(tables_of(), caching), Fleet(tables_of(), LIMITS), QUARTER_SECOND_A_TOKEN
+    )
+    found = run_disaggregated(Engine(compiled=False), workload, fleets)
+    assert found.prefill.first_token_s.tolist() == [4, 5]
+    assert found.prefill.prefix_hit_tokens is not None
+    assert found.prefill.prefix_hit_tokens.tolist() == [0, 3]
+    assert found.transfer_s.tolist() == [1.5, 1.5]
+    apart = run(workload, QUARTER_SECOND_A_TOKEN, replace(LIMITS, prefix_caching=False))
+    assert apart.prefill.first_token_s.tolist() == [4, 8]
 
 
 def test_a_link_sends_one_request_after_the_other() -> None:

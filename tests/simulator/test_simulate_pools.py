@@ -19,6 +19,7 @@ from servecast.estimator.load import TableLoader
 from servecast.simulator.cli import cli
 from servecast.simulator.commands.simulate_answer import headline
 from servecast.simulator.commands.simulate_job import save_simulation
+from servecast.simulator.engine.prefix_path import prefix_blocks
 from servecast.simulator.frames import frame
 from servecast.simulator.simulate import Setup
 from servecast.simulator.simulate_pools import (
@@ -112,6 +113,20 @@ def test_the_summary_adds_up_over_both_roles(loader: TableLoader) -> None:
     )
 
 
+def test_prefixes_are_found_in_the_prefill_pool_alone(loader: TableLoader) -> None:
+    """Both prompts are the same 1000 tokens; the second comes when the first is done."""
+    apart = replace(
+        TWO, arrival_s=np.array([0.0, 60.0]), prefix=prefix_blocks([[7] * 1000] * 2, 16)
+    )
+    done = run(loader, workload=apart)
+    pools = done.summary["pools"]
+    assert pools["prefill"]["prefix_hit_rate"] == pytest.approx(992 / 2000)
+    assert pools["decode"]["prefix_hit_rate"] is None
+    assert done.run.transfer_s.tolist() == pytest.approx([SENT_S + 0.005] * 2)
+    off = PoolsSetup(replace(PREFILL, prefix_caching=False), DECODE, SLOW)
+    assert run(loader, off, apart).summary["pools"]["prefill"]["prefix_hit_rate"] is None
+
+
 def test_a_decode_pool_that_is_sent_nothing_has_no_figures(loader: TableLoader) -> None:
     one_token = replace(TWO, output_tokens=np.array([1, 1]))
     summary = run(loader, workload=one_token).summary
@@ -192,7 +207,7 @@ def test_the_command_line_says_each_role_and_the_link(tmp_path: Path) -> None:
         (("--decode-tp", "2"), "--decode-tp without --mode disaggregated: one pool has no roles"),
         (("--kv-latency", "2"), "--kv-latency without --mode disaggregated"),
         (("--replicas", "2"), "--replicas with --mode disaggregated: say --prefill-replicas"),
-        (("--prefix-caching",), "--prefix-caching with --mode disaggregated"),
+        (("--kv-tier", "name=h,gb=1,gb_per_s=9"), "--kv-tier with --mode disaggregated"),
         (("--speculation", "draft=1"), "mode disaggregated with speculation"),
         (("--kv-bandwidth", "inf"), "--kv-bandwidth must be a number, got inf"),
         (("--kv-latency", "nan"), "--kv-latency must be a number, got nan"),
@@ -235,3 +250,8 @@ def test_roles_of_two_models_are_refused() -> None:
     other = load_spec(REPOSITORY / "spec" / "llama.llm").model("llama-3.1-70b")
     with pytest.raises(UserError, match="both roles must serve one model"):
         PoolsSetup(PREFILL, replace(DECODE, program=other))
+
+
+def test_prefixes_of_the_decode_role_are_refused() -> None:
+    with pytest.raises(UserError, match="prefix_caching of the decode role: its replicas keep no"):
+        PoolsSetup(PREFILL, replace(DECODE, prefix_caching=True))
