@@ -52,7 +52,7 @@ def change(old: Row, new: Row) -> Change:
         return float(new["metrics"][metric][at] - old["metrics"][metric][at])
 
     return Change(
-        axes=_differing(place(old), place(new)),
+        axes=(*_other_gpus(old, new), *_differing(place(old), place(new))),
         qps_per_usd=ratio("qps_per_usd_hour"),
         qps=ratio("qps"),
         usd_per_hour=ratio("usd_per_hour"),
@@ -60,6 +60,12 @@ def change(old: Row, new: Row) -> Change:
         tbt_p99_s=difference("tbt_s", "p99"),
         e2e_p90_s=difference("e2e_s", "p90"),
     )
+
+
+def _other_gpus(old: Row, new: Row) -> tuple[tuple[str, Any, Any], ...]:
+    """Where roles are apart in one alone, they have no axis of GPUs in common."""
+    alike = ("sku" in place(old)) == ("sku" in place(new)) or old["sku"] == new["sku"]
+    return () if alike else (("sku", old["sku"], new["sku"]),)
 
 
 def _differing(old: Row, new: Row) -> tuple[tuple[str, Any, Any], ...]:

@@ -85,6 +85,10 @@ def test_a_step_aside_of_roles_apart_is_one_of_either_role(result: dict[str, Any
     assert labels == {"prefill tp 1→2", "decode tp 1→4"}
     together = {**row, "mode": "aggregated"}
     assert change(together, result["ranked"][1]).label == "mode aggregated→disaggregated"
+    other = {**result["ranked"][1], "sku": "h100-sxm + l40s"}
+    assert change(together, other).label == (
+        f"sku {together['sku']}→h100-sxm + l40s, mode aggregated→disaggregated"
+    )
 
 
 def test_what_the_search_s_command_cannot_tell_any_more_is_said_to_be_so(
