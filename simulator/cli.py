@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from servecast.compiler.errors import UserError
+from servecast.compiler.suggest import did_you_mean
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -56,6 +57,13 @@ class LazyGroup(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

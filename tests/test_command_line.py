@@ -103,7 +103,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_an_unknown_command_is_a_usage_error() -> None:
     done = CliRunner().invoke(cli, ["compile-and-serch"])
     assert done.exit_code == 2
-    assert "No such command 'compile-and-serch'" in done.stderr
+    assert "no command 'compile-and-serch' (did you mean 'compile-and-search'?)" in done.stderr
 
 
 def test_the_version_is_the_package_s() -> None:

@@ -75,9 +75,9 @@ def _check_members(fleet: Fleet) -> None:
         )
     for loss in modes.losses:
         if loss.replica >= fleet.replicas:
-            raise UserError(
-                f"replica {loss.replica} cannot be lost: there are 0 to {fleet.replicas - 1}"
-            )
+            last = fleet.replicas - 1
+            there = f"they are 0 to {last}" if last else "there is replica 0 alone"
+            raise UserError(f"replica {loss.replica} cannot be lost: {there}")
 
 
 def _check_asked(workload: Workload, fleet: Fleet, concurrency: int) -> None:

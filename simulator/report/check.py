@@ -40,7 +40,7 @@ def checked(result: object, where: str) -> dict[str, Any]:
     Raises:
         UserError: it has not, naming the first part that is missing or wrong.
     """
-    if not isinstance(result, dict):
+    if not isinstance(result, dict) or "schema_version" not in result:
         raise UserError(f"{where}: is not a search result; see docs/results.md")
     version = result.get("schema_version")
     if version != SCHEMA_VERSION:

@@ -142,8 +142,9 @@ def _require(path: str, format_name: str, names: tuple[str, ...], wanted: tuple[
     signature = FORMATS[format_name].signature
     # Without its signature a time could be in another format's unit, so the user has to say which.
     hint = "" if set(missing) - set(signature) else "; if it is one, say so with --trace-format"
+    is_missing = "is missing" if len(missing) == 1 else "are missing"
     raise UserError(
-        f"{path}:1: {', '.join(missing)} is missing for a {format_name} trace; "
+        f"{path}:1: {', '.join(missing)} {is_missing} for a {format_name} trace; "
         f"the fields are {_shown(names)}{hint}"
     )
 

@@ -224,7 +224,7 @@ def without(result: Result, *path: str | int) -> Result:
 
 
 BAD = [
-    (("schema_version",), "r.json: schema_version is None; this Servecast reads 1"),
+    (("schema_version",), "r.json: is not a search result; see docs/results.md"),
     (("ranked",), "r.json: ranked is missing; see docs/results.md"),
     (("ranked", 3, "qps"), r"r.json: ranked\[3\]: qps is None, not a number"),
     (("ranked", 0, "metrics", "tbt_s"), r"r.json: ranked\[0\]: metrics: tbt_s is missing"),
@@ -233,6 +233,11 @@ BAD = [
     (("infeasible", 1, "reason"), "r.json: reason is missing"),
     (("question", "slos"), "r.json: question: slos is missing"),
 ]
+
+
+def test_a_result_of_another_version_is_refused_with_both(result: Result) -> None:
+    with pytest.raises(UserError, match="schema_version is 7; this Servecast reads 1"):
+        render({**result, "schema_version": 7}, "r.json")
 
 
 @pytest.mark.parametrize(("path", "message"), BAD)

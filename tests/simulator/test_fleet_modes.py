@@ -290,8 +290,11 @@ def test_what_cannot_be_combined_is_refused_by_both_names() -> None:
         r"^losses with lock_step 2": Fleet(
             tables_of(), LIMITS, 2, modes=Modes(lock_step=2, losses=(NodeLoss(0, 1, 1),))
         ),
-        r"^replica 4 cannot be lost: there are 0 to 0$": Fleet(
+        r"^replica 4 cannot be lost: there is replica 0 alone$": Fleet(
             tables_of(), LIMITS, modes=Modes(losses=(NodeLoss(4, 1, 1),))
+        ),
+        r"^replica 4 cannot be lost: they are 0 to 2$": Fleet(
+            tables_of(), LIMITS, 3, modes=Modes(losses=(NodeLoss(4, 1, 1),))
         ),
         r"^rows: class_queues need a trace with": Fleet(
             tables_of(), LIMITS, modes=Modes(class_queues=(1,))
