@@ -41,6 +41,7 @@ from servecast.estimator.learners.evaluate import (
 from servecast.estimator.learners.splits import Mask
 from servecast.estimator.measurement import Floats
 from servecast.estimator.models import num_sms_of
+from servecast.estimator.noise import about_neighbours
 from servecast.estimator.physics import COLLECTIVES, bandwidth, compute_peak, work_of
 
 SKUS = ("h100-sxm", "h200-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
@@ -127,6 +128,18 @@ def efficiencies(table: Table) -> dict[str, object]:
     }
 
 
+def scatter(table: Table) -> dict[str, object]:
+    """How far measured rows lie off the line between their close neighbours, in per cent: noise, for such
+    rows are the same work or nearly.
+    """
+    dims, seconds = table.samples.dims, table.samples.seconds
+    off = 100 * np.abs(about_neighbours(dims, seconds)) if "rows" in dims else np.empty(0)
+    if not len(off):
+        return {**table.named, "rows": 0}
+    median, p95 = (round(float(x), 1) for x in np.quantile(off, (0.5, 0.95)))
+    return {**table.named, "rows": len(off), "median": median, "p95": p95}
+
+
 def _median(values: Floats) -> float | None:
     return round(float(np.median(values)), 2) if len(values) else None
 
@@ -140,6 +153,9 @@ def main() -> None:
     parser.add_argument("--split", default="", help="those whose name begins so")
     parser.add_argument("--borrow", action="store_true", help="few rows start from other GPUs'")
     parser.add_argument("--quick", action="store_true", help="only what is served and the roofline")
+    parser.add_argument(
+        "--noise", action="store_true", help="how far rows lie off their neighbours"
+    )
     parser.add_argument("--efficiency", action="store_true", help="shares of the peaks reached")
     options = parser.parse_args()
     named = FAST if options.quick else BESIDE
@@ -150,8 +166,8 @@ def main() -> None:
     if options.folders:
         found = [t for source in ("vidur", "llmservingsim") for t in tables_of(folder_rows(source))]
         tables += [t for t in found if not options.kernel or t.kind.kernel in options.kernel]
-    if options.efficiency:
-        rows = [efficiencies(table) for table in tables]
+    if options.efficiency or options.noise:
+        rows = [(efficiencies if options.efficiency else scatter)(table) for table in tables]
     else:
         others = [t for sku in SKUS for t in linear_tables(sku)] if options.borrow else []
         rows = [

@@ -23,13 +23,13 @@ def noise_of(dims: Dims, seconds: Floats, of_repeats: Floats) -> float:
     known = np.isfinite(of_repeats) & (of_repeats > 0)
     if np.count_nonzero(known) >= LEAST_ROWS:
         return float(np.median(of_repeats[known]))
-    scatter = _about_neighbours(dims, seconds) if "rows" in dims else np.empty(0)
+    scatter = about_neighbours(dims, seconds) if "rows" in dims else np.empty(0)
     if len(scatter) < LEAST_ROWS:
         return ASSUMED
     return float(NORMAL_BY_MEDIAN * np.median(np.abs(scatter)))
 
 
-def _about_neighbours(dims: Dims, seconds: Floats) -> Floats:
+def about_neighbours(dims: Dims, seconds: Floats) -> Floats:
     """Of rows between two of their shape, both even or both odd as they are, for alignment counts: how far
     the logarithm lies from theirs, in the deviations of one measurement. The two are of one tile, or where
     too few are close.

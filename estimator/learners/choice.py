@@ -33,6 +33,7 @@ MONOTONE_EFFORT = 0.3  # constrained trees stop learning sooner
 MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
 PATIENT = ("patient", "randomised")
 BLENDS = {"blend": ("randomised", "boosting"), "few": ("randomised", "shallow")}
+STEADY, NEARBY = "steady", "nearby"  # the same trees, the second with what they miss nearby
 DEFAULT = "blend"
 UNTRIED_ERROR = 0.2  # what experts of unseen shapes, the worst predicted kernel, err by
 
@@ -53,7 +54,8 @@ def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
 LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
     **{member: _trees(member) for member in GROWERS},
     **{blend: _trees(*members) for blend, members in BLENDS.items()},
-    "nearby": _nearby,
+    STEADY: _trees(*PATIENT),
+    NEARBY: _nearby,
     "monotone": _monotone,
 }
 BORROWED = "borrowed"
@@ -88,7 +90,7 @@ def _tried(kind: KernelKind, rows: int) -> list[str]:
     names = ["forest", "randomised", "boosting"]
     names += ["shallow"] if rows <= FEW_ROWS else []
     names += ["monotone"] if kind.kernel.startswith("attention") else []
-    return names + (["nearby"] if kind.kernel == "linear" and rows > FEW_ROWS else [])
+    return names + ([NEARBY] if kind.kernel == "linear" and rows > FEW_ROWS else [])
 
 
 def choose(
@@ -102,16 +104,22 @@ def choose(
     fold = folds_of(part, FOLDS, seed)
     names = _tried(kind, len(part.seconds)) + ([BORROWED] if donors else [])
 
-    def log_errors(trial: tuple[str, int]) -> Floats:
+    def log_errors(trial: tuple[str, int]) -> dict[str, Floats]:
         name, number = trial
         out = fold == number
         learner = learner_of(name, kind, part.dims, donors)
-        learner.fit(features[~out], part.seconds[~out])
-        return np.asarray(np.log(learner.predict(features[out]) / part.seconds[out]))
+        model = learner.fit(features[~out], part.seconds[~out]).model_
+        models = {name: model}
+        if name == NEARBY:
+            models[STEADY] = replace(model, nearby=None)
+        return {n: np.log(m.predict(features[out]) / part.seconds[out]) for n, m in models.items()}
 
-    trials = [(name, number) for name in names for number in range(USED)]
-    found = dict(zip(trials, side_by_side(log_errors, trials), strict=True))
-    errors = {name: np.concatenate([found[name, n] for n in range(USED)]) for name in names}
+    trials = [(name, number) for number in range(USED) for name in names]
+    parts: dict[str, list[Floats]] = {}
+    for found in side_by_side(log_errors, trials):
+        for name, each in found.items():
+            parts.setdefault(name, []).append(each)
+    errors = {name: np.concatenate(each) for name, each in parts.items()}
     for blend, members in BLENDS.items():
         if set(members) <= set(errors):
             errors[blend] = np.asarray(np.mean([errors[member] for member in members], axis=0))
