@@ -62,10 +62,13 @@ def list_command(path: Path, as_json: bool) -> None:
 @result_alone_option
 def show_command(sku: str, kernel: str, path: Path, limit: int, as_json: bool) -> None:
     """Measurements of KERNEL on SKU, with their spread."""
+    from servecast.estimator.doctor import refuse_nothing
     from servecast.estimator.store import Store
 
     with Store.open(path, read_only=True) as store:
         rows = store.rows_of(sku, kernel, limit)
+        if not rows:
+            refuse_nothing(store, sku, kernel)
     _print_rows(rows, as_json)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
+from servecast.compiler.suggest import did_you_mean
 from servecast.estimator.physics import WORK, KernelKind, shortest_s
 from servecast.estimator.predictor import case_keys
 from servecast.estimator.quarantine import TOLERANCE
@@ -47,6 +49,23 @@ def examine(store: Store, skus: Mapping[str, Sku]) -> list[Finding]:
         for rows, what in _complaints(kind, data, skus.get(sku)):
             found.append(Finding(sku, kernel, dtype, kv_dtype, source, rows, False, what))
     return found
+
+
+def refuse_nothing(store: Store, sku: str, kernel: str) -> None:
+    """
+    Raises:
+        DataMissingError: always; it says which GPU or kernel was perhaps meant.
+    """
+    lines = store.contents()
+    of_sku = {line.kernel for line in lines if line.sku == sku}
+    if of_sku:
+        hint, known = did_you_mean(kernel, of_sku), ", ".join(sorted(of_sku))
+        raise DataMissingError(
+            f"{store.path}: no rows of {kernel!r}{hint} on {sku}; it has {known}"
+        )
+    skus = {line.sku for line in lines}
+    hint, known = did_you_mean(sku, skus), ", ".join(sorted(skus)) or "no rows at all"
+    raise DataMissingError(f"{store.path}: no rows of GPU {sku!r}{hint}; it has {known}")
 
 
 def _complaints(kind: KernelKind, data: KernelData, sku: Sku | None) -> Iterator[tuple[int, str]]:

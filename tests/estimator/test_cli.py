@@ -37,6 +37,16 @@ def test_ls_counts_rows_by_kernel(path: Path) -> None:
     assert "attention_decode" in table
 
 
+def test_show_of_a_gpu_or_kernel_that_is_not_there_names_what_is(path: Path) -> None:
+    gpu = run("store", "show", "gpus", "linear", "--store", path)
+    assert gpu.exit_code == 4
+    assert "no rows of GPU 'gpus' (did you mean 'gpu'?); it has gpu" in gpu.stderr
+    kernel = run("store", "show", "gpu", "linaer", "--store", path)
+    assert (
+        "no rows of 'linaer' (did you mean 'linear'?) on gpu; it has all_reduce, " in kernel.stderr
+    )
+
+
 def test_show_prints_measurements_by_dimension(path: Path) -> None:
     (row,) = json.loads(
         run("store", "show", "gpu", "linear", "--limit", 1, "--json", "--store", path).stdout
