@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import click
+import kubernetes_validate
 import pytest
-from pages import documented
+import yaml
+from pages import DOCS, documented
+
+from servecast.agent.cli import serve
 
 SPEC = """\
 model "tiny" {
@@ -70,3 +77,35 @@ def test_an_agent_is_served_and_profiled(begins: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^cpu: [1-9]\d* measured, .* 0 left", done.stdout, re.MULTILINE)
+
+
+UNIT = (DOCS / "agent" / "servecast-agent.service").read_text(encoding="utf-8")
+DAEMON_SET = yaml.safe_load((DOCS / "agent" / "daemonset.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="no systemd here to verify the unit with"
+)
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / "servecast-agent.service"
+    installed = Path(sys.executable).with_name("agent")
+    unit.write_text(UNIT.replace("/opt/servecast/bin/agent", str(installed)))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_kubernetes_takes_the_daemon_set() -> None:
+    newest = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(DAEMON_SET, newest, strict=True)
+
+
+def test_both_start_the_agent_with_options_that_it_has() -> None:
+    (command,) = re.findall(r"^ExecStart=((?:.*\\\n)*.*)$", UNIT, re.MULTILINE)
+    (container,) = DAEMON_SET["spec"]["template"]["spec"]["containers"]
+    for words in (
+        shlex.split(command.replace("\\\n", " ")),
+        container["command"] + container["args"],
+    ):
+        assert Path(words[0]).name == "agent"
+        assert words[1] == "serve"
+        serve.make_parser(click.Context(serve)).parse_args(words[2:])
