@@ -28,7 +28,7 @@ def space_json(question: Question, space: Space, apart: Pairings) -> Row:
         "placements": len(space.placements),
         "pairs": len(apart),
         "refused": dict(refused.most_common()),
-        "infeasible": [asdict(miss) for miss in space.infeasible],
+        "infeasible": [asdict(miss) for miss in (*space.infeasible, *apart.infeasible)],
     }
 
 

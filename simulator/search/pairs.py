@@ -52,17 +52,21 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Pairings:
-    """``refused`` counts the pairs that cannot serve by the constraint that refuses them."""
+    """``refused`` counts the pairs that cannot serve by the constraint that refuses them.
+
+    ``infeasible`` says of each placement that cannot take a role why, and of pairs that there is no room for.
+    """
 
     kept: tuple[Pairing, ...] = ()
     refused: Mapping[str, int] = field(default_factory=dict)
+    infeasible: tuple[Infeasible, ...] = ()
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def __add__(self, other: Pairings) -> Pairings:
         refused = Counter(self.refused) + Counter(other.refused)
-        return Pairings(self.kept + other.kept, dict(refused))
+        return Pairings(self.kept + other.kept, dict(refused), self.infeasible + other.infeasible)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ def pairings(axes: Axes, offer: Offer) -> Pairings:
     for miss in decode.infeasible:
         refused[f"{miss.constraint} (decode)"] += each * (prefill_all - len(prefill.infeasible))
     kept = []
+    misses = [*_for_role(prefill, "prefill"), *_for_role(decode, "decode")]
     for one in prefill.placements:
         for other in decode.placements:
             room = offer.market.room(
@@ -99,10 +104,22 @@ def pairings(axes: Axes, offer: Offer) -> Pairings:
             )
             if not room:
                 refused["the GPU limit (both roles)"] += each
+                misses.append(_no_room(one, other, offer.market))
                 continue
             link = kv_link(offer.program, one, other)
             kept += [Pairing(p, d, link, room) for p, d in _by_rule(one, other)]
-    return Pairings(tuple(kept), dict(refused))
+    return Pairings(tuple(kept), dict(refused), tuple(misses))
+
+
+def _for_role(space: Space, role: str) -> list[Infeasible]:
+    return [replace(miss, reason=f"for {role} apart: {miss.reason}") for miss in space.infeasible]
+
+
+def _no_room(prefill: Placement, decode: Placement, market: Market) -> Infeasible:
+    reason = (
+        f"for decode apart beside {prefill.label} for prefill: more than {market.max_gpus} GPUs"
+    )
+    return replace(decode.refused(reason), constraint="the GPU limit")
 
 
 def role_axes(axes: Axes, role: str) -> Axes:

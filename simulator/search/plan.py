@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from servecast.compiler.errors import InfeasibleError
 from servecast.simulator.search.latency_spread import at_capacity, at_trace_rate
@@ -38,6 +38,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     apart = servable_pairs(question.pairings(workload.mean_sequence_tokens), workload)
     if not space.placements and not apart.kept:
         raise InfeasibleError(nothing_fits(question, space, apart.refused))
+    space = replace(space, infeasible=space.infeasible + apart.infeasible)
     searched = long_enough(workload, question.seed)
     demand = question.demand(workload, searched)
     searching = Searching(question, space, demand, means, apart.kept)

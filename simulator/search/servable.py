@@ -41,7 +41,7 @@ def servable_pairs(apart: Pairings, workload: Workload) -> Pairings:
         )
     )
     refused = {POLICY: len(apart) - len(kept)} if len(kept) < len(apart) else {}
-    return Pairings(kept, {**apart.refused, **refused})
+    return replace(apart, kept=kept, refused={**apart.refused, **refused})
 
 
 def _refusal(candidate: Candidate, placement: Placement, workload: Workload) -> str | None:

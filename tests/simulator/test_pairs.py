@@ -62,6 +62,16 @@ def test_two_roles_need_gpus_for_both() -> None:
     assert (len(found), dict(found.refused)) == (0, {"the GPU limit (both roles)": 4})
 
 
+def test_a_placement_that_cannot_take_a_role_is_told_with_the_role_and_why() -> None:
+    """Of 8 GPUs: a role of tp 16 needs more, and two of tp 8 do together."""
+    axes = replace(APART, tp=(8, 16), prefill_skus=("h100-sxm",), decode_skus=("h100-sxm",))
+    reasons = [miss.reason for miss in question(axes, market=Market(8)).pairings(1000).infeasible]
+    assert reasons[0].startswith("for prefill apart: needs 16 GPUs, and the limit is 8")
+    assert reasons[1].startswith("for decode apart: needs 16 GPUs, and the limit is 8")
+    room = "for decode apart beside h100-sxm tp=8 pp=1 for prefill: more than 8 GPUs"
+    assert reasons[2:] == [room]
+
+
 def test_pools_whose_policy_wants_one_stage_are_refused() -> None:
     axes = replace(APART, pp=(1, 2), policies=("vllm_v1", "lightllm"))
     found = question(axes).pairings(800)
