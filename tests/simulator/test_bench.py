@@ -75,6 +75,13 @@ def test_the_names_of_gpus_break_at_a_hyphen_to_fit_80_columns(
     assert "summarisation" in last  # one workload: no matrix of one, and nothing to find
 
 
+def test_the_matrix_of_all_workloads_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [Cell("internlm-20b", name, (row("h100-sxm", 1, 3.0),)) for name in WORKLOADS]
+    show_bench(summary(cells, ["h100-sxm"]), Console(width=80))
+    headers = [line for line in capsys.readouterr().out.splitlines() if "serving →" in line]
+    assert [line.split()[2:] for line in headers] == [list(WORKLOADS)]
+
+
 def test_without_a_choice_it_is_the_standing_grid() -> None:
     standing = BenchOptions(Path("x")).with_standing()
     assert (standing.models, standing.workloads, standing.skus) == (MODELS, WORKLOADS, SKUS)
