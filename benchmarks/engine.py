@@ -181,11 +181,11 @@ def main() -> None:
     )
     PICKS["hrrn_plain_python"] = highest_response_ratio_next.py_func
     classes = replace(workload, priority=np.random.default_rng(0).integers(0, 3, len(workload)))
-    ruled = ("sarathi", "trtllm_no_evict:chunked_context=1")
+    ruled = ("sarathi", "trtllm_no_evict:chunked_context=1", "sglang")
     for policy in (*ORDERS, "hrrn", "hrrn_plain_python", *ruled):
         results[policy] = cost(engine, classes, replace(one, policy=policy))
-    objects = len(few) / cpu_s(lambda: engine.run(few, replace(one, policy="sglang")), 1)
-    results["sglang_requests_per_cpu_s"] = round(objects)
+    objects = len(few) / cpu_s(lambda: engine.run(few, replace(one, policy="lightllm")), 1)
+    results["lightllm_requests_per_cpu_s"] = round(objects)
     for router in ("round_robin", "least_outstanding", "deferred"):
         fleet = Fleet(one.tables, LIMITS, replicas=16, router=router)
         results[f"16_replicas_{router}"] = cost(

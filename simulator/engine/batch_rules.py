@@ -13,9 +13,14 @@ from typing import Any
 from servecast.simulator.engine.scheduling import Scheduler
 from servecast.simulator.engine.state import Run
 from servecast.simulator.reference.schedulers import Orca, Sarathi, StaticBatching
+from servecast.simulator.reference.sglang_scheduler import (
+    CLIP_MAX_NEW_TOKENS,
+    RETRACT_DECODE_STEPS,
+    SGLang,
+)
 from servecast.simulator.reference.trtllm_scheduler import GuaranteedNoEvict, MaxUtilization
 
-Rules = Mapping[str, int]
+Rules = Mapping[str, float]
 
 NO_BUDGET = 1 << 40
 """More tokens than are in a batch."""
@@ -52,22 +57,47 @@ def _no_evict(scheduler: Any) -> Rules:
     return {**_max_utilization(scheduler), "declared_tokens": declared}
 
 
-_RULES: dict[type, Callable[[Any], Rules]] = {
+def _sglang(scheduler: Any) -> Rules | None:
+    """Memory in tokens; in the order in which requests wait."""
+    limits = scheduler.limits
+    declared = limits.declared_output_tokens
+    if scheduler.mixed or declared > CLIP_MAX_NEW_TOKENS:
+        return None
+    return {
+        "prompts_first": 1,
+        "ordered": 0,
+        "block_tokens": 1,
+        "block_shift": 0,
+        "kv_blocks": limits.kv_blocks * limits.block_tokens,
+        "estimated_tokens": declared,
+        "first_ratio": scheduler.ratio,
+        "least_ratio": scheduler.least_ratio,
+        "ratio_decay": scheduler.decay,
+        "retract_steps": RETRACT_DECODE_STEPS,
+    }
+
+
+_RULES: dict[type, Callable[[Any], Rules | None]] = {
     Sarathi: _sarathi,
     Orca: _orca,
     StaticBatching: _static,
     MaxUtilization: _max_utilization,
     GuaranteedNoEvict: _no_evict,
+    SGLang: _sglang,
 }
 
 
-def rules_of(scheduler: Scheduler, stages: int) -> Rules | None:
-    """Of exactly this class: one derived from it may decide otherwise."""
+def rules_of(scheduler: Scheduler, stages: int, prefixes: bool) -> Rules | None:
+    """Of exactly this class: one derived from it may decide otherwise. ``prefixes``: prompts share some."""
     rules = _RULES.get(type(scheduler)) if stages == 1 else None
-    return rules(scheduler) if rules else None
+    if rules is None or (prefixes and isinstance(scheduler, SGLang)):
+        return None
+    return rules(scheduler)
 
 
 def set_rules(run: Run, rules: Rules) -> None:
+    if "prompts_first" in rules:
+        run.max_waiting = run.num_requests
     run.ruled = int(bool(rules.keys() & {"one_batch", "whole_prompts", "declared_tokens"}))
     for name, value in rules.items():
         setattr(run, name, value)

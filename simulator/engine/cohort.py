@@ -115,6 +115,7 @@ def join(sim: Simulation, r: int, lane: int, i: int) -> None:
         run.num_gaps += 1
         run.late_gaps += gap_s > run.tbt_limit_s
     request.lane = lane
+    request.joined = batch.number
     request.base = request.prompt - batch.step - 1
     request.last = batch.step + request.remaining - 1
     if request.remaining == 1:
@@ -122,6 +123,8 @@ def join(sim: Simulation, r: int, lane: int, i: int) -> None:
         return
     batch.decodes += 1
     batch.cached += request.prompt
+    if run.prompts_first:
+        sim.replicas[r].tokens_decoding += request.tokens
     pool[run.phase_at + lane * run.block_tokens + (request.base & (run.block_tokens - 1))] += (
         run.growing
     )
@@ -148,6 +151,8 @@ def stop_decoding(sim: Simulation, lane: int, i: int) -> None:
     batch.decodes -= 1
     batch.tokens = batch.sequences = batch.decodes  # of the batch being formed, so far decodes only
     batch.cached -= request.base + batch.step
+    if run.prompts_first:  # a replica has one lane
+        sim.replicas[lane].tokens_decoding -= request.tokens
     phase = request.base & (run.block_tokens - 1)
     sim.pool[run.phase_at + lane * run.block_tokens + phase] -= run.growing
     strike(sim, run.calendar_at + lane * run.days + (request.last & (run.days - 1)), i)
@@ -155,6 +160,7 @@ def stop_decoding(sim: Simulation, lane: int, i: int) -> None:
     run.num_segments += 1
     segment.request = i
     segment.lane = lane
+    segment.joined = request.joined
     segment.first = request.prompt - request.base - 1
     segment.last = batch.step - 1
     emitted = batch.step - segment.first

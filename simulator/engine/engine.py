@@ -42,6 +42,7 @@ from servecast.simulator.engine.batching import (
 from servecast.simulator.engine.cohort import finish, join, release_leaving
 from servecast.simulator.engine.fast_forward import fast_forward
 from servecast.simulator.engine.lateness import count_late_queue, count_late_tokens, hopeless
+from servecast.simulator.engine.prompts_first import form, resume
 from servecast.simulator.engine.state import INFINITY, NONE, Simulation
 from servecast.simulator.engine.step_time import send_s, stage_s
 from servecast.simulator.engine.waiting import enqueue_arrivals
@@ -56,6 +57,11 @@ def schedule(sim: Simulation, r: int) -> bool:
     replica, run = sim.replicas[r], sim.run[0]
     lane = r if run.num_stages == 1 else free_lane(sim, r)
     batch, preemptions = sim.lanes[lane], replica.num_preemptions
+    if run.prompts_first:
+        form(sim, r)
+        if batch.tokens > 0:
+            launch(sim, r, lane)
+        return batch.tokens > 0
     take_decodes(sim, r, lane)
     budget = token_budget(sim, r, lane) if run.budgeting else run.max_batched_tokens
     gone_on = replica.partial < 0 or continue_partial(sim, r, lane, budget)
@@ -88,6 +94,7 @@ def launch(sim: Simulation, r: int, lane: int) -> None:
     """Send the lane's batch down the pipeline and log it."""
     replica, batch, run = sim.replicas[r], sim.lanes[lane], sim.run[0]
     step = sim.steps[run.num_steps]
+    batch.number = run.num_steps
     run.num_steps += 1
     stages = run.num_stages
     at_s = replica.now_s
@@ -142,9 +149,13 @@ def complete(sim: Simulation, r: int) -> None:
         if batch.end_s - batch.previous_end_s > run.tbt_limit_s:
             run.late_gaps += batch.decodes
     batch.previous_end_s = batch.end_s
-    day = run.calendar_at + lane * run.days + (batch.step & (run.days - 1))
-    if sim.pool[day] >= 0:
-        end_decodes(sim, r, lane, day)
+    if batch.paused:
+        resume(sim, r)
+        batch.step -= 1  # none of the decodes'
+    else:
+        day = run.calendar_at + lane * run.days + (batch.step & (run.days - 1))
+        if sim.pool[day] >= 0:
+            end_decodes(sim, r, lane, day)
     i = batch.joined
     if i >= 0:
         replica.stalled = 0
@@ -170,6 +181,8 @@ def end_decodes(sim: Simulation, r: int, lane: int, day: int) -> None:
         batch.cached -= kv_tokens
         phase = request.base & (run.block_tokens - 1)
         sim.pool[run.phase_at + lane * run.block_tokens + phase] -= run.growing
+        if run.prompts_first:
+            sim.replicas[r].tokens_decoding -= request.tokens
         following = request.link  # before finish needs it
         finish(sim, r, i, kv_tokens, batch.end_s)
         i = following

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from servecast.simulator.engine.batching import admissible
 from servecast.simulator.engine.prefix_cache import evict
+from servecast.simulator.engine.prompts_first import lower_ratio
 from servecast.simulator.engine.state import INFINITY, Simulation
 from servecast.simulator.engine.step_time import linear_s
 from servecast.simulator.engine.waiting import front
@@ -26,8 +27,10 @@ def quiet_until(sim: Simulation, r: int) -> float:
             return -1.0  # another may be picked at any time
         if run.budgeting and replica.num_waiting + replica.num_fresh > 0:
             return -1.0  # and there may be more place for it
-    if run.losing and replica.num_waiting + replica.num_fresh > 0:
-        return -1.0  # another may give up at any time
+    if (run.losing or run.prompts_first) and replica.num_waiting + replica.num_fresh > 0:
+        return (
+            -1.0
+        )  # another may give up at any time, and less is expected of others with every step
     if admissible(sim, r, run.max_batched_tokens - batch.decodes) >= 0:
         return -1.0
     if replica.num_running == run.max_num_seqs:
@@ -86,6 +89,8 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
         n += 1
     if n == run.num_steps:
         return False
+    if run.prompts_first:
+        lower_ratio(sim, r, n - run.num_steps)
     run.num_steps = n
     batch.end_s = batch.previous_end_s = sim.stages[r].free_s = end_s
     batch.step, batch.cached, replica.now_s, replica.free = step, cached, now_s, free

@@ -211,6 +211,7 @@ class Pools:
             else np.empty(0, "i4"),
         }
         arrays["replicas"]["free"] = run.kv_blocks
+        arrays["replicas"]["ratio"] = run.first_ratio
         # The engine indexes arrays of records as it does lists of objects.
         return Simulation(**arrays)
 

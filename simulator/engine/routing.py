@@ -29,6 +29,7 @@ from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set_router, set_targets
 from servecast.simulator.engine.scheduling import LivelockError
 from servecast.simulator.engine.state import CachedPrompt, Request, Run, Segment, Simulation, Step
+from servecast.simulator.engine.unfold import unfold
 from servecast.simulator.reference.object_run import (
     ObjectFleet,
     broken_metric,
@@ -145,18 +146,20 @@ class Engine:
         if not policy.is_compiled:
             objects = ObjectFleet(policy, fleet.tables, limits, fleet.replicas, *clients)
             fits, scheduler = servable(workload, objects, fits)
-            rules = rules_of(scheduler, fleet.tables.num_stages)
+            rules = rules_of(scheduler, fleet.tables.num_stages, workload.prefix is not None)
         if rules is None:
             records = run_objects(workload, objects, fits, parse_router(fleet.router))
             return replace(records, broken_metric=broken_metric(records, targets or LateTargets()))
         key = policy.keys(workload)[fits]
         run = new_run(limits, fleet.tables, workload, key, policy.decides)
         set_rules(run, rules)
-        set_targets(run, targets or LateTargets())
+        pausing = run.prompts_first > 0  # what is late is told when all is known
+        set_targets(run, LateTargets() if pausing or targets is None else targets)
         run.concurrency, run.client_s = concurrency or 0, client_s
         requests = self._pools.requests(workload, fits, key, loaded_tokens)
         path = None
-        if limits.caches_prefixes_of(workload.prefix is not None) and loaded_tokens is None:
+        caching = limits.caches_prefixes_of(workload.prefix is not None) and not rules
+        if caching and loaded_tokens is None:
             path = self._pools.path(workload, limits.block_tokens)
             set_prefix_cache(run, path)
         prompts = self._pools.prompts(path, fits)
@@ -171,7 +174,10 @@ class Engine:
             sim = self._run_to_end(sim, policy, workload.name)
             served = _records(sim, workload, fleet, fits)
             del sim  # before the collector looks through it
-            return served
+        if pausing:
+            served = unfold(served, limits.kv_blocks, limits.block_tokens)
+            return replace(served, broken_metric=broken_metric(served, targets or LateTargets()))
+        return served
 
     def _run_to_end(self, sim: Simulation, policy: Policy, name: str) -> Simulation:
         """The state at the end, in logs that are as long as it needs.
@@ -266,7 +272,7 @@ def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np
         rejected=~fits | (requests["gone"] > 0),
         replicas=fleet.replicas,
         stages=fleet.tables.num_stages,
-        kv_blocks=fleet.limits.kv_blocks,
+        kv_blocks=int(run.kv_blocks),
         prefix_hit_tokens=_prefix_hits(sim, fits) if run.caching else None,
         broken_metric=_broken_metric(run),
     )

@@ -38,12 +38,9 @@ class Request:
     link: int = NONE  # next on the same calendar day, or among the batch's completed prefills
     position: int = 0  # in the replica's running
     lane: int = 0
-    replica: int = (
-        0  # before the request is sent: where a static rule, or the first choice, sends it
-    )
-    second_choice: int = (
-        0  # the other replica that a router compares, or the session's request before
-    )
+    joined: int = 0  # the step, of all, that ended its prefill; set where decodes rest for prompts
+    replica: int = 0  # before it is sent: where a static rule, or the first choice, sends it
+    second_choice: int = 0  # the other replica that is compared, or the session's request before
     preemptions: int = 0
     client: int = 0
     gone: int = 0  # never served: TURNED_AWAY or GAVE_UP
@@ -87,6 +84,10 @@ class Lane:
     tokens: int = 0
     sequences: int = 0
     joined: int = NONE  # first of the prefills that complete with this batch
+    number: int = 0  # of the batch among all steps
+    paused: int = 0  # decodes rest for its prompts:
+    resting: int = 0  # as many,
+    resting_cached: int = 0  # with so many KV tokens
 
 
 @dataclass(slots=True)
@@ -112,6 +113,7 @@ class Segment:
     lane: int = 0
     first: int = 0
     last: int = 0
+    joined: int = 0  # as the request's
 
 
 @dataclass(slots=True)
@@ -138,10 +140,11 @@ class Replica:
     tokens_finished: int = 0
     known_sent: int = 0  # of either, when the router's knowledge was refreshed
     known_finished: int = 0
-    stopped_s: float = (
-        -1.0
-    )  # when a request finished for which the replica had run ahead of the others
+    stopped_s: float = -1.0  # when one finished for which the replica had run ahead of the others
     num_preemptions: int = 0
+    ratio: float = 0.0  # of a declared output that is expected
+    tokens_decoding: int = 0  # of the decodes' prompts as they were sent
+    next_key: int = 0  # for who waits next, where that alone orders them
     promised: int = 0  # blocks that the running may come to hold, where outputs are declared
     partial: int = NONE
     filled: int = 0  # prompt tokens of it that were sent to be computed
@@ -212,6 +215,12 @@ class Run:
     growing: int = 1  # decodes need further blocks
     one_batch: int = 0  # requests are admitted where nothing runs
     declared_tokens: int = 0  # of an output: what all may come to hold has to fit
+    prompts_first: int = 0  # `prompts_first.py`: decodes rest for prompts
+    estimated_tokens: int = 0  # the longest output that may be declared
+    first_ratio: float = 0.0  # of it that is expected at first,
+    least_ratio: float = 0.0  # at least,
+    ratio_decay: float = 0.0  # and less with each step of decodes
+    retract_steps: int = 0  # that have room after some were retracted
     # Who sends the requests
     router: int = 0  # one of `dispatch`'s rules
     by_tokens: int = 0  # a load is prompt tokens, not requests

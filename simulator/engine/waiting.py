@@ -39,6 +39,9 @@ def push(sim: Simulation, r: int, i: int) -> None:
     replica, heap, requests = sim.replicas[r], sim.pool, sim.requests
     top = sim.run[0].waiting_at + r * sim.run[0].max_waiting
     n = replica.num_waiting
+    if sim.run[0].prompts_first:
+        requests[i].key = replica.next_key
+        replica.next_key += 1
     if sim.run[0].picking:
         heap[top + n] = i
         replica.num_waiting += 1

@@ -194,7 +194,7 @@ def _request_rows(
     """Requests and segments: all runs of tokens but a request's last are segments."""
     requests = records(Request, len(workload))
     requests["arrival_s"] = workload.arrival_s
-    segments: list[tuple[int, int, int, int]] = []
+    segments: list[tuple[int, ...]] = []
     for job in jobs:
         row, lane = requests[job.number], job.replica * stages
         row["arrival_s"] = job.arrived_s
@@ -202,7 +202,7 @@ def _request_rows(
         row["finish_s"], row["preemptions"] = job.finished_s, job.preemptions
         row["replica"], row["lane"] = job.replica, lane
         earlier = job.runs[:-1] if job.finished else job.runs
-        segments += [(job.number, lane, first, last) for first, last in earlier]
+        segments += [(job.number, lane, first, last, 0) for first, last in earlier]
         if job.finished:
             row["prompt"], row["base"], row["last"] = job.runs[-1][0] + 1, 0, job.runs[-1][1]
     return requests, np.array(segments, record_dtype(Segment))

@@ -134,7 +134,7 @@ class SGLang(BlockScheduler):
         batch: list[tuple[Job, int]] = []
         if not self.waiting and self.partial is None:
             return batch
-        expected = sum((self._declared_left(job) * self.ratio for job in self.running), 0.0)
+        expected = self.ratio * sum(self._declared_left(job) for job in self.running)
         if self.partial is not None:
             job = self.partial
             left -= self._add_chunk(batch, job, min(left, int(self.available)))

@@ -135,7 +135,7 @@ def _request_rows(run: ReferenceRun, stages: int) -> tuple[NDArray[np.void], NDA
     """Requests and segments: all runs of tokens but a request's last are segments. Of a request that was
     not served to its end no token is told."""
     rows = records(Request, len(run.requests))
-    segments: list[tuple[int, int, int, int]] = []
+    segments: list[tuple[int, ...]] = []
     for number, request in enumerate(run.requests):
         if request is None:
             continue
@@ -147,7 +147,7 @@ def _request_rows(run: ReferenceRun, stages: int) -> tuple[NDArray[np.void], NDA
             continue
         row["first_token_s"], row["finish_s"] = request.first_token_s, request.token_s[-1]
         runs = _runs(request)
-        segments += [(number, replica * stages, a, b) for replica, a, b in runs[:-1]]
+        segments += [(number, replica * stages, a, b, 0) for replica, a, b in runs[:-1]]
         replica, first, last = runs[-1]
         row["lane"], row["prompt"], row["base"], row["last"] = (
             replica * stages,
