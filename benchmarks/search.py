@@ -3,7 +3,9 @@
     python benchmarks/search.py                 # needs the real traces: SERVECAST_SHARED, default ../shared
     python benchmarks/search.py --vidur-grid    # a search of the size of Vidur's alone: vidur_grid.py
 
-Prints JSON. ``cold`` starts with empty caches (no store, no compiled engine), ``warm`` repeats it.
+Prints JSON. ``cold`` starts with empty caches (no store, no compiled engine), ``warm`` repeats it, ``many``
+has several times the configurations: its peak memory is what more of them cost. ``first_result_s`` is from
+the process's start to the first configuration that is done.
 ``best_only`` is a race over the configurations of ``capacity``, and more of them.
 """
 
@@ -27,9 +29,11 @@ from servecast.compiler.service import Slo
 from servecast.compiler.sharded import Parallelism, ShardedProgram
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables, TableBounds
+from servecast.simulator.commands.search_job import JOURNAL
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.search.bisection import find_capacity
 from servecast.simulator.search.bounds import max_rate_per_s
-from servecast.simulator.search.capacity import Capacity, Judge, find_capacity
+from servecast.simulator.search.capacity import Capacity, Judge
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.pool import Here
 from servecast.simulator.search.question import Question
@@ -42,6 +46,15 @@ from servecast.simulator.traffic.workload import Workload
 REPOSITORY = Path(__file__).resolve().parent.parent
 REQUESTS = 10_000
 MAIN = ("spec/llama.llm", "--trace", "spec/traces/chat.csv", "--json", "--quiet")
+SEQS, TOKENS = (48, 64, 96, 128, 160, 192, 224, 256), (512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
+MANY = (
+    "--max-num-seqs",
+    ",".join(map(str, SEQS)),
+    "--max-num-batched-tokens",
+    ",".join(map(str, TOKENS)),
+)
+LOOK_S = 0.005
+"""Between two looks for the first result."""
 
 
 def capacity_cost() -> dict[str, float]:
@@ -78,8 +91,8 @@ def upper(workload: Workload, fleet: Fleet) -> float:
     return max_rate_per_s(workload, fleet.tables, fleet.limits)
 
 
-def main_job(cache: Path) -> dict[str, float]:
-    """Wall and CPU seconds of ``compile-and-search``; ``peak_mb`` is of its largest process."""
+def main_job(cache: Path, *more: str) -> dict[str, float]:
+    """Wall and CPU seconds of ``compile-and-search``; ``peak_mb`` is of the largest process so far."""
     environment = {
         **os.environ,
         "XDG_CACHE_HOME": str(cache),
@@ -87,10 +100,20 @@ def main_job(cache: Path) -> dict[str, float]:
     }
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    command = [str(Path(sys.executable).with_name("compile-and-search")), *MAIN]
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as out:
+        program = str(Path(sys.executable).with_name("compile-and-search"))
+        command = [program, *MAIN, *more, "--out", out]
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
+        )
+        while process.poll() is None and not (Path(out) / JOURNAL).exists():
+            time.sleep(LOOK_S)
+        first_s = time.perf_counter() - started
+        if process.wait() != 0:
+            raise subprocess.CalledProcessError(process.returncode, command)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
+        "first_result_s": first_s,
         "wall_s": time.perf_counter() - started,
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "peak_mb": after.ru_maxrss / 1024,
@@ -152,8 +175,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         cold, warm = main_job(Path(folder)), main_job(Path(folder))
+        many = main_job(Path(folder), *MANY)
     costs = {"capacity": capacity_cost(), "best_only": race_cost()}
-    print(json.dumps({"main_cold": cold, "main_warm": warm, **costs}, indent=2))
+    print(json.dumps({"main_cold": cold, "main_warm": warm, "main_many": many, **costs}, indent=2))
 
 
 if __name__ == "__main__":

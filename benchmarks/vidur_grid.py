@@ -19,8 +19,10 @@ from servecast.compiler.program import Program
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
+from servecast.simulator.search.bisection import LIKELY, Known, find_capacity
 from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
-from servecast.simulator.search.capacity import LIKELY, Capacity, Judge, find_capacity
+from servecast.simulator.search.capacity import Capacity, Judge
+from servecast.simulator.search.run import groups_of
 from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traffic.arrivals import bootstrap
@@ -107,25 +109,28 @@ class Counts:
         for placement, tables in self._placements(space, loader, per_model):
             replicas = GPUS // placement.parallelism.gpus
             started = time.process_time()
+            fleets = [
+                Fleet(tables, candidate.limits, replicas, "round_robin")
+                for group in groups_of(placement)
+                for candidate in group
+            ]
             for judge in judges:
-                share = LIKELY
-                for candidate in placement.candidates:
-                    fleet = Fleet(tables, candidate.limits, replicas, "round_robin")
-                    share = self._capacity(judge, fleet, share)
+                self._capacities(judge, fleets)
             self.search_s += time.process_time() - started
         self.peaks_mb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
-    def _capacity(self, judge: Judge, fleet: Fleet, share: float) -> float:
-        """What of its likely rate a configuration carries; ``share`` is that of the one before."""
-        upper = max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
-        likely = likely_rate_per_s(judge.workload, fleet.tables, fleet.limits) * fleet.replicas
-        capacity = find_capacity(judge, fleet, upper * fleet.replicas, share * likely)
-        self.searched += 1
-        if not isinstance(capacity, Capacity):
-            return share
-        self.with_capacity += 1
-        self.probes += capacity.probes
-        return capacity.rate_per_s / likely
+    def _capacities(self, judge: Judge, fleets: list[Fleet]) -> None:
+        """Each search starts where the likely rate and the configuration before it say."""
+        share, known = LIKELY, None
+        for fleet in fleets:
+            upper = fleet.replicas * max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
+            likely = fleet.replicas * likely_rate_per_s(judge.workload, fleet.tables, fleet.limits)
+            capacity = find_capacity(judge, fleet, upper, share * likely, known)
+            self.searched += 1
+            if isinstance(capacity, Capacity):
+                self.with_capacity += 1
+                self.probes += capacity.probes
+                share, known = capacity.rate_per_s / likely, Known(fleet, capacity)
 
     def _placements(
         self, space: Space, loader: TableLoader, per_model: int | None

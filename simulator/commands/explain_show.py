@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from servecast.simulator.report.headline import binding, shape
+from servecast.simulator.search.sensitivity import share_text
 
 Row = dict[str, Any]
 LEAST_SHARE = 0.005
@@ -26,8 +27,9 @@ def show_explained(result: Row, told: Row, console: Console) -> None:
             if one["rank"] == each["rank"]:
                 _show_time(one, console, of_trace=len(result.get("workloads", ())) > 1)
         console.print()
-        console.print(_changes(each["changes"], "one step aside"))
-        console.print()
+        if each["changes"]:
+            console.print(_changes(each["changes"], "one step aside"))
+            console.print()
     if len(told["steps_aside"]) > 1:
         ranks = [each["rank"] for each in told["steps_aside"]]
         console.print(_changes(told["changes"], f"from #{ranks[0]} to #{ranks[1]}"))
@@ -69,7 +71,7 @@ def _time_table(told: Sequence[Row]) -> Table | None:
             table.add_row(f"{title}: {name.replace('_', ' ')}", *cells)
     prices = [{p["input"]: p for p in each["shadow_prices"]} for each in told]
     for name, price in prices[0].items():
-        cells = (f"{each[name]['qps']:+.1%}" if name in each else "–" for each in prices)
+        cells = (share_text(each[name]["qps"]) if name in each else "–" for each in prices)
         table.add_row(f"QPS with {name} {price['change']}", *cells)
     return table
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from servecast.simulator.report.headline import binding, headline, shape
+from servecast.simulator.search.sensitivity import share_text
 
 Row = dict[str, Any]
 MAX_ROWS = 12
@@ -131,7 +132,7 @@ def _show_explanation(told: Row | None, console: Console) -> None:
     )
     console.print(f"GPU time: {parts}.", highlight=False)
     prices = "; ".join(
-        f"{price['input']} {price['change']}: {price['qps']:+.1%}"
+        f"{price['input']} {price['change']}: {share_text(price['qps'])}"
         for price in told["shadow_prices"]
     )
     console.print(f"Requests per dollar with {prices}.", highlight=False)

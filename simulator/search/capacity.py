@@ -1,39 +1,28 @@
-"""The highest rate at which a deployment keeps its targets: bisection with common random numbers.
+"""Whether a deployment keeps its targets at a rate, and what is known of one that does up to some rate.
 
 Every probe replays the same requests in the same pattern at another rate, so two rates (and two
 configurations) differ by their load alone. A probe that has already broken a target is given up, which
-changes no answer: the count of late requests only grows. Rates are those of a grid that hangs on the
-deployment's upper bound, so that every search for its capacity ends at the same one, whatever it began with.
+changes no answer: the count of late requests only grows. `bisection.py` looks for the rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, isnan, log, log1p
+from math import inf, isnan
 
 from servecast.compiler.service import Slo
-from servecast.simulator.engine.disaggregation import Disaggregated
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine
 from servecast.simulator.metrics.attained import Run, attained_share
 from servecast.simulator.metrics.metrics import allowed_late
-from servecast.simulator.search.bounds import likely_rate_per_s
+from servecast.simulator.search.headroom import headroom
 from servecast.simulator.search.serving import Serving, run, value
+from servecast.simulator.search.twins import Peak
 from servecast.simulator.traffic.workload import Ints, Workload
 
 QUEUE_DELAY = Slo("queue_delay", 99, 5.0)
 """Always asked: beyond it the queue grows and every percentile depends on the trace's length."""
-TOLERANCE = 0.01
-"""From one rate of the grid to the next; the sampling noise of 10,000 requests is about 0.03."""
-IDLE = round(log(1 / 256) / log1p(TOLERANCE))
-"""At this place of the grid, a small share of the upper bound, a replica is as good as idle."""
-HIGHEST = round(log(64) / log1p(TOLERANCE))
-"""Beyond so many times its upper bound a rate says only that the trace is too short."""
-LIKELY = 0.77
-"""Of `bounds.likely_rate_per_s`: the median capacity over limits and GPUs that were tried."""
-NEAR = 4
-"""First step from the guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +37,15 @@ class Violation:
 class Capacity:
     """``rate_per_s`` keeps every target; ``breaks`` do not hold just above it.
 
-    ``records`` are of the run at that rate, valid until the engine's next run.
+    ``records`` are of the run at that rate, valid until the engine's next run. ``peak`` is of the runs that
+    show both.
     """
 
     rate_per_s: float
     records: Run
     breaks: tuple[Slo, ...]
     probes: int
+    peak: Peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +139,10 @@ class Judge:
             return () if attained else self._asked
         return broken
 
+    def room(self) -> float:
+        """By what factor the rate of the last probe may seem to rise."""
+        return inf if self.last is None else headroom(self.last, self._late)
+
     def records(self, serving: Serving, rate_per_s: float | None = None) -> Run:
         """The whole run; valid until the engine's next one."""
         return self._run(serving, rate_per_s, None)
@@ -158,65 +153,6 @@ class Judge:
     def _run(self, serving: Serving, rate_per_s: float | None, late: LateTargets | None) -> Run:
         workload = self.workload if rate_per_s is None else self.workload.at_rate(rate_per_s)
         return run(self._engine, workload, serving, late, self.loaded_tokens)
-
-
-def find_capacity(
-    judge: Judge, serving: Serving, upper_rate_per_s: float, guess_per_s: float | None = None
-) -> Capacity | Hopeless:
-    """The capacity on the grid of ``upper_rate_per_s``: gallops away from the guess, then bisects.
-
-    None guesses by the tables. The upper rate is no limit: a trace too short to fill the queue may go
-    beyond.
-    """
-    likely = _likely(judge.workload, serving) if guess_per_s is None else guess_per_s
-    at = min(max(round(log(likely / upper_rate_per_s) / log1p(TOLERANCE)), IDLE), HIGHEST)
-    step = NEAR
-    low: int | None = None  # highest place that is known to hold
-    high: int | None = None  # lowest that is known to break
-    probes = 0
-    breaks: tuple[Slo, ...] = ()
-    last: Run | None = None  # of the probe at ``low``, while no other came after it
-    while low is None or high is None or high - low > 1:
-        probes += 1
-        broken = judge.broken(serving, grid_rate(upper_rate_per_s, at))
-        if isinstance(broken, int):
-            return Hopeless((), broken)
-        if broken:
-            high, breaks, last = at, broken, None
-        else:
-            low, last = at, judge.last
-        if high == IDLE:
-            return Hopeless(judge.violations(serving, grid_rate(upper_rate_per_s, IDLE)), 0)
-        if low == HIGHEST:
-            break
-        at, step = _next_place(low, high, step)
-    assert low is not None
-    rate_per_s = grid_rate(upper_rate_per_s, low)
-    if last is not None:
-        return Capacity(rate_per_s, last, breaks, probes)
-    return Capacity(rate_per_s, judge.records(serving, rate_per_s), breaks, probes + 1)
-
-
-def _likely(workload: Workload, serving: Serving) -> float:
-    """Of one pool; of two, the lesser."""
-    if isinstance(serving, Disaggregated):
-        return min(_likely(workload, serving.prefill), _likely(workload, serving.decode))
-    one = likely_rate_per_s(workload, serving.tables, serving.limits)
-    return LIKELY * serving.replicas * one
-
-
-def grid_rate(upper_rate_per_s: float, place: int) -> float:
-    return float(upper_rate_per_s * (1 + TOLERANCE) ** place)
-
-
-def _next_place(low: int | None, high: int | None, step: int) -> tuple[int, int]:
-    """Where to probe, and the step after that: doubled while only one side is known."""
-    if high is None:
-        assert low is not None
-        return min(low + step, HIGHEST), 2 * step
-    if low is None:
-        return max(high - step, IDLE), 2 * step
-    return (low + high) // 2, step
 
 
 def replicas_needed(holds: Callable[[int], bool], estimate: int, most: int) -> int | None:

@@ -24,7 +24,6 @@ from servecast.simulator.search.sensitivity import (
     Deployment,
     Swept,
     pareto,
-    price_row,
     slo_cost,
     start_prices,
     start_sweeps,
@@ -93,9 +92,7 @@ class Insight:
         parts = self._start_breakdown(outcome, best)
 
         def told() -> Row:
-            qps = best.row["qps"]
-            rows = [price_row(name, what, qps, task.result()) for name, what, task in prices]
-            return explanation(parts.result(), rows)
+            return explanation(parts.result(), prices.rows())
 
         return told
 

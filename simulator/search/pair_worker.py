@@ -17,14 +17,9 @@ from servecast.simulator.engine.disaggregation import Disaggregated, Disaggregat
 from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.metrics.disaggregated import pool_metrics
 from servecast.simulator.metrics.metrics import ReplicaMetrics
+from servecast.simulator.search.bisection import find_capacity
 from servecast.simulator.search.bounds import max_rate_per_s
-from servecast.simulator.search.capacity import (
-    Capacity,
-    Hopeless,
-    Judge,
-    find_capacity,
-    replicas_needed,
-)
+from servecast.simulator.search.capacity import Capacity, Hopeless, Judge, replicas_needed
 from servecast.simulator.search.found import Beaten, Found, PairCarried, Pool, TooFewGpus
 from servecast.simulator.search.serving import seconds_by_source, summary, utilisations
 from servecast.simulator.search.task import NO_STAKE, Setting, Shape, Stake

@@ -30,6 +30,8 @@ LIMITS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 """Of a target's limit."""
 LOW, HIGH = 0.8, 1.25
 STEP = 0.1
+RESOLUTION = 0.001
+"""Of a shadow price: less is not told from nothing by capacities that are refined to 0.06 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +150,31 @@ def changes(
     return found
 
 
-def start_prices(
-    pool: Pool, best: Deployment, slos: Sequence[Slo], roomy: Serving
-) -> list[tuple[str, str, Future[float]]]:
-    tasks = []
-    for name, (what, serving, change) in changes(slos, roomy).items():
-        task = pool.submit(capacity_if, serving or best.serving, best.row["qps"], change)
-        tasks.append((name, what, task))
-    return tasks
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Refined capacities as a deployment is, and with a little more of each thing: (name, change, …)."""
+
+    as_it_is: Future[float]
+    changed: tuple[tuple[str, str, Future[float]], ...]
+
+    def rows(self) -> list[Row]:
+        """Waits for them."""
+        old_per_s = self.as_it_is.result()
+        return [
+            price_row(name, what, old_per_s, task.result()) for name, what, task in self.changed
+        ]
+
+
+def start_prices(pool: Pool, best: Deployment, slos: Sequence[Slo], roomy: Serving) -> Prices:
+    def start(serving: Serving, change: Circumstance) -> Future[float]:
+        return pool.submit(capacity_if, serving, best.row["qps"], change, True)
+
+    as_it_is = start(best.serving, Circumstance())
+    changed = (
+        (name, what, start(serving or best.serving, change))
+        for name, (what, serving, change) in changes(slos, roomy).items()
+    )
+    return Prices(as_it_is, tuple(changed))
 
 
 def price_row(name: str, change: str, old_per_s: float, new_per_s: float) -> Row:
@@ -167,8 +186,13 @@ def price_row(name: str, change: str, old_per_s: float, new_per_s: float) -> Row
         "change": change,
         "qps": qps,
         "usd_per_million_output_tokens": cost if cost < inf else None,
-        "text": f"{name} {change}: capacity {qps:+.1%}, cost of a token {cost:+.1%}",
+        "text": f"{name} {change}: capacity {share_text(qps)}, cost of a token {share_text(cost)}",
     }
+
+
+def share_text(share: float) -> str:
+    """A relative change, or that it is too small to be told from none."""
+    return f"{share:+.1%}" if abs(share) >= RESOLUTION else f"< {RESOLUTION:.1%}"
 
 
 @dataclass(frozen=True, slots=True)

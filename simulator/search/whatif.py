@@ -14,13 +14,9 @@ from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Records
 from servecast.simulator.metrics.attained import Run, lives
 from servecast.simulator.metrics.metrics import summarise
-from servecast.simulator.search.capacity import (
-    QUEUE_DELAY,
-    TOLERANCE,
-    Capacity,
-    Judge,
-    find_capacity,
-)
+from servecast.simulator.search.bisection import find_capacity, refined_per_s
+from servecast.simulator.search.bracket import TOLERANCE
+from servecast.simulator.search.capacity import QUEUE_DELAY, Hopeless, Judge
 from servecast.simulator.search.serving import (
     Serving,
     pools,
@@ -83,15 +79,22 @@ class Breakdown:
     request_s: tuple[tuple[str, float], ...]
 
 
-def capacity_if(worker: Worker, serving: Serving, rate_per_s: float, change: Circumstance) -> float:
-    """The capacity of a deployment whose own is ``rate_per_s``, were things so; 0 where it has none."""
+def capacity_if(
+    worker: Worker, serving: Serving, rate_per_s: float, change: Circumstance, fine: bool = False
+) -> float:
+    """The capacity of a deployment whose own is ``rate_per_s``, were things so; 0 where it has none.
+
+    ``fine``: to a part of a step of the grid, for small differences.
+    """
     demand = worker.demand
     workload = change.workload(demand.searched)
     slos = demand.slos if change.slos is None else change.slos
     loaded = change.loaded_tokens(workload)
     judge = Judge(workload, slos, worker.engine, demand.attainment, loaded)
     found = find_capacity(judge, serving, SPREAD * rate_per_s, rate_per_s)
-    return found.rate_per_s if isinstance(found, Capacity) else 0.0
+    if isinstance(found, Hopeless):
+        return 0.0
+    return refined_per_s(judge, serving, found) if fine else found.rate_per_s
 
 
 def deployment_if(

@@ -9,15 +9,9 @@ from math import ceil
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.attained import attained_share
+from servecast.simulator.search.bisection import LIKELY, Known, find_capacity
 from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
-from servecast.simulator.search.capacity import (
-    LIKELY,
-    Capacity,
-    Hopeless,
-    Judge,
-    find_capacity,
-    replicas_needed,
-)
+from servecast.simulator.search.capacity import Capacity, Hopeless, Judge, replicas_needed
 from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
 from servecast.simulator.search.serving import (
     Serving,
@@ -51,16 +45,24 @@ class Worker:
         """Each search starts where the likely rate and the configuration before it say."""
         found: list[Found] = []
         share = LIKELY
+        one: Known | None = None
+        whole: Known | None = None
         for setting in settings:
             upper = self._upper(tables, setting, shape)
             likely = self._likely(tables, setting, shape)
-            fleet = shape.fleet(tables, setting, 1)
-            capacity = find_capacity(self.searched, fleet, upper, share * likely)
+            replica = shape.fleet(tables, setting, 1)
+            capacity = find_capacity(self.searched, replica, upper, share * likely, one)
             if isinstance(capacity, Hopeless):
                 found.append(capacity)
                 continue
             share = capacity.rate_per_s / likely
-            found.append(self._carried(fleet, capacity, upper, shape))
+            one = Known(replica, capacity)
+            deployed = self._deployed(one, upper, shape, whole)
+            if isinstance(deployed, TooFewGpus):
+                found.append(deployed)
+                continue
+            whole = deployed
+            found.append(self._carried(one, whole, shape))
         return found
 
     def race(
@@ -155,28 +157,19 @@ class Worker:
             self._resampled[seed] = self.judge(sample)
         return self._resampled[seed]
 
-    def _carried(
-        self, replica: Fleet, capacity: Capacity, upper: float, shape: Shape
-    ) -> Carried | TooFewGpus:
-        """``upper`` bounds the rate of one replica."""
-        estimate = ceil(self.demand.trace.rate_per_s / capacity.rate_per_s)
-        replicas = self._replicas(replica, estimate, shape, shape.most)
-        if replicas is None:
-            return TooFewGpus(shape.most, capacity.rate_per_s)
-        fleet = replace(replica, replicas=replicas * shape.dp)
-        whole = self._deployed(fleet, capacity, upper, replicas)
-        if isinstance(whole, Hopeless):
-            return TooFewGpus(replicas, capacity.rate_per_s)
-        metrics = summary(whole.records)
+    def _carried(self, one: Known, whole: Known, shape: Shape) -> Carried:
+        """Right after the search for ``whole``, whose records are the engine's last."""
+        capacity, fleet = whole.capacity, whole.fleet
+        metrics = summary(capacity.records)
         carried = Carried(
+            one.capacity.rate_per_s,
+            fleet.replicas // shape.dp,
             capacity.rate_per_s,
-            replicas,
-            whole.rate_per_s,
             metrics,
-            seconds_by_source(fleet, whole.records),
-            whole.breaks,
-            utilisation=utilisations(whole.records, metrics, shape)[0],
-            goodput_per_s=self.goodput_per_s(whole),
+            seconds_by_source(fleet, capacity.records),
+            capacity.breaks,
+            utilisation=utilisations(capacity.records, metrics, shape)[0],
+            goodput_per_s=self.goodput_per_s(capacity),
         )
         if not self.demand.energy:
             return carried
@@ -197,11 +190,20 @@ class Worker:
         return replicas_needed(holds, estimate, most)
 
     def _deployed(
-        self, fleet: Fleet, capacity: Capacity, upper: float, replicas: int
-    ) -> Capacity | Hopeless:
-        """The capacity of all replicas together, given that of one."""
-        if replicas == 1:
-            records = self.searched.records(fleet, capacity.rate_per_s)
-            return replace(capacity, records=records)
-        guess_per_s = replicas * capacity.rate_per_s
-        return find_capacity(self.searched, fleet, replicas * upper, guess_per_s)
+        self, one: Known, upper: float, shape: Shape, known: Known | None
+    ) -> Known | TooFewGpus:
+        """All the replicas that the trace needs, and their capacity; ``upper`` bounds the rate of one."""
+        one_per_s = one.capacity.rate_per_s
+        estimate = ceil(self.demand.trace.rate_per_s / one_per_s)
+        replicas = self._replicas(one.fleet, estimate, shape, shape.most)
+        if replicas is None:
+            return TooFewGpus(shape.most, one_per_s)
+        fleet = replace(one.fleet, replicas=replicas * shape.dp)
+        if replicas == 1:  # searched already; what came between has taken its records
+            records = self.searched.records(fleet, one_per_s)
+            return Known(fleet, replace(one.capacity, records=records))
+        bound, guess = replicas * upper, replicas * one_per_s
+        capacity = find_capacity(self.searched, fleet, bound, guess, known)
+        if isinstance(capacity, Hopeless):
+            return TooFewGpus(replicas, one_per_s)
+        return Known(fleet, capacity)

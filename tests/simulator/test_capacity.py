@@ -12,14 +12,14 @@ from servecast.estimator.tables import SOURCES, RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.metrics import summarise, value
+from servecast.simulator.search.bisection import find_capacity
 from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
+from servecast.simulator.search.bracket import TOLERANCE
 from servecast.simulator.search.capacity import (
     QUEUE_DELAY,
-    TOLERANCE,
     Capacity,
     Hopeless,
     Judge,
-    find_capacity,
     late_targets,
     replicas_needed,
 )

@@ -96,6 +96,7 @@ def test_a_price_worked_by_hand() -> None:
     assert row["qps"] == pytest.approx(0.25)
     assert row["usd_per_million_output_tokens"] == pytest.approx(-0.2)
     assert row["text"] == "ttft p90 +10%: capacity +25.0%, cost of a token -20.0%"
+    assert "capacity < 0.1%, cost of a token < 0.1%" in price_row("", "", 10.0, 10.005)["text"]
 
 
 def swept(rank: int, usd_per_hour: float, *points: tuple[float, float]) -> Swept:

@@ -1,0 +1,142 @@
+"""The highest rate at which a deployment keeps its targets.
+
+Rates are those of a grid that hangs on the deployment's upper bound, so that every search for its capacity
+ends at the same one, whatever it began with. Each probe that holds says about how far there is to go; what is
+known of a twin, which differs in limits that held nobody back, is known before the first probe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor
+
+from servecast.compiler.service import Slo
+from servecast.simulator.engine.disaggregation import Disaggregated
+from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.metrics.attained import Run
+from servecast.simulator.search.bounds import likely_rate_per_s
+from servecast.simulator.search.bracket import HIGHEST, IDLE, TOLERANCE, Bracket, places
+from servecast.simulator.search.capacity import Capacity, Hopeless, Judge
+from servecast.simulator.search.serving import Serving
+from servecast.simulator.search.twins import Peak, are_twins
+from servecast.simulator.traffic.workload import Workload
+
+LIKELY = 0.77
+"""Of `bounds.likely_rate_per_s`: the median capacity over limits and GPUs that were tried."""
+FINE = 16
+"""Parts of a step of the grid: some 0.06 % each."""
+SAME = 1e-6
+"""Of a place: two rates so near are one, rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Another fleet and its capacity under the same workload and targets."""
+
+    fleet: Fleet
+    capacity: Capacity
+
+
+def find_capacity(
+    judge: Judge,
+    serving: Serving,
+    upper_rate_per_s: float,
+    guess_per_s: float | None = None,
+    known: Known | None = None,
+) -> Capacity | Hopeless:
+    """The capacity on the grid of ``upper_rate_per_s``.
+
+    None guesses by the tables. The upper rate is no limit: a trace too short to fill the queue may go
+    beyond.
+    """
+    guess = _likely(judge.workload, serving) if guess_per_s is None else guess_per_s
+    at = min(max(round(places(guess / upper_rate_per_s)), IDLE), HIGHEST)
+    bracket, peak = Bracket(), Peak()
+    breaks: tuple[Slo, ...] = ()
+    if known and are_twins(known.fleet, serving, known.capacity.peak, judge.workload):
+        bracket = _between(known.capacity, upper_rate_per_s)
+        breaks, peak = known.capacity.breaks, known.capacity.peak
+        at = bracket.next_place()
+    return _Search(judge, serving, upper_rate_per_s, bracket, breaks, peak).run(at)
+
+
+@dataclass(slots=True)
+class _Search:
+    judge: Judge
+    serving: Serving
+    upper_rate_per_s: float
+    bracket: Bracket
+    breaks: tuple[Slo, ...]
+    known_peak: Peak
+    probes: int = 0
+    last: Run | None = None  # of the probe at the lower place, while no other came after it
+    peaks: tuple[Peak, Peak] = (Peak(), Peak())  # at the lower place and at the higher one
+
+    def run(self, at: int) -> Capacity | Hopeless:
+        bracket = self.bracket
+        while not bracket.closed:
+            hopeless = self._probe(at)
+            if hopeless is not None:
+                return hopeless
+            if bracket.low == HIGHEST:
+                break
+            at = bracket.next_place()
+        assert bracket.low is not None
+        rate_per_s = grid_rate(self.upper_rate_per_s, bracket.low)
+        if self.last is None:
+            self.last = self.judge.records(self.serving, rate_per_s)
+            self.probes += 1
+        peak = self.known_peak.most(*self.peaks)
+        return Capacity(rate_per_s, self.last, self.breaks, self.probes, peak)
+
+    def _probe(self, at: int) -> Hopeless | None:
+        judge, (low_peak, high_peak) = self.judge, self.peaks
+        broken = judge.broken(self.serving, grid_rate(self.upper_rate_per_s, at))
+        self.probes += 1
+        if isinstance(broken, int):
+            return Hopeless((), broken)
+        assert judge.last is not None
+        peak = Peak.of(judge.last)
+        if broken:
+            self.bracket.breaks(at)
+            self.breaks, self.last, self.peaks = broken, None, (low_peak, peak)
+        else:
+            self.bracket.holds(at, places(judge.room()))
+            self.last, self.peaks = judge.last, (peak, high_peak)
+        if self.bracket.high != IDLE:
+            return None
+        idle_per_s = grid_rate(self.upper_rate_per_s, IDLE)
+        return Hopeless(judge.violations(self.serving, idle_per_s), 0)
+
+
+def refined_per_s(judge: Judge, serving: Serving, found: Capacity) -> float:
+    """A capacity between its place of the grid and the next, to compare it under the same requests.
+
+    By itself it says no more than the grid: the noise of the requests is larger than a step.
+    """
+    low, high = 0, FINE
+    while high - low > 1:
+        middle = (low + high) // 2
+        if judge.broken(serving, found.rate_per_s * (1 + TOLERANCE) ** (middle / FINE)):
+            high = middle
+        else:
+            low = middle
+    return float(found.rate_per_s * (1 + TOLERANCE) ** (low / FINE))
+
+
+def _between(twin: Capacity, upper_rate_per_s: float) -> Bracket:
+    """What a twin's grid says of another one: at most one place is left between."""
+    low = places(twin.rate_per_s / upper_rate_per_s)
+    return Bracket(low=floor(low + SAME), high=ceil(low + 1 - SAME))
+
+
+def _likely(workload: Workload, serving: Serving) -> float:
+    """Of one pool; of two, the lesser."""
+    if isinstance(serving, Disaggregated):
+        return min(_likely(workload, serving.prefill), _likely(workload, serving.decode))
+    one = likely_rate_per_s(workload, serving.tables, serving.limits)
+    return LIKELY * serving.replicas * one
+
+
+def grid_rate(upper_rate_per_s: float, place: int) -> float:
+    return float(upper_rate_per_s * (1 + TOLERANCE) ** place)
