@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from silicon_gate import BLOCK_TOKENS
+from silicon_placed import BLOCK_TOKENS
 
 from servecast.compiler.catalog import compile_text, shipped_skus
 from servecast.compiler.errors import UserError

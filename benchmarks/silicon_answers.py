@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -10,14 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from silicon_points import Case
+from silicon_points import REPOSITORY, Case
+
+PREDICTING = (
+    *("compiler", "estimator", "simulator", "spec"),
+    *(f"benchmarks/silicon_{name}.py" for name in ("gate", "placed", "points", "settings")),
+)
+"""The code that predicts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """``inputs`` is a digest of what it came from: tables, settings, the engine's code."""
+
     case: Case
     ttft_ms: float
     tpot_ms: float
+    inputs: str
+
+
+def digest_of(parts: tuple[str, ...]) -> str:
+    """Of files, and of the code and specs in folders, of this tree."""
+    digest = hashlib.sha256()
+    for part in (REPOSITORY / name for name in parts):
+        inside = [path for path in part.rglob("*") if path.suffix in (".py", ".llm")]
+        for path in sorted(inside) if part.is_dir() else [part]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def grouped(answers: list[Answer]) -> dict[str, list[Answer]]:
@@ -62,17 +82,31 @@ def report(
     }
 
 
-def read_answers(cases: list[Case], path: Path) -> list[Answer]:
-    """What `RowsFile` wrote, with their cases."""
+def read_answers(cases: list[Case], path: Path) -> tuple[list[Answer], str]:
+    """What `RowsFile` wrote, with their cases, and the digest of the code that answered."""
     by_id = {case.id: case for case in cases}
     with path.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["id"] in by_id]
-    times = ("ttft_predicted_ms", "tpot_predicted_ms")
-    return [Answer(by_id[row["id"]], *(float(row[name]) for name in times)) for row in rows]
+    codes = {row["code"] for row in rows}
+    answers = [Answer(by_id[row["id"]], *_predicted(row), row["inputs"]) for row in rows]
+    return answers, "/".join(sorted(codes))
+
+
+def known_answers(path: Path | None) -> dict[str, tuple[float, float]]:
+    """TTFT and TPOT in milliseconds by inputs, of a file that may not be there yet."""
+    if path is None or not path.exists():
+        return {}
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("inputs") and row.get("code")]
+    return {row["inputs"]: _predicted(row) for row in rows}
+
+
+def _predicted(row: dict[str, str]) -> tuple[float, float]:
+    return float(row["ttft_predicted_ms"]), float(row["tpot_predicted_ms"])
 
 
 class RowsFile:
-    """Answers as CSV, line by line; with no path nothing is written."""
+    """Answers as CSV, in place of an older file once all are there; with no path nothing is written."""
 
     NAMES = (
         "id",
@@ -86,10 +120,12 @@ class RowsFile:
         "concurrency",
     )
     DEGREES = ("tp", "ep", "dp")
-    TIMES = ("ttft_ms", "ttft_predicted_ms", "tpot_ms", "tpot_predicted_ms")
+    TIMES = ("ttft_ms", "ttft_predicted_ms", "tpot_ms", "tpot_predicted_ms", "inputs", "code")
 
     def __init__(self, path: Path | None) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8") if path else None
+        self._path, self._part = path, path.with_suffix(".part") if path else None
+        self._file = self._part.open("w", newline="", encoding="utf-8") if self._part else None
+        self._code = digest_of(PREDICTING)
 
     def __enter__(self) -> RowsFile:
         self._line((*self.NAMES, *self.DEGREES, *self.TIMES))
@@ -98,12 +134,16 @@ class RowsFile:
     def __exit__(self, *exception: object) -> None:
         if self._file:
             self._file.close()
+        if self._part and self._path and exception[0] is None:
+            self._part.replace(self._path)
 
-    def write(self, answer: Answer) -> None:
-        case = answer.case
-        shown = [getattr(case, name) for name in self.NAMES]
-        shown += [getattr(case.parallelism, name) for name in self.DEGREES]
-        self._line([*shown, case.ttft_ms, answer.ttft_ms, case.tpot_ms, answer.tpot_ms])
+    def write(self, answers: Iterable[Answer]) -> None:
+        for answer in answers:
+            case = answer.case
+            shown = [getattr(case, name) for name in self.NAMES]
+            shown += [getattr(case.parallelism, name) for name in self.DEGREES]
+            times = [case.ttft_ms, answer.ttft_ms, case.tpot_ms, answer.tpot_ms]
+            self._line([*shown, *times, answer.inputs, self._code])
 
     def _line(self, cells: Iterable[object]) -> None:
         if self._file:

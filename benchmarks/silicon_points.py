@@ -42,7 +42,7 @@ SHORTEST = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measured point, in milliseconds. ``peer`` is AIConfigurator's answer, None where it refuses."""
+    """One point in milliseconds, ``measured`` that day. ``peer`` is AIConfigurator's; None: it refuses."""
 
     id: str
     model: str
@@ -55,6 +55,7 @@ class Case:
     parallelism: Parallelism
     concurrency: int
     inferencex: bool
+    measured: str
     ttft_ms: float
     tpot_ms: float
     peer_ttft_ms: float | None
@@ -77,13 +78,6 @@ class Case:
     def is_fitted(self) -> bool:
         return self.model in FITTED
 
-    @property
-    def is_faulty(self) -> bool:
-        """SGLang's runs of November 2025, no release told: TTFT of seconds at any load, where the same setup
-        takes tenths in 0.5.9.
-        """
-        return self.backend == "sglang" and not self.version
-
 
 def read_cases(folder: Path) -> list[Case]:
     """The aggregated rows, each beside the peer's prediction."""
@@ -98,6 +92,7 @@ def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
     told, parallelism = row["silicon_data_source"], parallelism_of(row)
     inferencex = "aic-auto-gap-analysis" not in told
     clients = re.search(r"silicon_concurrency=(\d+)", told)
+    day = re.search(r"measured=(\d+-\d+-\d+)", told)
     # NVIDIA's runs tell the clients of a fleet, and beside them the batch of one engine's rank.
     of_engine = int(float(row["batch_size"])) * parallelism.dp
     return Case(
@@ -112,6 +107,7 @@ def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
         parallelism=parallelism,
         concurrency=int(clients[1]) if clients and inferencex else of_engine,
         inferencex=inferencex,
+        measured=day[1] if day else "",
         ttft_ms=float(row["silicon_ttft_ms"]),
         tpot_ms=float(row["silicon_tpot_ms"]),
         peer_ttft_ms=float(peer["predicted_ttft_ms"]) if peer.get("predicted_ttft_ms") else None,

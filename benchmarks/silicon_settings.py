@@ -1,12 +1,12 @@
 """How the engines of the public serving points were started: by the scripts of those who measured.
 
-NVIDIA's own runs do not tell; each engine's defaults stand for them.
+InferenceX's are public. NVIDIA's own runs are AIConfigurator's, whose generator writes their settings.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from silicon_points import SHORTEST, Case
@@ -14,13 +14,18 @@ from silicon_points import SHORTEST, Case
 from servecast.estimator.engine_profile import EngineProfile, profile_of
 
 SCRIPTS = "github.com/SemiAnalysisAI/InferenceX, benchmarks/"
+SPARE_TOKENS = 1500
+"""Of a step of NVIDIA's runs beyond a prompt and its clients. SOURCE: ai-dynamo/aiconfigurator,
+generator/rule_plugin/benchmark/{vllm,trtllm}.rule: max_num_tokens = max_batch_size + isl + 1500, and
+max_batch_size is the clients'."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How an engine was started. ``kv_fraction`` of what is left beside the weights is cache where the
-    engine counts so (``of_free``), else that of the whole memory which weights and cache fill. ``policy``
-    forms the batches. A new prompt waits ``wait_steps`` decode steps, on average, for others to join it.
+    """How an engine was started. ``kv_fraction`` is the share of memory that the engine's own rule speaks of.
+    ``policy`` forms the batches. A new prompt waits ``wait_steps`` decode steps, on average, for others to
+    join it.
+    ``first_cut_s`` passes when the engine cuts a prompt for the first time: a kernel is compiled.
     """
 
     engine: EngineProfile
@@ -28,9 +33,9 @@ class Settings:
     max_batched_tokens: int
     kv_cache: str = "bf16"
     kv_fraction: float = 0.9
-    of_free: bool = False
     policy: str = "vllm_v1"
     wait_steps: float = 0.0
+    first_cut_s: float = 0.0
 
     @property
     def steps_before(self) -> float:
@@ -44,14 +49,14 @@ CLIENT_S: dict[tuple[str, str, str], float] = {
     ("sglang", "0.5", "b200_sxm"): 0.12,
     ("sglang", "0.5", "h200_sxm"): 0.15,
     ("trtllm", "", "b200_sxm"): 0.02,
-    ("trtllm", "", "h200_sxm"): 0.03,
+    ("trtllm", "", "h200_sxm"): 0.025,
     ("vllm", "", "b200_sxm"): 0.065,
     ("vllm", "", "h100_sxm"): 0.005,
-    ("vllm", "", "h200_sxm"): 0.03,
+    ("vllm", "", "h200_sxm"): 0.02,
 }
 """Outside the engine, by engine, its release and host type, as `fit_hosts.py` prints it; none where no
-constant brings the median TTFT error of the points fitted to below 20 %, where their median TPOT error is
-above that (the engine did something else: rows of TensorRT-LLM 1.1 and 1.2 draft), and for other releases."""
+constant brings the median TTFT error of the points fitted to below 20 %, or where their median TPOT error is
+above that (the engine did something else: rows of TensorRT-LLM 1.1 and 1.2 draft)."""
 
 
 def host_of(case: Case) -> tuple[str, str, str]:
@@ -60,21 +65,42 @@ def host_of(case: Case) -> tuple[str, str, str]:
     return case.backend, release[0] if release else "", case.system
 
 
+def client_s_of(case: Case) -> float:
+    """Of a host that nothing was fitted to, what every fitted host of the engine has: the least of them."""
+    host = host_of(case)
+    if host in CLIENT_S:
+        return CLIENT_S[host]
+    return min(client_s for known, client_s in CLIENT_S.items() if known[0] == case.backend)
+
+
 def settings_of(case: Case) -> Settings:
-    """By the scripts of InferenceX; NVIDIA's runs do not tell theirs: each engine's defaults."""
+    """By the scripts of InferenceX, or AIConfigurator's rules."""
     engine = profile_of(case.backend, case.version)
-    client_s = CLIENT_S.get(host_of(case), 0.0) if case.inferencex else 0.0
-    engine = engine.given("benchmarks/fit_hosts.py", client_s=client_s)
-    settings = {"vllm": _vllm, "sglang": _sglang, "trtllm": _trtllm}[case.backend](case, engine)
-    return settings
+    engine = engine.given("benchmarks/fit_hosts.py", client_s=client_s_of(case))
+    if not case.inferencex:
+        return _generated(case, engine)
+    if case.backend == "trtllm":
+        return replace(_trtllm(case, engine), policy=WHOLE_PROMPTS)
+    return {"vllm": _vllm, "sglang": _sglang}[case.backend](case, engine)
+
+
+def _generated(case: Case, engine: EngineProfile) -> Settings:
+    """NVIDIA's runs. Their rule for SGLang mixes prompts and decodes, which the points show not to have
+    been done: SGLang's defaults stand for it.
+    """
+    if case.backend == "sglang":
+        return Settings(engine, max(256, case.concurrency), 8192, kv_fraction=0.88, policy="sglang")
+    seqs, tokens = case.concurrency, case.concurrency + case.isl + SPARE_TOKENS
+    if case.backend == "vllm":
+        return Settings(engine, seqs, tokens)
+    kv_cache = "bf16" if case.precision == "" else "fp8"
+    return Settings(engine, seqs, tokens, kv_cache, 0.8, policy=WHOLE_PROMPTS)
 
 
 def _vllm(case: Case, engine: EngineProfile) -> Settings:
     """70b_fp8_h100_slurm.sh and its like: async-scheduling, kv-cache-dtype fp8 (but gpt-oss on Hopper),
     max-num-seqs as many as clients on Hopper, 512 on Blackwell, 8192 tokens a step.
     """
-    if not case.inferencex:
-        return Settings(engine, max(256, case.concurrency), 8192)
     hopper = case.system in ("h100_sxm", "h200_sxm")
     return Settings(
         engine.given(SCRIPTS, async_scheduling=True),
@@ -87,22 +113,21 @@ def _vllm(case: Case, engine: EngineProfile) -> Settings:
 def _trtllm(case: Case, engine: EngineProfile) -> Settings:
     """70b_fp8_h200_trt_slurm.sh, dsr1_fp8_b200_trt.sh, gptoss_fp4_b200_trt.sh and their like."""
     seqs = max(256, case.concurrency)
-    if not case.inferencex:
-        kv_cache = "bf16" if case.precision == "" else "fp8"
-        return Settings(engine, seqs, 8192, kv_cache, 0.9, of_free=True)
     if "gpt-oss" in case.model:
         kv_cache, wait = "bf16" if case.system == "h200_sxm" else "fp8", balance_steps(case, 50)
-        return Settings(engine, seqs, 20000, kv_cache, 0.85, of_free=True, wait_steps=wait)
+        return Settings(engine, seqs, 20000, kv_cache, 0.85, wait_steps=wait)
     if "DeepSeek" in case.model:
         tokens = max(8192, -(-(case.concurrency + case.isl + 64) // 64) * 64)
         wait = balance_steps(case, 60)
-        return Settings(engine, seqs, tokens, "fp8", 0.8, of_free=True, wait_steps=wait)
+        return Settings(engine, seqs, tokens, "fp8", 0.8, wait_steps=wait)
     tokens = 16384 if case.system == "b200_sxm" else case.isl + case.osl + 200
     waits = case.isl == case.osl == 1024 and case.parallelism.tp < 8  # batch_wait_timeout_iters
     wait = BATCH_WAIT_STEPS if waits else 0.0
-    return Settings(engine, seqs, tokens, "fp8", 0.9, of_free=True, wait_steps=wait)
+    return Settings(engine, seqs, tokens, "fp8", 0.9, wait_steps=wait)
 
 
+WHOLE_PROMPTS = "trtllm_no_evict"
+"""TensorRT-LLM cuts prompts where enable_chunked_prefill asks for it: no script does."""
 BATCH_WAIT_STEPS = 20.0
 """Steps that TensorRT-LLM holds prompts back for until they fill a batch, where a script asks for it."""
 
@@ -120,16 +145,28 @@ def balance_steps(case: Case, timeout_steps: int) -> float:
     return float((1 - (1 - np.exp(-waited / between)) ** (ranks - 1)).sum())
 
 
+SHORT_OUTPUT = 1024
+"""Up to here SGLang's own policy is simulated: it runs in plain classes, which take minutes for more."""
+FIRST_CUT_S = {("fp4", "2025-11-10"): 89.0, ("fp8", "2025-11-18"): 22.0}
+"""By weights and the day of the runs, as `fit_hosts.py` prints it: SGLang on B200."""
+
+
 def _sglang(case: Case, engine: EngineProfile) -> Settings:
+    """The batches are SGLang's own where outputs are short. In runs of two days of November 2025 TTFT is
+    seconds longer exactly where the first prompts are more than a step holds.
+    """
+    settings = _qwen35(case, engine) if "Qwen3.5" in case.model else _deepseek(case, engine)
+    if not case.version:
+        cut_s = FIRST_CUT_S.get((case.precision, case.measured), 0.0)
+        settings = replace(settings, first_cut_s=cut_s)
+    return replace(settings, policy="sglang") if case.osl <= SHORT_OUTPUT else settings
+
+
+def _deepseek(case: Case, engine: EngineProfile) -> Settings:
     """dsr1_fp8_b200.sh, dsr1_fp4_b200.sh, dsr1_fp8_h200.sh: the scheduler polls every 10 decode steps, every
-    30 from 16 clients on, on Blackwell. SGLang's own policy, which runs in plain classes, would take hours
-    for these; it is used for NVIDIA's runs, whose fixed lengths keep clients in step.
+    30 from 16 clients on, on Blackwell.
     """
     seqs = max(256, case.concurrency)
-    if not case.inferencex:
-        return Settings(engine, seqs, 8192, kv_fraction=0.88, policy="sglang")
-    if "Qwen3.5" in case.model:
-        return _qwen35(case, engine)
     if case.system == "h200_sxm":
         return Settings(engine, seqs, 32768, "bf16", 0.82)
     polling = engine.given(SCRIPTS, receive_every_steps=10 if case.concurrency < 16 else 30)
