@@ -57,6 +57,13 @@ class Speculation:
         return max(n for n, probability in enumerate(self.lengths) if probability > 0)
 
     @property
+    def is_of_one_length(self) -> bool:
+        """Whether every draft is."""
+        if self.trace:
+            return all(drafted == self.longest for drafted, _ in self.trace)
+        return self.lengths[self.longest] == 1
+
+    @property
     def lookahead(self) -> int:
         """Tokens beyond the step's own that need KV slots: a drafter's (vLLM's num_lookahead_tokens)."""
         return self.longest if self.cost or self.drafter else 0

@@ -77,7 +77,7 @@ class ReferenceRequest:
             return 1
         accepted = min(self.next_draft[1], scheduled - 1)
         self.next_draft = None
-        return min(1 + accepted, self.total - self.known)
+        return 1 + accepted
 
     def emit(self, tokens: int, at_s: float, step: tuple[int, int]) -> None:
         self.known += tokens

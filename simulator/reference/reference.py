@@ -28,7 +28,8 @@ from servecast.simulator.reference.blocks import (
 from servecast.simulator.reference.decisions import Decisions
 from servecast.simulator.reference.membership import Membership
 from servecast.simulator.reference.object_routing import ObjectRouter
-from servecast.simulator.reference.replica import ReferenceReplica, ReferenceStep
+from servecast.simulator.reference.reference_step import ReferenceStep
+from servecast.simulator.reference.replica import ReferenceReplica
 from servecast.simulator.reference.sessions import Sessions
 from servecast.simulator.reference.tiers import tiers_report
 from servecast.simulator.traffic.workload import Workload
@@ -282,7 +283,9 @@ def _requests(
     keys = parse_policy(fleet.policy).keys(workload)
     speculation = fleet.modes.speculation
     capacity = fleet.limits.kv_blocks * fleet.limits.block_tokens
-    capacity -= speculation.extra_tokens if speculation else 0
+    if speculation:  # one batch's drafts, or two's
+        capacity -= speculation.extra_tokens
+        capacity -= speculation.longest if fleet.limits.async_scheduling else 0
     there = np.zeros(len(workload), np.int64) if loaded is None else loaded
     columns = (workload.arrival_s, workload.prompt_tokens, workload.output_tokens, keys, there)
     requests: list[ReferenceRequest | None] = []

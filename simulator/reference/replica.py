@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from math import inf, isnan
 from typing import TYPE_CHECKING
 
@@ -13,28 +12,12 @@ from servecast.simulator.reference.blocks import (
     ReferenceRequest,
 )
 from servecast.simulator.reference.decisions import Decisions
+from servecast.simulator.reference.reference_step import ReferenceStep
 from servecast.simulator.reference.stage_times import Work, chunks_s, stage_s, whole_s
 from servecast.simulator.reference.tiers import ReferenceTiers
 
 if TYPE_CHECKING:
     from servecast.simulator.engine.routing import Fleet
-
-
-@dataclass(slots=True)
-class ReferenceStep:
-    start_s: float
-    end_s: float
-    tokens: int
-    sequences: int
-    decodes: int
-    cached: int
-    used_blocks: int
-    replica: int
-    scheduled: dict[ReferenceRequest, int]  # tokens
-    preemptions: dict[ReferenceRequest, int]  # that each had had
-    number: int  # on its replica
-    gains: dict[ReferenceRequest, int]  # tokens that come out for those
-    prefill_s: float = 0.0  # attention of the prefill chunks, over all stages
 
 
 class ReferenceReplica:
@@ -86,22 +69,28 @@ class ReferenceReplica:
             request.in_flight -= 1
         for request, gained in step.gains.items():
             self.stalled = 0
-            if request.gone:
+            if request.gone or request.known == request.total:  # formed before its last was known
                 continue
-            request.emit(gained, step.end_s, (self.number, step.number))
+            emitted = min(gained, request.total - request.known)
+            request.emit(emitted, step.end_s, (self.number, step.number))
             if request.preemptions == step.preemptions[request]:  # not preempted while in flight
                 request.expected -= 1
-                if (
-                    self.speculation
-                ):  # what was rejected is not there, the rest found from the next batch on
-                    request.computed = min(request.computed, request.known - 1)
-                else:
-                    self.blocks.remember(request, request.computed - request.expected)
+                self.settle(request, step)
             if request.known == request.total:
                 (self.running if request in self.running else self.waiting).remove(request)
                 self.blocks.release(request)
                 finished.append(request)
         return finished
+
+    def settle(self, request: ReferenceRequest, step: ReferenceStep) -> None:
+        """What was rejected is not there; what is there can be found, at once or from the next batch on."""
+        if not self.speculation:
+            self.blocks.remember(request, request.computed - request.expected)
+        elif self.ahead:
+            request.computed -= step.rejected[request]
+            self.blocks.remember(request, min(request.computed, request.known - 1))
+        else:
+            request.computed = min(request.computed, request.known - 1)
 
     def drop(self, request: ReferenceRequest) -> None:
         """Its client has left: what a batch in flight brings it is for nobody."""
@@ -175,6 +164,8 @@ class ReferenceReplica:
     def to_compute(self, request: ReferenceRequest) -> int:
         """Tokens that it could have in a batch now: none once those in flight bring its last."""
         sure = request.known + (request.expected if self.ahead else 0)
+        if self.ahead and request.decoding and self.longest and sure < request.total:
+            return 1 + request.draft()  # behind what is in flight, as if all of it were accepted
         tokens = max(sure - request.computed, 0) if sure < request.total else 0
         return tokens + request.draft() if tokens and request.decoding else tokens
 
@@ -236,7 +227,7 @@ class ReferenceReplica:
 
     def launch(self, now_s: float, batch: dict[ReferenceRequest, int]) -> None:
         step = self.step_of(batch)
-        work = self.work_of(step)
+        work = step.work
         at_s = self.launched_s(now_s)
         step.start_s = max(at_s, self.stage_free_s[0])
         for stage in range(self.tables.num_stages):
@@ -275,6 +266,7 @@ class ReferenceReplica:
         for request in batch:
             request.drafted = request.decoding and self.speculation is not None
         emitting = [r for r in batch if r.computed >= r.known + r.expected]
+        gains = {r: r.gain(batch[r]) for r in emitting}
         return ReferenceStep(
             start_s=0.0,
             end_s=0.0,
@@ -287,19 +279,13 @@ class ReferenceReplica:
             scheduled=batch,
             preemptions={r: r.preemptions for r in batch},
             number=self.num_steps,
-            gains={r: r.gain(batch[r]) for r in emitting},
+            gains=gains,
+            rejected={r: self.rejected(r, batch[r], gains[r]) for r in emitting},
         )
 
-    def work_of(self, step: ReferenceStep) -> Work:
-        batch = step.scheduled
-        decodes = sum(n for r, n in batch.items() if r.decoding)
-        return Work(
-            tokens=step.tokens,
-            rows=step.sequences - step.decodes + decodes,
-            chunks=tuple([(r.computed - n, n) for r, n in batch.items() if not r.decoding]),
-            decodes=step.decodes,
-            cached=step.cached,
-        )
+    def rejected(self, request: ReferenceRequest, tokens: int, gained: int) -> int:
+        """Of its tokens in the batch those that bring nothing: of a draft, or of a padded prompt."""
+        return tokens - gained if request.drafted else request.computed - request.known
 
     def draft_s(self, step: ReferenceStep, work: Work) -> float:
         """The drafter's passes: over all tokens of the step, then one for each further token of a draft."""

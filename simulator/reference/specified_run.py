@@ -45,8 +45,12 @@ def _check(fleet: Fleet) -> None:
             f"policy {fleet.policy!r} with {', '.join(fleet.modes.names)}: "
             "these modes are for orders of service, in vLLM v1's batches"
         )
-    if fleet.modes.speculation and fleet.limits.async_scheduling:
-        raise UserError("speculation with async_scheduling: a batch must know what was accepted")
+    speculation = fleet.modes.speculation
+    if speculation and fleet.limits.async_scheduling and not speculation.is_of_one_length:
+        raise UserError(
+            "speculation with async_scheduling: a batch is formed before its drafts are there, "
+            "so all must be of one length"
+        )
     _check_ranks(fleet)
     _check_members(fleet)
 

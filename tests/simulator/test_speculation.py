@@ -41,6 +41,29 @@ def test_a_check_brings_what_was_accepted_and_one_more() -> None:
     assert samples(records, "tpot").repeated().tolist() == [8 / 5]
 
 
+def test_a_check_that_was_formed_ahead_runs_although_nobody_needs_it() -> None:
+    """0-2 A's prompt, 2-6 a check that brings all that is left. The check 6-10 was formed at 2, when one
+    token was sure; B, who came at 5, is behind it."""
+    workload = workload_of((0, 2, 5), (5, 1, 1))
+    assert times(run(workload, ALL_OF_THREE)) == [[2, 6, 6, 6, 6], [7]]
+    ahead = run(workload, ALL_OF_THREE, async_scheduling=True)
+    assert times(ahead) == [[2, 6, 6, 6, 6], [11]]
+    assert ahead.steps["start_s"].tolist() == [0, 2, 6, 10]
+
+
+def test_a_check_ahead_begins_behind_what_is_rejected_before_it() -> None:
+    """One of three is kept each time: two tokens at 6 and 10, the last at 14. A cache of 2 + 5 - 1 tokens and
+    six drafted ones is enough, one less is not."""
+    speculation = Speculation((0, 0, 0, 1), trace=((3, 1),))
+    found = run(workload_of((0, 2, 6)), speculation, async_scheduling=True)
+    assert times(found) == [[2, 6, 6, 10, 10, 14]]
+    tight = run(workload_of((0, 2, 5)), speculation, async_scheduling=True, kv_blocks=12)
+    assert times(tight) == [[2, 6, 6, 10, 10]]
+    assert run(
+        workload_of((0, 2, 5)), speculation, async_scheduling=True, kv_blocks=11
+    ).rejected.all()
+
+
 def test_rejected_drafts_cost_their_time_and_bring_nothing() -> None:
     """One of three is kept in each check: two tokens in four seconds."""
     speculation = Speculation((0, 0, 0, 1), trace=((3, 1),))
@@ -125,10 +148,10 @@ def test_the_same_seed_gives_the_same_run_and_others_of_a_batch_do_not_matter() 
 def test_every_run_keeps_the_invariants(stages: int) -> None:
     for seed in range(60):
         workload, fleet = (prefix_case if seed % 2 else random_case)(seed, stages)
-        limits = replace(fleet.limits, async_scheduling=False)
-        modes = Modes(speculation=Speculation((0.2, 0.3, 0.5), (0.8, 0.4), cost=seed % 3 / 10))
+        lengths = (0, 0, 1) if fleet.limits.async_scheduling else (0.2, 0.3, 0.5)
+        modes = Modes(speculation=Speculation(lengths, (0.8, 0.4), cost=seed % 3 / 10))
         tables = tables_of(stages, rng=np.random.default_rng(seed))
-        fleet = replace(fleet, limits=limits, modes=modes, tables=tables)
+        fleet = replace(fleet, modes=modes, tables=tables)
         records = simulate(workload, fleet)
         check_invariants(records)
 
@@ -147,8 +170,9 @@ def test_what_is_wrong_is_one_sentence() -> None:
     ahead = replace(LIMITS, async_scheduling=True)
     modes = Modes(speculation=ALL_OF_THREE)
     workload = workload_of((0, 1, 1))
-    with pytest.raises(UserError, match=r"^speculation with async_scheduling: a batch must know"):
-        simulate(workload, Fleet(tables_of(), ahead, modes=modes))
+    several = Modes(speculation=Speculation((0.5, 0.5)))
+    with pytest.raises(UserError, match=r"^speculation with async_scheduling: .* of one length$"):
+        simulate(workload, Fleet(tables_of(), ahead, modes=several))
     with pytest.raises(
         UserError, match=r"^policy 'orca' with speculation: these modes are for ord"
     ):

@@ -57,13 +57,16 @@ def shared_case(seed: int) -> Case:
 
 
 def drafting_case(seed: int) -> Case:
-    """Drafts of up to four tokens; every other drafter has a cache of its own."""
+    """Drafts of up to four tokens, of three where scheduled ahead; every other drafter has a cache."""
     workload, fleet = (plain_case, shared_case)[seed % 2](seed)
     no_time = tables_of(per_token_s=0.0) if seed % 4 > 1 else None
-    drafting = Speculation((0.2, 0.1, 0.3, 0.2, 0.2), (0.8, 0.6), drafter=no_time)
+    ahead = seed % 8 > 3
+    lengths = (0, 0, 0, 1) if ahead else (0.2, 0.1, 0.3, 0.2, 0.2)
+    drafting = Speculation(lengths, (0.8, 0.6), drafter=no_time)
     needs = int((workload.prompt_tokens + workload.output_tokens).max()) - 1 + drafting.extra_tokens
+    needs += drafting.longest if ahead else 0
     blocks = max(fleet.limits.kv_blocks, -(-needs // fleet.limits.block_tokens))
-    limits = replace(fleet.limits, async_scheduling=False, kv_blocks=blocks)
+    limits = replace(fleet.limits, async_scheduling=ahead, kv_blocks=blocks)
     return workload, replace(fleet, limits=limits, modes=Modes(drafting))
 
 

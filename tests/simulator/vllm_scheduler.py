@@ -156,6 +156,7 @@ class Drafts:
         self.turns: list[list[list[int]]] = case.get("drafts") or []
         self.checks: dict[str, int] = {}
         self.decoding: set[str] = set()
+        self.ahead = bool(case["limits"]["async_scheduling"])
 
     def turn(self, name: str) -> list[int]:
         every = self.turns[int(name)]
@@ -171,9 +172,14 @@ class Drafts:
                 self.checks[name] = self.checks.get(name, 0) + 1
         return gained
 
+    def expect(self, emitting: set[str]) -> None:
+        """Formed ahead, the next batch checks drafts that are not there yet."""
+        if self.ahead:
+            self.decoding |= emitting
+
     def propose(self, emitting: set[str]) -> None:
         """After the batch: drafts of those that got a token."""
-        if self.turns:
+        if self.turns and not self.ahead:
             self.decoding |= emitting
             names = sorted(emitting)
             drafts = [[OWN_TOKENS + int(name)] * self.turn(name)[0] for name in names]
@@ -200,7 +206,9 @@ def form(scheduler: Scheduler, start: int, steps: list[dict[str, Any]], drafts: 
         }
     )
     emitting = {name for name in tokens if not scheduler.requests[name].is_prefill_chunk}
-    return Flight(decided, start + 1, emitting, drafts.gained(decided, evicted))
+    gained = drafts.gained(decided, evicted)
+    drafts.expect(emitting)
+    return Flight(decided, start + 1, emitting, gained)
 
 
 def run(model: ModelConfig, case: dict[str, Any]) -> list[dict[str, Any]]:
