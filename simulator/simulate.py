@@ -104,6 +104,7 @@ def simulate_setup(
     Targets(setup.slos, setup.class_slos).check(workload)
     placement = place(setup, skus, workload.mean_sequence_tokens)
     limits = placement.candidates[0].limits
+    loader.expect_lengths(workload.prompt_tokens, workload.output_tokens)
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
     modes = _with_tiers(_with_drafter(setup, placement, loader), setup, limits, workload)
     fleet = Fleet(tables, limits, setup.replicas * setup.dp, setup.router, setup.policy, modes)

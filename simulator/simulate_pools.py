@@ -102,6 +102,7 @@ def simulate_pools(
     roles = (setup.prefill, setup.decode)
     Targets(setup.prefill.slos, setup.prefill.class_slos).check(workload)
     placements = [place(role, skus, workload.mean_sequence_tokens) for role in roles]
+    loader.expect_lengths(workload.prompt_tokens, workload.output_tokens)
     limits = placements[0].candidates[0].limits
     shares = limits.caches_prefixes_of(workload.prefix is not None)
     fleets = [
