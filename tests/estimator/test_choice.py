@@ -98,6 +98,18 @@ def test_borrowing_is_tried_where_there_is_a_lender() -> None:
     assert "borrowed" not in dict(choose(LINEAR, samples, 132).errors)
 
 
+def test_of_many_rows_the_same_trees_are_tried_with_and_without_their_neighbours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("servecast.estimator.learners.choice.FEW_ROWS", 100)
+    errors = dict(choose(LINEAR, gemms(noise=0.05), num_sms=132).errors)
+    assert {"steady", "nearby"} <= set(errors)
+    assert errors["steady"] != errors["nearby"]
+    model = fit_best(LINEAR, gemms(), 132, "nearby")
+    assert (model.learner, model.nearby is None) == ("nearby", False)
+    assert fit_best(LINEAR, gemms(), 132, "steady").nearby is None
+
+
 def wasteful(speed: float) -> Samples:
     """Sixteen shapes at 26 row counts, odd ones half as fast again."""
     rows, k, n = (
