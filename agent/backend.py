@@ -42,10 +42,10 @@ class Backend(Protocol):
     def buffers(self, index: int) -> Buffers: ...
 
     def elapsed(
-        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 0
     ) -> Elapsed:
-        """A timer that runs the launches, each of ``rows`` tokens, in turn, going on where its last call
-        left off.
+        """A timer that runs the launches, in turn, going on where its last call
+        left off. Before each a product of ``rows`` rows may go (``cpu_step``).
         """
 
     def host_launch_us(self, launches: Sequence[Launch]) -> float | None:

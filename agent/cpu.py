@@ -2,7 +2,7 @@
 
 One thread may be timed by its own processor time instead, which leaves out what other programs take from it.
 Before each launch the cores' own caches are filled with something else, untimed: in a step, too,
-the weights of the kernel before have just passed through them. With ``cpu_step`` it is a whole matrix product
+the weights of the kernel before have just passed through them. With ``cpu_step`` it may be a matrix product
 (interlude.py), and the clock is the thread's.
 """
 
@@ -79,11 +79,11 @@ class CpuBackend:
         return Buffers(torch.device("cpu"), _meminfo_bytes("MemAvailable"), cache, self.pool)
 
     def elapsed(
-        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 0
     ) -> Elapsed:
         del index
         clock_ns = time.perf_counter_ns if method == "cpu_eager" else time.thread_time_ns
-        if method == "cpu_step":
+        if method == "cpu_step" and rows:
             return ColdTimer(Rotation(launches), clock_ns, Interlude(rows))
         own = (_cache_bytes(_INDEX2) or DEFAULT_OWN_CACHE_BYTES) * self.threads
         return ColdTimer(Rotation(launches), clock_ns, torch.ones(own // 4).sum)

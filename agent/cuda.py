@@ -75,7 +75,7 @@ class CudaBackend:
         return Buffers(torch.device("cuda", index), free, cache)
 
     def elapsed(
-        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 0
     ) -> Elapsed:
         del index  # the calling thread entered the device
         rotation = Rotation(launches)

@@ -129,7 +129,9 @@ class Profiler:
             return
         method = settings.method or self.backend.methods[0]
         sampling = Sampling(self._calibrate(prepared, method, index), [])
-        elapsed = self.backend.elapsed(method, prepared.launches, index, rows_of(shape))
+        elapsed = self.backend.elapsed(
+            method, prepared.launches, index, rows_of(case.kernel, shape)
+        )
         elapsed(sampling.launches)  # captures a graph, and warms up as it will be timed
         host_launch_us = self.backend.host_launch_us(prepared.launches)
         before, energy = self.backend.conditions(index), self.backend.energy_j(index)

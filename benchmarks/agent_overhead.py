@@ -33,7 +33,7 @@ class CountingBackend(CpuBackend):
     measured_s: list[float] = field(default_factory=list)
 
     def elapsed(
-        self, method: str, launches: Sequence[Launch], index: int, rows: int = 1
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 0
     ) -> Callable[[int], float]:
         timer = CpuBackend.elapsed(self, method, launches, index, rows)
 

@@ -61,7 +61,7 @@ class KernelCase:
 SEQUENCE_KERNELS = ("attention", "latent", "delta")
 
 # Points that a shape is measured at with the profiler's usual limits, by the axes it is swept over.
-ROW_CASES, PAYLOAD_CASES, DECODE_CASES, PREFILL_CASES = 14, 14, 108, 100
+ROW_CASES, PAYLOAD_CASES, DECODE_CASES, PREFILL_CASES = 14, 14, 108, 142
 # Kernels along whose axis time goes in stairs, as tiles fill.
 STAIR_CASES = {"linear": 26, "experts": 26, "router": 26, "delta_prefill": 26, "delta_decode": 16}
 # And those of an uneven step: lengths of a batch that differ, experts that draw more rows than others.

@@ -40,7 +40,7 @@ def _prepare_float(shape: Shape, buffers: Buffers) -> Prepared:
     rows, inner, outer = shape["rows"], shape["in_features"], shape["out_features"]
     x = buffers.normal(rows, inner, dtype=dtype)
     buffers.reserve(rows * outer * dtype.itemsize)
-    launch = _packed if _packs(x) else _plain
+    launch = packed if packs(x) else plain
     name = ("linear", shape.dtype, inner, outer)
     copies = buffers.copies(inner * outer * dtype.itemsize)
     size = (1 + copies) * inner * outer * dtype.itemsize
@@ -61,12 +61,12 @@ def _weights(
     plain = [buffers.normal(outer, inner, dtype=x.dtype) for _ in range(copies)]
     if buffers.pool is not None:
         plain = [w.clone() for w in plain]  # the pool's own go to the next case
-    if not _packs(x):
+    if not packs(x):
         return plain[0], plain
     return plain[0], [torch.ops.mkldnn._reorder_linear_weight(w) for w in plain]
 
 
-def _packs(x: torch.Tensor) -> bool:
+def packs(x: torch.Tensor) -> bool:
     """Whether oneDNN has a packed GEMM of this format on this processor."""
     if x.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
@@ -75,11 +75,11 @@ def _packs(x: torch.Tensor) -> bool:
     return x.dtype is torch.float32
 
 
-def _plain(x: torch.Tensor, w: torch.Tensor) -> Launch:
+def plain(x: torch.Tensor, w: torch.Tensor) -> Launch:
     return partial(functional.linear, x, w)
 
 
-def _packed(x: torch.Tensor, w: torch.Tensor) -> Launch:
+def packed(x: torch.Tensor, w: torch.Tensor) -> Launch:
     """oneDNN with the weights reordered once, as vLLM's build for processors runs it (csrc/cpu/dnnl_*)."""
     return partial(torch.ops.mkldnn._linear_pointwise, x, w, None, "none", [], "")
 

@@ -30,7 +30,7 @@ LINE = (16.0, 4.0, 2.0, 2.0**0.5)  # of matrix products, whose time goes in stai
 SQUARE = LINE[
     :3
 ]  # of axes that multiply with each other, and of kernels that are slow by bytes alone
-COARSE = LINE[:2]  # of axes along which time is a line, and of what is compared with a finer grid
+COARSE = LINE[:2]  # of what is compared with a finer grid
 PRODUCTS = ("linear", "experts", "router")
 
 
@@ -62,11 +62,12 @@ def _points(shape: KernelShape, limits: PlanLimits) -> Iterator[tuple[int, Kerne
     """Cases of one shape with their levels."""
     if shape.kernel in PREFILLS:
         chunks = log_points(1, limits.max_batched_tokens, SQUARE)
-        contexts = [(0, 0), *log_points(256, limits.max_context_tokens, COARSE)]
+        contexts = [(0, 0), *log_points(256, limits.max_context_tokens, SQUARE)]
         for (a, batch), (b, chunk), (c, context) in product(
             enumerate(PREFILL_BATCHES), chunks, contexts
         ):
-            fits = batch * chunk <= limits.max_batched_tokens and (batch == 1 or b < len(COARSE))
+            fits = batch * chunk <= limits.max_batched_tokens
+            fits &= batch == 1 or max(b, c) < len(COARSE)
             if fits and context + chunk <= limits.max_context_tokens:
                 yield a + max(b, c), shape.case(batch=batch, chunk=chunk, context=context)
     elif shape.kernel in DECODES:

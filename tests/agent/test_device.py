@@ -9,12 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from servecast.agent import cpu, interlude
+from servecast.agent import cpu
 from servecast.agent.cpu import ColdTimer, CpuBackend
 from servecast.agent.device import SKU_BY_DEVICE_NAME, choose_backend, sku_of
-from servecast.agent.interlude import rows_of
+from servecast.agent.interlude import Interlude, rows_of
 from servecast.agent.kernels.kernel import Shape
 from servecast.agent.messages import Link
 from servecast.agent.nvml import Nvml, throttle_reasons
@@ -68,14 +67,24 @@ def test_a_launch_finds_the_cores_own_cache_full_of_something_else_and_is_timed_
 def test_in_step_a_matrix_product_of_as_many_rows_comes_before_each_launch_and_is_not_timed() -> (
     None
 ):
-    nothing = torch.zeros(())
-    with FlopCounterMode(display=False) as counter:
-        took_us = CpuBackend(1).elapsed("cpu_step", (lambda: nothing,), 0, rows=3)(2)
-    assert counter.get_total_flops() == 2 * 2 * 3 * interlude.INNER * interlude.OUTER
-    assert took_us < 200
-    assert rows_of(Shape("bf16", "", {"rows": 7, "width": 8})) == 7
-    assert rows_of(Shape("bf16", "bf16", {"batch": 2, "chunk": 5, "context": 9})) == 10
-    assert rows_of(Shape("bf16", "bf16", {"batch": 4, "context": 9})) == 4
+    nothing, own = torch.zeros(()), CpuBackend(1)
+    timer = own.elapsed("cpu_step", (lambda: nothing,), 0, rows=3)
+    assert isinstance(timer, ColdTimer)
+    assert isinstance(timer.before, Interlude)
+    assert timer.before.rows == 3
+    begin_s = time.thread_time()
+    took_us = timer(20)
+    assert took_us < 0.2 * (time.thread_time() - begin_s) * 1e6
+    alone = own.elapsed("cpu_step", (lambda: nothing,), 0)
+    assert isinstance(alone, ColdTimer)
+    assert not isinstance(alone.before, Interlude)
+
+
+def test_the_tokens_of_a_case_are_its_rows_or_those_of_its_sequences() -> None:
+    assert rows_of("linear", Shape("bf16", "", {"rows": 7})) == 7
+    assert rows_of("attention_prefill", Shape("bf16", "bf16", {"batch": 2, "chunk": 5})) == 10
+    assert rows_of("latent_decode", Shape("bf16", "bf16", {"batch": 4, "context": 9})) == 4
+    assert rows_of("rms_norm", Shape("bf16", "", {"rows": 7})) == 0  # its rows rotate instead
 
 
 def test_cuda_without_a_gpu_is_one_sentence_with_the_way_out(
