@@ -24,6 +24,7 @@ Rules = Mapping[str, float]
 
 NO_BUDGET = 1 << 40
 """More tokens than are in a batch."""
+_FIXED_SHIFT = 40  # more than a request's tokens have bits
 
 
 def _sarathi(_: Any) -> Rules:
@@ -33,7 +34,8 @@ def _sarathi(_: Any) -> Rules:
 def _orca(scheduler: Any) -> Rules:
     """The longest length there is in blocks for each request, none more later."""
     return {
-        "fixed_blocks": scheduler.reserve,
+        "block_rounding": scheduler.reserve << _FIXED_SHIFT,  # whatever it holds
+        "block_shift": _FIXED_SHIFT,
         "growing": 0,
         "max_batched_tokens": NO_BUDGET,
         "watermark_blocks": 0,
@@ -67,6 +69,7 @@ def _sglang(scheduler: Any) -> Rules | None:
         "prompts_first": 1,
         "ordered": 0,
         "block_tokens": 1,
+        "block_rounding": 0,
         "block_shift": 0,
         "kv_blocks": limits.kv_blocks * limits.block_tokens,
         "estimated_tokens": declared,

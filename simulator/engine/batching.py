@@ -135,7 +135,7 @@ def admissible(sim: Simulation, r: int, left: int) -> int:
         tokens = min(tokens, sim.requests[i].loaded + left)
     if replica.num_running > 0 or run.whole_blocks:
         free -= run.watermark_blocks
-    return i if blocks_of(sim, tokens) <= free else NONE
+    return i if tokens + run.block_rounding >> run.block_shift <= free else NONE
 
 
 def allowed(sim: Simulation, r: int, i: int, left: int) -> bool:

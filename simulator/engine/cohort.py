@@ -14,10 +14,7 @@ from servecast.simulator.engine.waiting import ask, push, send_next
 
 def blocks_of(sim: Simulation, tokens: int) -> int:
     """That a request with so many KV tokens holds."""
-    run = sim.run[0]
-    if run.fixed_blocks:
-        return run.fixed_blocks
-    return tokens + run.block_tokens - 1 >> run.block_shift
+    return tokens + sim.run[0].block_rounding >> sim.run[0].block_shift
 
 
 def blocks_promised(sim: Simulation, i: int) -> int:
@@ -46,7 +43,7 @@ def retire(sim: Simulation, r: int, i: int, kv_tokens: int, hashed_tokens: int, 
     """
     replica, requests, run = sim.replicas[r], sim.requests, sim.run[0]
     first = run.running_at + r * run.max_num_seqs
-    replica.free += blocks_of(sim, kv_tokens)
+    replica.free += kv_tokens + run.block_rounding >> run.block_shift
     replica.num_running -= 1
     if run.declared_tokens:
         replica.promised -= blocks_promised(sim, i)

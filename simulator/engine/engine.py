@@ -26,8 +26,8 @@ them together are a count, a sum and one counter per block offset. A step costs 
 slot of the pipeline, a lane, is such a cohort with its own step count. Plain Python on lists of objects, or
 compiled by numba on arrays of records (`compiled.py`): ints, floats and indexing only.
 
-Parts: `waiting.py`, `prefix_cache.py`, `cohort.py`, `batching.py`, `step_time.py`, `fast_forward.py`,
-`lateness.py`, here, `dispatch.py`.
+Parts: `waiting.py`, `prefix_cache.py`, `cohort.py`, `batching.py`, `prompts_first.py`, `step_time.py`,
+`fast_forward.py`, `lateness.py`, here, `dispatch.py`. `batch_rules.py` turns it into other engines.
 """
 
 from __future__ import annotations

@@ -43,6 +43,10 @@ _RECORDS = {
     "prompts": CachedPrompt,
     "blocks": Block,
 }
+_OUTCOME = (
+    *("arrival_s", "scheduled_s", "first_token_s", "finish_s", "prompt", "base", "last", "lane"),
+    *("joined", "replica", "preemptions", "gone"),
+)
 _LOGS = {"steps": Step, "segments": Segment}
 
 # One run's requests, tokens and steps stay below 2**31; the counters of Run and Replica need not.
@@ -71,9 +75,17 @@ def as_records(record: type, rows: Sequence[Any]) -> Array:
     if isinstance(rows, np.ndarray):
         return rows
     array = np.empty(len(rows), record_dtype(record))
-    for field in fields(record):  # column by column: three times as fast as rows of tuples
-        column = map(attrgetter(field.name), rows)
-        array[field.name] = np.fromiter(column, array.dtype[field.name], len(rows))
+    return _filled(array, [field.name for field in fields(record)], rows)
+
+
+def outcome_of(rows: Sequence[Any], requests: Array) -> Array:
+    """What a run leaves in its requests, in the records that it began with, which keep the rest."""
+    return rows if isinstance(rows, np.ndarray) else _filled(requests, _OUTCOME, rows)
+
+
+def _filled(array: Array, names: Sequence[str], rows: Sequence[Any]) -> Array:
+    for name in names:  # column by column: three times as fast as rows of tuples
+        array[name] = np.fromiter(map(attrgetter(name), rows), array.dtype[name], len(rows))
     return array
 
 

@@ -23,7 +23,14 @@ from servecast.simulator.engine.engine import FULL, IDLE, STUCK
 from servecast.simulator.engine.hooks import attach
 from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.policy import Policy, parse_policy
-from servecast.simulator.engine.pools import Pools, as_lists, as_records, collector_paused, records
+from servecast.simulator.engine.pools import (
+    Pools,
+    as_lists,
+    as_records,
+    collector_paused,
+    outcome_of,
+    records,
+)
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set_router, set_targets
@@ -172,7 +179,7 @@ class Engine:
         with nullcontext() if self._compiled else collector_paused():
             sim = sim if self._compiled else as_lists(sim)
             sim = self._run_to_end(sim, policy, workload.name)
-            served = _records(sim, workload, fleet, fits)
+            served = _records(sim, workload, fleet, (fits, requests))
             del sim  # before the collector looks through it
         if pausing:
             served = unfold(served, limits.kv_blocks, limits.block_tokens)
@@ -254,9 +261,15 @@ def simulate(
     return Engine(compiled=compiled).run(workload, fleet, targets)
 
 
-def _records(sim: Simulation, workload: Workload, fleet: Fleet, fits: NDArray[np.bool_]) -> Records:
-    run = sim.run[0]
-    requests = as_records(Request, sim.requests)
+def _records(
+    sim: Simulation,
+    workload: Workload,
+    fleet: Fleet,
+    began: tuple[NDArray[np.bool_], NDArray[np.void]],
+) -> Records:
+    """``began``: which requests fit, and those as they were before the run."""
+    run, (fits, requests) = sim.run[0], began
+    requests = outcome_of(sim.requests, requests)
     segments = as_records(Segment, sim.segments[: run.num_segments])
     if not fits.all():
         served, requests = requests, records(Request, len(workload))

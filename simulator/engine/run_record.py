@@ -41,6 +41,7 @@ def new_run(
         max_batched_tokens=limits.max_batched_tokens,
         kv_blocks=limits.kv_blocks,
         block_tokens=limits.block_tokens,
+        block_rounding=limits.block_tokens - 1,
         block_shift=limits.block_tokens.bit_length() - 1,
         watermark_blocks=limits.watermark_blocks,
         reserve_prompt=int(limits.reserve_prompt),

@@ -175,6 +175,7 @@ class Run:
     max_batched_tokens: int
     kv_blocks: int
     block_tokens: int
+    block_rounding: int  # so many KV tokens more, shifted so far, are a request's blocks
     block_shift: int
     watermark_blocks: int
     reserve_prompt: int
@@ -211,7 +212,6 @@ class Run:
         0  # a prompt's blocks are taken on admission, and one is free for each decode
     )
     whole_prompts: int = 0  # never cut
-    fixed_blocks: int = 0  # of every request, from its admission to its end
     growing: int = 1  # decodes need further blocks
     one_batch: int = 0  # requests are admitted where nothing runs
     declared_tokens: int = 0  # of an output: what all may come to hold has to fit

@@ -13,13 +13,14 @@ def prefill_s(sim: Simulation, stage: int, context: int, chunk: int) -> float:
     run, times = sim.run[0], sim.times
     x = context * run.per_context_step
     y = chunk * run.per_chunk_step
-    i, j = int(x), int(y)
-    i = i if i < run.num_contexts - 2 else run.num_contexts - 2
-    j = j if j < run.num_chunks - 2 else run.num_chunks - 2
-    k = run.prefill_at + (stage * run.num_contexts + i) * run.num_chunks + j
-    below = times[k] + (times[k + 1] - times[k]) * (y - j)
-    k += run.num_chunks
-    above = times[k] + (times[k + 1] - times[k]) * (y - j)
+    i, j, contexts, chunks = int(x), int(y), run.num_contexts, run.num_chunks
+    i = i if i < contexts - 2 else contexts - 2
+    j = j if j < chunks - 2 else chunks - 2
+    k = run.prefill_at + (stage * contexts + i) * chunks + j
+    left, share = times[k], y - j
+    below = left + (times[k + 1] - left) * share
+    left = times[k + chunks]
+    above = left + (times[k + chunks + 1] - left) * share
     return below + (above - below) * (x - i)
 
 
