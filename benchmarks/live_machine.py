@@ -6,22 +6,20 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 HERE = Path(__file__).resolve().parent
-REPLAY = HERE / "vllm_replay.py"
+REPLAY, REFERENCE = HERE / "vllm_replay.py", HERE / "reference_work.py"
 SKU = "this-cpu"
+STORE = "profile.duckdb"
 MAX_NUM_SEQS, MAX_BATCHED_TOKENS, MAX_CONTEXT = 32, 256, 512
-PROBES = 15
-PROBE_POINTS = 1 << 18  # of a Fourier transform and, 16 times, of a copy: about 10 ms of both
+MAX_SAMPLES = 30  # of a case: each waits for a matrix product
+GAUGES = 9
 START_S = 180.0  # for vLLM's kernels to load on a machine that does other things
 
 
@@ -133,18 +131,43 @@ def agent(python: str, folder: Path) -> Iterator[str]:
             process.terminate()
 
 
-def profile(address: str, folder: Path, method: str, max_case_s: float) -> Path:
-    """The store with both models' kernels."""
-    store, spec = folder / "profile.duckdb", folder / "live.llm"
+@contextmanager
+def reference_work(python: str) -> Iterator[Callable[[], float]]:
+    """Gives the seconds that fixed work takes now, in a process of that Python; the median of some."""
+    command = [python, str(REFERENCE)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, told = process.stdin, process.stdout
+
+        def once_s() -> float:
+            asked.write("\n")
+            asked.flush()
+            return float(told.readline())
+
+        yield lambda: median(once_s() for _ in range(GAUGES))
+
+
+def profile(address: str, folder: Path, slice_s: float, gauge: Callable[[], float]) -> list[float]:
+    """Puts both models' kernels into the folder's store, slice by slice; what ``gauge`` gave between them."""
+    spec = folder / "live.llm"
     spec.write_text(LIVE.spec + HOST_PROBE.spec + SKU_SPEC)
+    gauged = [gauge()]
     for model in (LIVE, HOST_PROBE):
         command = [sys.executable, "-c", "from servecast.simulator.cli import main; main()"]
         command += ["profile", str(spec), "--model", model.name, "--agent", address, "--tp", "1"]
-        command += ["--store", str(store), "--method", method, "--max-case-s", str(max_case_s)]
+        command += ["--store", str(folder / STORE), "--json", "--budget", f"{slice_s}s"]
+        command += ["--method", "cpu_step", "--max-samples", str(MAX_SAMPLES)]
         command += ["--max-num-batched-tokens", str(MAX_BATCHED_TOKENS)]
         command += ["--max-num-seqs", str(MAX_NUM_SEQS), "--max-context", str(MAX_CONTEXT)]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-    return store
+        left = 1
+        while left:
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            left = json.loads(done.stdout)["left"]
+            gauged.append(gauge())
+    return gauged
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +179,20 @@ class Run:
     concurrency: int | None = None
 
 
-def replay(python: str, model: Model, runs: Sequence[Run], clock: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """By what the engine's times are told: "cpu" or "wall", of a machine whose fixed work takes so long."""
+
+    name: str
+    reference_s: float
+
+
+def replay(python: str, model: Model, runs: Sequence[Run], clock: Clock) -> list[dict[str, Any]]:
     """What the engine did in each run (see vllm_replay.py), one engine for all."""
     order = {
         "model": model.config,
-        "clock": clock,
+        "clock": clock.name,
+        "reference_s": clock.reference_s,
         "engine": {
             "max_model_len": model.context,
             "max_num_seqs": MAX_NUM_SEQS,
@@ -174,17 +206,3 @@ def replay(python: str, model: Model, runs: Sequence[Run], clock: str) -> list[d
     if done.returncode:
         raise SystemExit(f"the engine failed:\n{done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def work_s() -> float:
-    """Processor seconds of fixed work, the median of some: longer where neighbours share caches and cores."""
-    rng = np.random.default_rng(0)
-    wave, source = rng.standard_normal(PROBE_POINTS), rng.standard_normal(PROBE_POINTS * 16)
-    target = np.empty_like(source)
-    times = []
-    for _ in range(PROBES):
-        begin_s = time.thread_time()
-        np.fft.fft(wave)
-        np.copyto(target, source)
-        times.append(time.thread_time() - begin_s)
-    return median(times)

@@ -85,19 +85,16 @@ def workload_of(run: Run) -> Workload:
 
 
 def host_profile(bare: Predictor, run: Run, measured: dict[str, Any]) -> EngineProfile:
-    """Host terms from what the probe's decode steps take beside their kernels: a line in the sequences."""
-    steps = [
-        step for step in measured["steps"] if len(step["tokens"]) == sum(step["tokens"].values())
-    ]
-    kernels_s = dict(
-        zip(map(id, measured["steps"]), bare.steps_s(run, measured["steps"]), strict=True)
-    )
-    beside_s = [s["end_s"] - s["begin_s"] - kernels_s[id(s)] for s in steps]
-    sizes = np.array([len(s["tokens"]) for s in steps])
-    points = [(n, float(np.median(np.array(beside_s)[sizes == n]))) for n in np.unique(sizes)]
-    slope, at_0 = np.polyfit(
-        *zip(*points, strict=True), 1, w=[np.sqrt((sizes == n).sum()) for n, _ in points]
-    )
+    """Host terms from what the probe's steps take beside their kernels: a line in the sequences.
+
+    Through the means of all steps, those that take in a new request included: queues feel the mean.
+    """
+    steps = [step for step in measured["steps"] if step["tokens"]]
+    took_s = np.array([step["end_s"] - step["begin_s"] for step in steps])
+    beside_s = took_s - np.array(bare.steps_s(run, steps))
+    slope, at_0 = np.polyfit([len(step["tokens"]) for step in steps], beside_s, 1)
+    if slope < 0:  # sequences take no time away: the same for all
+        slope, at_0 = 0.0, beside_s.mean()
     return ENGINE_PROFILES["none"].given(
         "measured here, on the host probe",
         host_step_s=max(0.0, float(at_0)),

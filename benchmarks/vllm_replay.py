@@ -7,7 +7,8 @@ output. Weights and prompts are random; every request ignores the end of text, s
 
 The engine runs in this thread, with one OpenMP thread. With ``clock`` "cpu" time is this thread's processor
 time, and waiting for an arrival takes none: programs beside it cannot lengthen a step by having the
-processor. With "wall" it is the monotonic clock.
+processor. With "wall" it is the monotonic clock. Either is divided by how much longer than ``reference_s``
+fixed work takes now; it is timed between steps, GAUGE_S apart, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +32,11 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
 }
 
-from live_machine import work_s
+from live_clock import CLOCKS, Clock
+from reference_work import ReferenceWork
 from vllm import LLM, SamplingParams  # type: ignore[import-not-found,unused-ignore]
 
 RESERVED = 16  # token ids at the beginning of the vocabulary that no prompt has
-
-
-@dataclass
-class Clock:
-    """Seconds since it began, in which waiting for an arrival costs no time of its own."""
-
-    now_s: Callable[[], float]
-    waits: bool
-    skipped_s: float = 0.0
-    begin_s: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.begin_s = self.now_s()
-
-    def __call__(self) -> float:
-        return self.now_s() - self.begin_s + self.skipped_s
-
-    def wait_until(self, at_s: float) -> None:
-        left_s = at_s - self()
-        if left_s <= 0:
-            return
-        if self.waits:
-            time.sleep(left_s)
-        else:
-            self.skipped_s += left_s
-
-
-CLOCKS = {
-    "wall": lambda: Clock(time.perf_counter, waits=True),
-    "cpu": lambda: Clock(time.thread_time, waits=False),
-}
 
 
 def main() -> None:
@@ -89,12 +58,15 @@ def main() -> None:
         "num_gpu_blocks": core.scheduler.cache_config.num_gpu_blocks,
         "block_size": core.scheduler.block_size,
     }
-    batches = watch(core.scheduler)
+    batches, work = watch(core.scheduler), ReferenceWork()
     for run in order["runs"]:
-        clock = CLOCKS[order["clock"]]()
+        clock = Clock(*CLOCKS[order["clock"]], work, order["reference_s"])
         replay = Replay(llm.llm_engine, run, order["model"]["vocab_size"], batches)
         done = replay.to_the_end(clock)
-        print(json.dumps({"name": run["name"], "work_s": work_s(), **told, **done}), flush=True)
+        print(
+            json.dumps({"name": run["name"], "slowness": clock.slowness, **told, **done}),
+            flush=True,
+        )
 
 
 def watch(scheduler: Any) -> list[dict[str, int]]:
@@ -131,6 +103,7 @@ class Replay:
     def to_the_end(self, clock: Clock) -> dict[str, Any]:
         wall_s, cpu_s, waited_s = time.perf_counter(), time.thread_time(), 0.0
         while self._next < len(self._requests) or self._running:
+            clock.gauge()
             self._send_due(clock)
             if self._running:
                 self._step(clock)
