@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.errors import DataMissingError
+from servecast.estimator.schema import quiet
 
 ORIGIN = "source, package, version, file, licence"
 
@@ -54,7 +55,7 @@ def read_parquet(
 ) -> dict[str, NDArray[Any]]:
     """Those of ``columns`` [rows] that the file has, of rows whose ``equal`` columns have these values."""
     table = "FROM read_parquet($path)"
-    with duckdb.connect() as sql:
+    with quiet(duckdb.connect()) as sql:
         there = sql.execute(f"DESCRIBE SELECT * {table}", {"path": str(path)}).fetchall()
         names = ", ".join(str(row[0]) for row in there if row[0] in columns)
         where = " AND ".join(f"{name} = ${name}" for name in equal) or "TRUE"

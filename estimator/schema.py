@@ -28,7 +28,7 @@ def connect(where: Path, read_only: bool, patience_s: float) -> duckdb.DuckDBPyC
     give_up = time.monotonic() + patience_s
     while True:
         try:
-            return duckdb.connect(str(where), read_only=read_only)
+            return quiet(duckdb.connect(str(where), read_only=read_only))
         except duckdb.Error as error:
             why = str(error).splitlines()[0]
             if "lock" not in why:
@@ -37,6 +37,11 @@ def connect(where: Path, read_only: bool, patience_s: float) -> duckdb.DuckDBPyC
             if time.monotonic() > give_up:
                 raise DataMissingError(_in_use(where, why, patience_s)) from error
         time.sleep(RETRY_S)
+
+
+def quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Without DuckDB's progress bar, which is drawn on stdout where Python has no main file (``-c``)."""
+    return connection.execute("SET enable_progress_bar = false")
 
 
 def _in_use(where: Path, why: str, patience_s: float) -> str:

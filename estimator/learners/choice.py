@@ -26,6 +26,7 @@ from servecast.estimator.physics import Dims, KernelKind
 from servecast.estimator.predictor import Samples
 
 MAX_ROWS = 12000  # of a kernel rank learners as all do; 5,000 favour those that learn less
+MAX_GEMM_ROWS = 24000  # half as many leave too few neighbours to learn from
 FOLDS = 3
 USED = 2  # of them: one alone is won by luck, and each costs nearly as much as the fit itself
 FEW_ROWS = 2000  # up to so many, trees of few leaves are worth a try
@@ -86,18 +87,24 @@ class Choice:
 
 
 def _tried(kind: KernelKind, rows: int) -> list[str]:
-    """What is worth a try; blends of these cost nothing more."""
+    """What is worth a try; blends of these cost nothing more. A forest alone never won among many GEMMs."""
+    if _many_gemms(kind, rows):
+        return ["randomised", "boosting", NEARBY]
     names = ["forest", "randomised", "boosting"]
     names += ["shallow"] if rows <= FEW_ROWS else []
-    names += ["monotone"] if kind.kernel.startswith("attention") else []
-    return names + ([NEARBY] if kind.kernel == "linear" and rows > FEW_ROWS else [])
+    return names + (["monotone"] if kind.kernel.startswith("attention") else [])
+
+
+def _many_gemms(kind: KernelKind, rows: int) -> bool:
+    return kind.kernel == "linear" and rows > FEW_ROWS
 
 
 def choose(
     kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0, donors: Donors = ()
 ) -> Choice:
     """Every learner's errors on shapes left out, learnt from the others."""
-    part = samples.rows(some_shapes(samples, MAX_ROWS, seed))
+    most = MAX_GEMM_ROWS if _many_gemms(kind, len(samples.seconds)) else MAX_ROWS
+    part = samples.rows(some_shapes(samples, most, seed))
     if shapes_of(part).max() + 1 < MIN_SHAPES:
         return Choice()
     features = feature_matrix(kind, part.dims, num_sms)

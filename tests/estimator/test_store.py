@@ -327,3 +327,15 @@ def test_garbage_is_what_can_be_computed_again() -> None:
         assert store.collect_garbage() == 1
         assert store.cached("key") is None
         assert store.measurements() == [measured(8)]
+
+
+def test_a_slow_query_draws_no_progress_bar_on_stdout() -> None:
+    """DuckDB would draw one where Python has no main file, amid the JSON of a command called from there."""
+    ask = (
+        "from servecast.estimator.store import Store\n"
+        "with Store.open(':memory:') as store:\n"
+        "    setting = \"SELECT current_setting('enable_progress_bar')\"\n"
+        "    print(store._sql.execute(setting).fetchall())"
+    )
+    told = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True)
+    assert told.stdout == "[(False,)]\n"
