@@ -51,11 +51,12 @@ def find_capacity(
     """
     guess = _likely(judge.workload, serving) if guess_per_s is None else guess_per_s
     at = min(max(round(places(guess / upper_rate_per_s)), IDLE), HIGHEST)
-    bracket, peak = Bracket(), Peak()
+    bracket, peak = Bracket(), None
     breaks: tuple[Slo, ...] = ()
-    if known and are_twins(known.fleet, serving, known.capacity.peak, judge.workload):
+    twin = known.capacity.peak if known else None
+    if known and twin and are_twins(known.fleet, serving, twin, judge.workload):
         bracket = _between(known.capacity, upper_rate_per_s)
-        breaks, peak = known.capacity.breaks, known.capacity.peak
+        breaks, peak = known.capacity.breaks, twin
         at = bracket.next_place()
     return _Search(judge, serving, upper_rate_per_s, bracket, breaks, peak).run(at)
 
@@ -67,10 +68,14 @@ class _Search:
     upper_rate_per_s: float
     bracket: Bracket
     breaks: tuple[Slo, ...]
-    known_peak: Peak
+    known_peak: Peak | None  # of a twin, at the places that the bracket begins with
     probes: int = 0
     last: Run | None = None  # of the probe at the lower place, while no other came after it
-    peaks: tuple[Peak, Peak] = (Peak(), Peak())  # at the lower place and at the higher one
+    low_peak: Peak | None = None
+    high_peak: Peak | None = None
+
+    def __post_init__(self) -> None:
+        self.low_peak = self.high_peak = self.known_peak
 
     def run(self, at: int) -> Capacity | Hopeless:
         bracket = self.bracket
@@ -83,30 +88,35 @@ class _Search:
             at = bracket.next_place()
         assert bracket.low is not None
         rate_per_s = grid_rate(self.upper_rate_per_s, bracket.low)
-        if self.last is None:
-            self.last = self.judge.records(self.serving, rate_per_s)
-            self.probes += 1
-        peak = self.known_peak.most(*self.peaks)
+        peak = self.low_peak and self.high_peak and self.low_peak.most(self.high_peak)
         return Capacity(rate_per_s, self.last, self.breaks, self.probes, peak)
 
     def _probe(self, at: int) -> Hopeless | None:
-        judge, (low_peak, high_peak) = self.judge, self.peaks
+        judge, bracket = self.judge, self.bracket
         broken = judge.broken(self.serving, grid_rate(self.upper_rate_per_s, at))
         self.probes += 1
         if isinstance(broken, int):
             return Hopeless((), broken)
         assert judge.last is not None
-        peak = Peak.of(judge.last)
         if broken:
-            self.bracket.breaks(at)
-            self.breaks, self.last, self.peaks = broken, None, (low_peak, peak)
+            bracket.breaks(at)
+            self.breaks, self.last = broken, None
+            self.high_peak = Peak.of(judge.last) if bracket.near else None
         else:
-            self.bracket.holds(at, places(judge.room()))
-            self.last, self.peaks = judge.last, (peak, high_peak)
-        if self.bracket.high != IDLE:
+            bracket.holds(at, places(judge.room()))
+            self.last = judge.last
+            self.low_peak = Peak.of(judge.last) if bracket.near else None
+        if bracket.high != IDLE:
             return None
         idle_per_s = grid_rate(self.upper_rate_per_s, IDLE)
         return Hopeless(judge.violations(self.serving, idle_per_s), 0)
+
+
+def whole_run(judge: Judge, serving: Serving, found: Capacity) -> Run:
+    """The run at a capacity that was just found; valid until the engine's next one."""
+    if found.records is not None:
+        return found.records
+    return judge.records(serving, found.rate_per_s)
 
 
 def refined_per_s(judge: Judge, serving: Serving, found: Capacity) -> float:

@@ -48,6 +48,15 @@ class Bracket:
     def closed(self) -> bool:
         return self.low is not None and self.high is not None and self.high - self.low == 1
 
+    @property
+    def near(self) -> bool:
+        """Whether the place that was probed last may be the lower or the higher one in the end."""
+        if self.low is None:
+            return self.broke == 1
+        if self.high is None:
+            return self.room / self.curvature < NEAR
+        return self.high - self.low <= NEAR
+
     def holds(self, at: int, room: float) -> None:
         if self.low is not None and self.room < inf and room < inf:
             seen = (self.room - room) / (at - self.low)

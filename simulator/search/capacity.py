@@ -37,15 +37,15 @@ class Violation:
 class Capacity:
     """``rate_per_s`` keeps every target; ``breaks`` do not hold just above it.
 
-    ``records`` are of the run at that rate, valid until the engine's next run. ``peak`` is of the runs that
-    show both.
+    ``records`` are of the run at that rate, valid until the engine's next run; None where one came after it.
+    ``peak`` is of the runs that show both; None where it was not looked at.
     """
 
     rate_per_s: float
-    records: Run
+    records: Run | None
     breaks: tuple[Slo, ...]
     probes: int
-    peak: Peak
+    peak: Peak | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,27 +26,27 @@ def headroom(found: Run, targets: LateTargets) -> float:
     Infinite where none would, or where the run does not tell.
     """
     records = found.prefill if isinstance(found, DisaggregatedRun) else found
-    rows = records.requests
+    arrival_s, scheduled_s = records.arrival_s, records.scheduled_s
+    first_token_s, replica = records.first_token_s, records.replica
     if records.replicas > 1:
-        rows = rows[np.argsort(records.replica, kind="stable")]
-    rows = rows[~np.isnan(rows["first_token_s"])]
-    if len(rows) == 0:
-        return inf
-    arrival_s = np.ascontiguousarray(rows["arrival_s"])
-    queued_s = arrival_s - arrival_s[_queue_began(rows, arrival_s)]
-    waits = (
-        (rows["scheduled_s"] - arrival_s, targets.queue_delay_s, targets.max_late_queue_delay),
-        (rows["first_token_s"] - arrival_s, targets.ttft_s, targets.max_late_ttft),
-    )
-    return min(_factor(wait_s, queued_s, limit_s, most) for wait_s, limit_s, most in waits)
+        order = np.argsort(replica, kind="stable")
+        arrival_s, scheduled_s = arrival_s[order], scheduled_s[order]
+        first_token_s, replica = first_token_s[order], replica[order]
+    wait_s = scheduled_s - arrival_s
+    queued_s = arrival_s - arrival_s[_queue_began(wait_s, replica)]
+    queue = _factor(wait_s, queued_s, targets.queue_delay_s, targets.max_late_queue_delay)
+    if targets.ttft_s == inf:
+        return queue
+    ttft_s = first_token_s - arrival_s
+    return min(queue, _factor(ttft_s, queued_s, targets.ttft_s, targets.max_late_ttft))
 
 
-def _queue_began(rows: NDArray[np.void], arrival_s: Floats) -> NDArray[np.int64]:
+def _queue_began(wait_s: Floats, replica: NDArray[np.int32]) -> NDArray[np.int64]:
     """[requests] the last one before each, of its replica, that did not wait."""
-    calm = rows["scheduled_s"] - arrival_s < CALM_S
+    calm = wait_s < CALM_S
     calm[0] = True
-    calm[1:] |= rows["replica"][1:] != rows["replica"][:-1]
-    return np.asarray(np.maximum.accumulate(np.where(calm, np.arange(len(rows)), 0)))
+    calm[1:] |= replica[1:] != replica[:-1]
+    return np.asarray(np.maximum.accumulate(np.where(calm, np.arange(len(wait_s)), 0)))
 
 
 def _factor(wait_s: Floats, queued_s: Floats, limit_s: float, most: int) -> float:

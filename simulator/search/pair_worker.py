@@ -17,7 +17,7 @@ from servecast.simulator.engine.disaggregation import Disaggregated, Disaggregat
 from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.metrics.disaggregated import pool_metrics
 from servecast.simulator.metrics.metrics import ReplicaMetrics
-from servecast.simulator.search.bisection import find_capacity
+from servecast.simulator.search.bisection import find_capacity, whole_run
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Hopeless, Judge, replicas_needed
 from servecast.simulator.search.found import Beaten, Found, PairCarried, Pool, TooFewGpus
@@ -250,7 +250,8 @@ def pair_if(
 
 
 def _carried(worker: Worker, sides: Sides, counts: Counts, capacity: Capacity) -> PairCarried:
-    task, run, serving = sides.task, capacity.records, sides.serving(counts)
+    task, serving = sides.task, sides.serving(counts)
+    run = whole_run(worker.searched, serving, capacity)
     assert isinstance(run, DisaggregatedRun)
     metrics = summary(run)
     shapes = task.prefill.shape, task.decode.shape
@@ -263,7 +264,7 @@ def _carried(worker: Worker, sides: Sides, counts: Counts, capacity: Capacity) -
         metrics=metrics,
         seconds_by_source=seconds_by_source(serving, run),
         breaks=capacity.breaks,
-        goodput_per_s=worker.goodput_per_s(capacity),
+        goodput_per_s=worker.goodput_per_s(capacity.rate_per_s, run),
     )
     if not worker.demand.energy:
         return found

@@ -118,12 +118,18 @@ class Searching:
 
     def tables_for(self, placement: Placement) -> RuntimeTables:
         self.means.progress(len(self.outcomes), len(self), f"{placement.label}: tables")
-        return self.means.loader.tables(placement.sharded, placement.sku, bounds(placement))
+        return self._informed_loader().tables(placement.sharded, placement.sku, bounds(placement))
+
+    def _informed_loader(self) -> TableLoader:
+        """It knows of this search's lengths: another trace's may have come between."""
+        loader, trace = self.means.loader, self.demand.trace
+        loader.expect_lengths(trace.prompt_tokens, trace.output_tokens)
+        return loader
 
     def _certainty(self, pool: Pool) -> Certainty:
         def drawn(placement: Placement, draw: int) -> RuntimeTables:
             limits = bounds(placement)
-            return self.means.loader.drawn_tables(placement.sharded, placement.sku, limits, draw)
+            return self._informed_loader().drawn_tables(placement.sharded, placement.sku, limits, draw)
 
         return Certainty(
             pool, self.kept_tables_for, drawn, self.shape_of, self._uncertain, self.question.seed

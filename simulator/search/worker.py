@@ -8,8 +8,8 @@ from math import ceil
 
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.metrics.attained import attained_share
-from servecast.simulator.search.bisection import LIKELY, Known, find_capacity
+from servecast.simulator.metrics.attained import Run, attained_share
+from servecast.simulator.search.bisection import LIKELY, Known, find_capacity, whole_run
 from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Hopeless, Judge, replicas_needed
 from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
@@ -160,6 +160,7 @@ class Worker:
     def _carried(self, one: Known, whole: Known, shape: Shape) -> Carried:
         """Right after the search for ``whole``, whose records are the engine's last."""
         capacity, fleet = whole.capacity, whole.fleet
+        assert capacity.records is not None
         metrics = summary(capacity.records)
         carried = Carried(
             one.capacity.rate_per_s,
@@ -169,7 +170,7 @@ class Worker:
             seconds_by_source(fleet, capacity.records),
             capacity.breaks,
             utilisation=utilisations(capacity.records, metrics, shape)[0],
-            goodput_per_s=self.goodput_per_s(capacity),
+            goodput_per_s=self.goodput_per_s(capacity.rate_per_s, capacity.records),
         )
         if not self.demand.energy:
             return carried
@@ -177,10 +178,10 @@ class Worker:
         used = utilisations(at_rate, summary(at_rate), shape)[0]
         return replace(carried, utilisation_at_trace_rate=used)
 
-    def goodput_per_s(self, whole: Capacity) -> float | None:
+    def goodput_per_s(self, rate_per_s: float, run: Run) -> float | None:
         if self.demand.attainment is None:
             return None
-        return whole.rate_per_s * attained_share(whole.records, self.demand.slos)
+        return rate_per_s * attained_share(run, self.demand.slos)
 
     def _replicas(self, replica: Fleet, estimate: int, shape: Shape, most: int) -> int | None:
         def holds(replicas: int) -> bool:
@@ -206,4 +207,5 @@ class Worker:
         capacity = find_capacity(self.searched, fleet, bound, guess, known)
         if isinstance(capacity, Hopeless):
             return TooFewGpus(replicas, one_per_s)
-        return Known(fleet, capacity)
+        records = whole_run(self.searched, fleet, capacity)
+        return Known(fleet, replace(capacity, records=records))
