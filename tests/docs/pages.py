@@ -1,8 +1,7 @@
 """The blocks of the documentation's pages, and who runs each: the tests of the pages, or what a remark names.
 
-A remark is a comment on the line before a block. ``slow: why`` says why the block takes its time;
-``long: why`` keeps it for SERVECAST_LONG; ``run by PATH: why`` names the test that runs it, with what it
-takes from the page by `documented`; ``not run: why`` is for what no machine of ours can run.
+A remark is a comment on the line before a block. ``slow: why`` says why the block takes its time; ``run by
+PATH: why`` names the test that runs it, with what it takes from the page by `documented`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(
     r"(?:^<!-- ([^\n]*?) -->\n)?^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
-ELSEWHERE = ("not run: ", "run by ", "long: ")
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Snippet:
     @property
     def is_run(self) -> bool:
         """By the tests of the pages, each time."""
-        return not self.remark.startswith(ELSEWHERE)
+        return self.runner is None
 
     @property
     def runner(self) -> Path | None:

@@ -18,7 +18,7 @@ import click
 import numpy as np
 import pytest
 from example_result import example_result
-from pages import DOCS, REPOSITORY, Snippet, documented, script, snippets
+from pages import DOCS, REPOSITORY, documented, script, snippets
 
 from servecast.compiler.service import METRICS
 from servecast.simulator.cli import cli
@@ -32,11 +32,7 @@ README = REPOSITORY / "README.md"
 PAGES = sorted(DOCS.glob("*.md"))
 with_shell = [page for page in PAGES if script(page, "sh")]
 with_python = [page for page in PAGES if script(page, "python")]
-LONG = [
-    pytest.param(page, snippet, id=f"{page.stem}-{number}")
-    for page in PAGES
-    for number, snippet in enumerate(s for s in snippets(page) if s.remark.startswith("long: "))
-]
+REMARK = re.compile(rf"(slow|run by \S+): .{{{LEAST_REASON},}}")
 
 
 def recording(seed: int, tpot_s: float = 0.0082) -> dict[str, Any]:
@@ -91,23 +87,12 @@ def test_the_python_of_a_page_runs(page: Path, folder: Path, user_cache: Path) -
     assert_it_runs([sys.executable, "-c", script(page, "python")], folder, user_cache)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(0)
-@pytest.mark.parametrize(("page", "snippet"), LONG)
-def test_the_long_commands_of_a_page_run(
-    page: Path, snippet: Snippet, folder: Path, user_cache: Path
-) -> None:
-    if not os.environ.get("SERVECAST_LONG"):
-        pytest.skip(f"{snippet.remark}; set SERVECAST_LONG to run it")
-    assert_it_runs(["bash", "-euo", "pipefail", "-c", snippet.text], folder, user_cache)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_block_that_is_run_elsewhere_says_why_and_where(page: Path) -> None:
+def test_every_block_is_run_here_or_where_it_says(page: Path) -> None:
+    """No other remark keeps a block from being run."""
     for snippet in snippets(page):
-        if snippet.is_run:
-            continue
-        assert len(snippet.remark.partition(": ")[2]) > LEAST_REASON, snippet.text
+        remark = REMARK.fullmatch(snippet.remark)
+        assert remark or not snippet.remark, snippet
         if snippet.runner is not None:
             runner = snippet.runner.read_text(encoding="utf-8")
             assert f"{page.name}" in runner or snippet.runner.name == "run", snippet.remark
@@ -133,9 +118,7 @@ def test_who_runs_a_block_is_told_by_its_remark(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     blocks = {
         "a": "",
-        "b": "<!-- not run: it is only shown -->\n",
         "c": "<!-- slow: x -->\n",
-        "d": "<!-- long: an hour -->\n",
         "e": "<!-- run by tests/x.py: x -->\n",
     }
     page.write_text("\n".join(f"{remark}```sh\n{text}\n```\n" for text, remark in blocks.items()))
