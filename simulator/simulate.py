@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from math import nan
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,9 @@ class Setup:
     intensity asks for carbon. ``drafter`` drafts, where the modes speculate and say no cost: it runs at the
     replica's tensor parallelism. ``clients`` send one request after the other, ``pause_s`` after an answer;
     the trace's times do not count then. With ``operators`` the summary tells what each of the model's took.
+
+    Raises:
+        UserError: a time or the grid's intensity is none.
     """
 
     program: Program
@@ -77,6 +80,12 @@ class Setup:
     clients: int | None = None
     pause_s: float = 0.0
     operators: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("carbon_g_per_kwh", "queue_timeout_s", "pause_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < inf:
+                raise UserError(f"{name} must be a number from 0 up, got {value:g}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -118,7 +118,7 @@ def _rejected(summary: Row) -> list[str]:
 def _sources(summary: Row) -> str:
     sources = sorted(summary["time_by_source"].items(), key=lambda item: -item[1])
     shares = ", ".join(f"{percent(share)} {name}" for name, share in sources if share > 0)
-    return f"Predicted time: {shares}."
+    return f"Predicted time: {shares}." if shares else "Nothing was run."
 
 
 def _energy(summary: Row) -> list[str]:

@@ -41,8 +41,9 @@ def run_specified(
 def _check(fleet: Fleet) -> None:
     policy = parse_policy(fleet.policy)
     if not policy.is_compiled:
+        asked = ", ".join(fleet.modes.names) or f"clients of {fleet.replicas} replicas"
         raise UserError(
-            f"policy {fleet.policy!r} with {', '.join(fleet.modes.names)}: "
+            f"policy {fleet.policy!r} with {asked}: "
             "these modes are for orders of service, in vLLM v1's batches"
         )
     speculation = fleet.modes.speculation

@@ -302,6 +302,9 @@ def test_what_cannot_be_combined_is_refused_by_both_names() -> None:
         r"^rows: turns need a trace with the session": Fleet(
             tables_of(), LIMITS, modes=Modes(turns=Turns())
         ),
+        r"^policy 'orca' with blocking_sends: these modes": Fleet(
+            tables_of(), LIMITS, policy="orca", modes=Modes(blocking_sends=True)
+        ),
         r"^ramp_s without concurrency": Fleet(tables_of(), LIMITS, modes=Modes(ramp_s=1)),
         r"^turns with policy 'sjf'": Fleet(
             tables_of(), LIMITS, policy="shortest_prompt_first", modes=Modes(turns=Turns())
@@ -310,6 +313,12 @@ def test_what_cannot_be_combined_is_refused_by_both_names() -> None:
     for message, fleet in cases.items():
         with pytest.raises(UserError, match=message.replace("'sjf'", "'shortest_prompt_first'")):
             simulate(workload, fleet)
+
+
+def test_clients_of_several_replicas_under_a_class_policy_are_refused_by_name() -> None:
+    fleet = Fleet(tables_of(), LIMITS, 2, policy="orca")
+    with pytest.raises(UserError, match=r"^policy 'orca' with clients of 2 replicas: these modes"):
+        Engine().run(workload_of((0, 1, 1)), fleet, concurrency=2)
 
 
 def test_modes_are_read_from_text() -> None:

@@ -95,6 +95,13 @@ def test_contradictory_options_of_speculation_are_refused_by_both_names() -> Non
         assert message in CliRunner().invoke(cli, command).output
 
 
+@pytest.mark.parametrize("name", ["carbon_g_per_kwh", "queue_timeout_s", "pause_s"])
+@pytest.mark.parametrize("value", [-5.0, float("nan"), float("inf")])
+def test_what_is_no_amount_is_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^{name} must be a number from 0 up, got "):
+        dataclasses.replace(SETUP, **{name: value})
+
+
 def test_more_replicas_never_slow_the_median_down(loader: TableLoader) -> None:
     one, four = (run(loader, replicas=n).summary["metrics"] for n in (1, 4))
     assert four["ttft_s"]["p50"] <= one["ttft_s"]["p50"]

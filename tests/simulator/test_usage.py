@@ -77,6 +77,14 @@ def test_a_busy_gpu_draws_more_by_what_it_uses_most() -> None:
     assert used.carbon_g(360.0) == pytest.approx(used.joules / 3.6e6 * 360)
 
 
+def test_a_step_that_waits_for_memory_draws_by_its_bytes() -> None:
+    """With FLOP/s to spare."""
+    records, program = one_request(), tiny(Parallelism())
+    used = energy(program, replace(SKU, peak_flops_per_s=(("bf16", 1e9),)), records, 4.0)
+    assert used is not None
+    assert used.joules == pytest.approx(10 * 4 + 100 * moved_bytes(program, records).sum() / 1000)
+
+
 def test_power_is_idle_power_and_the_used_share_of_the_rest() -> None:
     assert power_w(SKU, 3, 0.25) == 3 * (10 + 0.25 * 100)
 
