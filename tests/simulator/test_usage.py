@@ -65,6 +65,8 @@ def test_bandwidth_is_over_the_whole_run() -> None:
     records, program = one_request(), tiny(Parallelism())
     moved = moved_bytes(program, records).sum()
     assert mbu(program, SKU, records, 4.0) == pytest.approx(moved / (1000 * 4.0))
+    two = replace(records, replicas=2)
+    assert mbu(program, SKU, two, 4.0) == pytest.approx(moved / (2 * 1000 * 4.0))
 
 
 def test_a_busy_gpu_draws_more_by_what_it_uses_most() -> None:
