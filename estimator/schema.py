@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def connect(where: Path, read_only: bool, patience_s: float) -> duckdb.DuckDBPyC
 
 def quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """Without DuckDB's progress bar, which is drawn on stdout where Python has no main file (``-c``)."""
-    return connection.execute("SET enable_progress_bar = false")
+    with suppress(duckdb.InvalidInputException):  # in a notebook that lacks ipywidgets it has none
+        connection.execute("SET enable_progress_bar = false")
+    return connection
 
 
 def _in_use(where: Path, why: str, patience_s: float) -> str:
