@@ -44,11 +44,13 @@ def clocks() -> ModuleType:
         return import_module("live_clock")
 
 
-def judged(slower: float = 0.0, stolen: float = 0.0, nearest: float = 0.0) -> dict[str, Any]:
+def judged(
+    slower: float = 0.0, stolen: float = 0.0, nearest: float = 0.0, busy: float = 1.0
+) -> dict[str, Any]:
     """What a comparison found, as far as the machine is concerned. One repeat of three may lie far off."""
     floor = {"ttft p50": [0.01, 0.02], "e2e p90": [nearest, 0.3]}
     runs = [{"name": "open 60%", "stolen": stolen, "floor": floor}]
-    return {"slower": slower, "runs": runs}
+    return {"slower": slower, "busy": busy, "runs": runs}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,7 @@ def judged(slower: float = 0.0, stolen: float = 0.0, nearest: float = 0.0) -> di
     [
         (judged(), []),
         (judged(slower=0.21), ["fixed work took up to 21% longer than at another time"]),
+        (judged(busy=9.0), ["9 programs wanted the processor"]),
         (judged(stolen=0.04), ["open 60%: others had 4% of the processor"]),
         (judged(nearest=0.12), ["open 60%: no two repeats are within 12% in e2e p90"]),
     ],
