@@ -39,11 +39,13 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         console.print(_use_line(best), highlight=False)
         _show_explanation(result.get("explanation"), console)
         console.print()
-        console.print(_ranked_table(result["ranked"][:rows], wide=console.width >= 118))
+        tied = has_tie(result["ranked"])
+        shown = result["ranked"][:rows]
+        console.print(_ranked_table(shown, tied=tied, wide=console.width >= 118))
         hidden = len(result["ranked"]) - rows
         if hidden > 0:
             console.print(f"… and {hidden} more; --json or --out has all of them", style="dim")
-        console.print(_provenance_line(result["best"]), highlight=False)
+        console.print(_provenance_line(best, tied=tied), highlight=False)
         for tie in result.get("ties", ())[:MAX_TIES]:
             console.print(f"tie: {tie['text']}", highlight=False)
     if result["infeasible"]:
@@ -146,7 +148,7 @@ def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f} s"
 
 
-def _ranked_table(ranked: list[Row], *, wide: bool) -> Table:
+def _ranked_table(ranked: list[Row], *, tied: bool, wide: bool) -> Table:
     """Narrow terminals get the columns a decision needs; wide ones all of them."""
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     columns = ["SKU", "", "tp·pp", "batch", "tokens", "repl", "QPS", "QPS/$h", "$/Mtok"]
@@ -158,15 +160,20 @@ def _ranked_table(ranked: list[Row], *, wide: bool) -> Table:
             name, justify="left" if name in ("SKU", "binds") else "right", no_wrap=True
         )
     for row in ranked:
-        table.add_row(*_cells(row, wide=wide))
+        table.add_row(*_cells(row, tied=tied, wide=wide))
     return table
 
 
-def _cells(row: Row, *, wide: bool) -> list[str]:
+def has_tie(ranked: list[Row]) -> bool:
+    """Whether the best, which stands first, ties with another: a mark on it alone says nothing."""
+    return any(row["tied_with_best"] for row in ranked[1:])
+
+
+def _cells(row: Row, *, tied: bool, wide: bool) -> list[str]:
     metrics = row["metrics"]
     cells = [
         row["sku"],
-        _marks(row),
+        _marks(row, tied=tied),
         f"{row['tp']}·{row['pp']}",
         str(row["max_num_seqs"]),
         str(row["max_batched_tokens"]),
@@ -184,8 +191,9 @@ def _cells(row: Row, *, wide: bool) -> list[str]:
     return cells
 
 
-def _marks(row: Row) -> str:
-    return ("=" if row["tied_with_best"] else " ") + ("~" if grounded(row) < HALF else " ")
+def _marks(row: Row, *, tied: bool) -> str:
+    equal = tied and row["tied_with_best"]
+    return ("=" if equal else " ") + ("~" if grounded(row) < HALF else " ")
 
 
 def grounded(row: Row) -> float:
@@ -194,12 +202,11 @@ def grounded(row: Row) -> float:
     return float(sum(shares.get(name, 0.0) for name in ("measured", "imported", "interpolated")))
 
 
-def _provenance_line(best: Row) -> str:
+def _provenance_line(best: Row, *, tied: bool) -> str:
     shares = sorted(best["time_by_source"].items(), key=lambda item: -item[1])
     parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
-    marks = (
-        "= not told apart from the best. ~ most of its time is from the datasheet or extrapolated. "
-    )
+    marks = "= not told apart from the best. " if tied else ""
+    marks += "~ most of its time is from the datasheet or extrapolated. "
     return f"{marks}Latencies are those when full, at QPS. Predicted time of the best: {parts}."
 
 

@@ -75,3 +75,21 @@ def test_a_configuration_that_no_measurement_bears_is_marked_in_its_line(
     )
     first = text.split("SKU", 1)[1].splitlines()[1]
     assert first.split()[1] == "~"
+
+
+def test_a_tie_is_marked_where_two_configurations_cannot_be_told_apart(
+    result: dict[str, Any],
+) -> None:
+    for row in result["ranked"]:
+        row["tied_with_best"] = row in result["ranked"][:2]
+    text = shown(result, 120)
+    assert "= not told apart from the best." in text
+    assert sum(line.split()[1:2] == ["="] for line in text.splitlines()) == 2
+
+
+def test_a_best_that_ties_with_nobody_carries_no_mark(result: dict[str, Any]) -> None:
+    for row in result["ranked"]:
+        row["tied_with_best"] = row is result["ranked"][0]
+    text = shown(result, 120)
+    assert "not told apart" not in text
+    assert not any(line.split()[1:2] == ["="] for line in text.splitlines())
