@@ -159,6 +159,8 @@ def _qwen(config: Config) -> Architecture:
     config.get("max_position_embeddings")
     config.get("kv_channels")
     base = base_architecture(config)
+    if base.ffn % 2:
+        raise config.error(f"intermediate_size counts two halves and must be even, got {base.ffn}")
     return replace(base, ffn=base.ffn // 2, qkv_bias=True, context=context)
 
 

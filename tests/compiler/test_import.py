@@ -141,6 +141,12 @@ def test_values_that_do_not_go_together_are_named(changes: dict[str, object], me
         read_config(phi(**changes), "c.json")
 
 
+def test_an_odd_width_of_a_gated_layer_that_is_stated_in_two_halves_is_refused() -> None:
+    config = json.loads((CONFIGS / "qwen-72b.json").read_text(encoding="utf-8"))
+    with pytest.raises(UserError, match="two halves and must be even, got 1"):
+        read_config({**config, "intermediate_size": 1}, "c.json")
+
+
 def test_layer_types_that_do_not_name_every_layer_are_refused() -> None:
     config = json.loads((CONFIGS / "qwen3-14b.json").read_text(encoding="utf-8"))
     config = {**config, "architectures": ["MistralForCausalLM"], "layer_types": ["full_attention"]}

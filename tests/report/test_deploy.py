@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import click
 import kubernetes_validate
 import pytest
 from click.testing import CliRunner
-from pages import documented
 
 from servecast.compiler.errors import UserError
 from servecast.simulator.cli import cli
@@ -323,13 +321,6 @@ def test_vllm_s_own_parser_takes_every_command(result: dict[str, Any]) -> None:
     servers = [("serve", llm_d_command(texts, index)[2:]) for index in (0, 1)]
     found = parsed("SERVECAST_VLLM_PYTHON", PARSE_VLLM, serve + servers + bench)
     assert found[-7:] == [seqs, "64", *(4 * [seqs]), "None"]
-
-
-def test_vllm_s_own_parser_takes_the_recording_that_the_documentation_asks_for() -> None:
-    command = documented("howto-calibrate.md", "vllm bench serve")
-    words = shlex.split(command.replace("\\\n", " "))
-    assert words[:3] == ["vllm", "bench", "serve"]
-    assert parsed("SERVECAST_VLLM_PYTHON", PARSE_VLLM, [("bench", words[3:])])[-1] == "None"
 
 
 def test_sglang_s_own_parser_takes_every_command(result: dict[str, Any]) -> None:

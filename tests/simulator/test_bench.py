@@ -109,7 +109,7 @@ def test_the_next_run_goes_on_from_what_is_done(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_shows_what_is_done_and_keeps_no_half_a_search(tmp_path: Path) -> None:
-    """The second search is stopped when it has found its first configuration."""
+    """The second search, of requests with long outputs, is stopped at its first configuration."""
     journal = tmp_path / "out" / "search.jsonl"
 
     def stop() -> None:
@@ -119,7 +119,7 @@ def test_ctrl_c_shows_what_is_done_and_keeps_no_half_a_search(tmp_path: Path) ->
 
     stopper = Thread(target=stop)
     stopper.start()
-    first = run(tmp_path, "--workload", "translation", "--workload", "chat")
+    first = run(tmp_path, "--workload", "translation", "--workload", "reasoning")
     stopper.join()
     assert first.exit_code == 130
     assert "interrupted; the same command goes on from here" in first.stderr
