@@ -129,7 +129,9 @@ class Searching:
     def _certainty(self, pool: Pool) -> Certainty:
         def drawn(placement: Placement, draw: int) -> RuntimeTables:
             limits = bounds(placement)
-            return self._informed_loader().drawn_tables(placement.sharded, placement.sku, limits, draw)
+            return self._informed_loader().drawn_tables(
+                placement.sharded, placement.sku, limits, draw
+            )
 
         return Certainty(
             pool, self.kept_tables_for, drawn, self.shape_of, self._uncertain, self.question.seed
