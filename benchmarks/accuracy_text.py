@@ -90,8 +90,8 @@ What was found and put right:
   16 % and 14 % are left.
 - **vLLM's clients on H100**: `fit_hosts.py` prints 0 of points simulated with 5 ms, and 5 ms of points
   simulated with none. The points it is fitted to are 5.6 % off in the median with 5 ms and 5.8 % without, so
-  5 ms stand. Qwen3-32B, held out, depends on it far more: TTFT is 14 % off with it and 31 % without, for clients
-  who come back at once stay in step.
+  5 ms stand. Qwen3-32B, held out, depends on it far more: TTFT is 14 % off with it and 31 % without, for
+  clients who come back at once stay in step.
 - **SGLang stood still once** on two days of November 2025: TTFT was seconds longer exactly in the points
   whose first prompts exceed one step's tokens, as if a kernel were compiled when the first prompt is cut. One
   number for each of the two runs; they were held for a fault before.
