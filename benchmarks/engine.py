@@ -162,6 +162,9 @@ def main() -> None:
     few = workload.first(1000)
     results["compiled_10k"] = cost(engine, workload, one)
     plain = Engine(compiled=False)
+    results["interpreted_10k_requests_per_cpu_s"] = round(
+        len(workload) / cpu_s(lambda: plain.run(workload, one))
+    )
     interpreted = len(few) / cpu_s(lambda: plain.run(few, one))
     reference = len(few) / cpu_s(lambda: simulate_reference(few, one), 1)
     compiled = len(few) / cpu_s(lambda: engine.run(few, one), 20)

@@ -53,6 +53,7 @@ _LOGS = {"steps": Step, "segments": Segment}
 _WIDE = (Run, Replica)
 _FIRST_STEPS_PER_REQUEST = 4  # near capacity a request takes about 3
 _FIRST_STEPS = 1024
+_ROWS_AT_ONCE = 1024  # objects that stay in the processor's cache from column to column
 
 
 @cache
@@ -84,8 +85,13 @@ def outcome_of(rows: Sequence[Any], requests: Array) -> Array:
 
 
 def _filled(array: Array, names: Sequence[str], rows: Sequence[Any]) -> Array:
-    for name in names:  # column by column: three times as fast as rows of tuples
-        array[name] = np.fromiter(map(attrgetter(name), rows), array.dtype[name], len(rows))
+    columns = [(array[name], attrgetter(name)) for name in names]
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[first : first + _ROWS_AT_ONCE]
+        for column, value in columns:  # three times as fast as rows of tuples
+            column[first : first + len(some)] = np.fromiter(
+                map(value, some), column.dtype, len(some)
+            )
     return array
 
 

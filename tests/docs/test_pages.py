@@ -26,6 +26,7 @@ from servecast.simulator.metrics.metrics import ReplicaMetrics
 
 LEAST_REASON = 12  # characters
 OURS = re.compile(r"^((?:servecast|compile-and-search|agent) (?:.*\\\n)*.*)$", re.MULTILINE)
+NAMED = re.compile(r"\b((?:benchmarks|tests)/[\w/]+\.py)(?:::(\w+))?")
 WITHIN_A_LINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 README = REPOSITORY / "README.md"
@@ -112,6 +113,15 @@ def test_the_options_of_commands_that_are_not_run_here_exist(page: Path) -> None
         assert command is not None, line
         with suppress(click.BadOptionUsage):  # an option named without its argument
             command.make_parser(click.Context(command)).parse_args(asked)
+
+
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.stem)
+def test_the_programs_and_tests_that_a_page_names_are_there(page: Path) -> None:
+    """With the test of that name, where one is named."""
+    for path, name in NAMED.findall(page.read_text(encoding="utf-8")):
+        named = REPOSITORY / path
+        assert named.exists(), path
+        assert not name or f"def {name}" in named.read_text(encoding="utf-8"), f"{path}::{name}"
 
 
 def test_who_runs_a_block_is_told_by_its_remark(tmp_path: Path) -> None:
