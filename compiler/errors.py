@@ -59,3 +59,8 @@ class AgentError(UserError):
     """An agent does not answer, refuses, or failed."""
 
     exit_code = 5
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, or DuckDB's word for it while it works."""
+    return isinstance(error, KeyboardInterrupt) or str(error) == "Query interrupted"

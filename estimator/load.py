@@ -146,6 +146,7 @@ class TableLoader:
     def provenance(self, sku: Sku) -> dict[str, object]:
         """JSON: the data's origins with their rows, and the engine profile with its host terms."""
         with self._store() as store:
+            import_once(store, sku, self._sources)  # a fresh store tells of the same data later
             origins = store.origins(sku.name, self._sources)
         return {"data": [asdict(line) for line in origins], "engine": asdict(self._engine)}
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from servecast.compiler.errors import UserError
+from servecast.compiler.errors import UserError, is_interrupt
 from servecast.compiler.suggest import did_you_mean
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         _interrupted()
     except RuntimeError as error:
-        if str(error) != "Query interrupted":  # DuckDB's word for Ctrl-C while it works
+        if not is_interrupt(error):
             raise
         _interrupted()
     sys.exit(code if isinstance(code, int) else 0)

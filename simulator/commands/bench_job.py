@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from servecast.compiler.catalog import Spec, shipped_skus
-from servecast.compiler.errors import InfeasibleError, UserError
+from servecast.compiler.errors import InfeasibleError, UserError, is_interrupt
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Service
 from servecast.compiler.suggest import did_you_mean
@@ -94,8 +94,8 @@ def run_bench(options: BenchOptions, progress: Progress) -> Row:
             progress(len(cells), len(grid), f"{model}, {workload}")
             cells.append(_cell(options, specs[model], model, workload))
         progress(len(grid), len(grid), "done")
-    except KeyboardInterrupt:
-        if not cells:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not (cells and is_interrupt(error)):
             raise
     complete = len(cells) == len(grid)
     return {"quick": options.quick, "complete": complete, **summary(cells, options.skus)}

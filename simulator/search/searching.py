@@ -7,6 +7,7 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from servecast.compiler.errors import is_interrupt
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.estimator.uncertain import Step
@@ -89,8 +90,8 @@ class Searching:
                 "a worker process of the search was killed, perhaps for want of memory; "
                 f"fewer --jobs need less, and --resume goes on from {self.means.journal}"
             ) from error
-        except KeyboardInterrupt:
-            if not self.outcomes:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not (self.outcomes and is_interrupt(error)):
                 raise
             pool.close(now=True)
             ranking = replace(self.ranking(), complete=False)

@@ -108,8 +108,12 @@ def test_the_next_run_goes_on_from_what_is_done(tmp_path: Path) -> None:
     assert again["cells"][0]["qps_per_usd_hour"] == {"h100-sxm": 123.0}
 
 
-def test_ctrl_c_shows_what_is_done_and_keeps_no_half_a_search(tmp_path: Path) -> None:
+def test_ctrl_c_shows_what_is_done_and_keeps_no_half_a_search(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The second search, of requests with long outputs, is stopped at its first configuration."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     journal = tmp_path / "out" / "search.jsonl"
 
     def stop() -> None:
