@@ -134,12 +134,8 @@ def profile_command(  # noqa: PLR0913  # one option each
     from servecast.estimator.profiling.plan_view import as_text, json_text, plans_of
     from servecast.estimator.profiling.workers import Job
 
-    if sku is not None and not dry_run:
-        raise click.UsageError(
-            "--sku goes with --dry-run: agents say themselves which GPU they are"
-        )
-    if not agents and not dry_run:
-        raise click.UsageError("Missing option '--agent'.")
+    if not dry_run:
+        _check_agents(agents, sku)
     compiled = load_spec(spec)
     program = compiled.model(model)
     context = max_context or min(program.context_tokens, PlanLimits().max_context_tokens)
@@ -157,6 +153,15 @@ def profile_command(  # noqa: PLR0913  # one option each
         click.echo(json_text(plans) if as_json else as_text(plans))
     else:
         _run(store_path, job, as_json, quiet)
+
+
+def _check_agents(agents: tuple[str, ...], sku: str | None) -> None:
+    if sku is not None:
+        raise click.UsageError(
+            "--sku goes with --dry-run: agents say themselves which GPU they are"
+        )
+    if not agents:
+        raise click.UsageError("Missing option '--agent'.")
 
 
 def _run(store_path: Path, job: Job, as_json: bool, quiet: bool) -> None:

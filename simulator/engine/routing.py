@@ -24,6 +24,7 @@ from servecast.simulator.engine.hooks import attach
 from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.engine.policy import Policy, parse_policy
 from servecast.simulator.engine.pools import (
+    Array,
     Pools,
     as_lists,
     as_records,
@@ -170,11 +171,7 @@ class Engine:
             path = self._pools.path(workload, limits.block_tokens)
             set_prefix_cache(run, path)
         prompts = self._pools.prompts(path, fits)
-        routing = parse_router(fleet.router)
-        set_router(run, routing, limits.max_num_seqs)
-        if fleet.replicas > 1:
-            choices = routing.choices(workload, fits, fleet.replicas)
-            requests["replica"], requests["second_choice"] = choices
+        _set_routes(run, requests, workload, fleet, fits)
         sim = self._pools.simulation(run, requests, prompts, fleet.tables, fleet.replicas)
         with nullcontext() if self._compiled else collector_paused():
             sim = sim if self._compiled else as_lists(sim)
@@ -202,6 +199,21 @@ class Engine:
             raise next((h.error for h in hooks.values() if h.error), UserError(message))
         check_end(code, sim, name, len(sim.requests))
         return sim
+
+
+def _set_routes(
+    run: Run,
+    requests: Array,
+    workload: Workload,
+    fleet: Fleet,
+    fits: NDArray[np.bool_],
+) -> None:
+    """The router's rule, and what it has chosen for each request before anything runs."""
+    routing = parse_router(fleet.router)
+    set_router(run, routing, fleet.limits.max_num_seqs)
+    if fleet.replicas > 1:
+        choices = routing.choices(workload, fits, fleet.replicas)
+        requests["replica"], requests["second_choice"] = choices
 
 
 def _check_asked(

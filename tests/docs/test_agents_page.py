@@ -97,6 +97,9 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
 def test_kubernetes_takes_the_daemon_set() -> None:
     newest = kubernetes_validate.latest_version()
     kubernetes_validate.validate(DAEMON_SET, newest, strict=True)
+    spoilt = {**DAEMON_SET["spec"], "templates": {}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="templates"):
+        kubernetes_validate.validate({**DAEMON_SET, "spec": spoilt}, newest, strict=True)
 
 
 def test_both_start_the_agent_with_options_that_it_has() -> None:

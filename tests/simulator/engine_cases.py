@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from servecast.estimator.tables import RuntimeTables
+from servecast.estimator.tables import SOURCES, RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.orders import ORDERS
 from servecast.simulator.engine.picks import PICKS
@@ -63,6 +63,31 @@ def tables_of(
         decode_shares=shares,
         mixed_s=grid(stages, len(points), max_num_seqs + 1, 7).cumsum(3),
         mixed_chunk_tokens=points,
+    )
+
+
+def even_tables(
+    num_tokens: int, sequences: int, step_s: float = 0.01, token_s: float = 0.0002, stages: int = 1
+) -> RuntimeTables:
+    """Every step takes ``step_s`` and ``token_s`` more for each token; attention is free."""
+    tokens = np.arange(num_tokens + 1.0)
+    token_row = np.tile(np.where(tokens > 0, step_s + token_s * tokens, 0.0), (stages, 1))
+    shares = np.zeros((2, len(SOURCES)))
+    return RuntimeTables(
+        token_s=token_row,
+        sequence_s=np.zeros((stages, sequences + 1)),
+        prefill_s=np.zeros((stages, 2, 2)),
+        prefill_base_s=np.zeros(stages),
+        decode_s=np.zeros((stages, sequences + 1, 2)),
+        send_s=np.zeros_like(token_row),
+        host_step_s=0.0,
+        context_step_tokens=1000,
+        chunk_step_tokens=64,
+        kv_step_tokens=10_000,
+        token_shares=np.zeros((len(tokens), len(SOURCES))),
+        sequence_shares=shares[0],
+        prefill_shares=shares,
+        decode_shares=shares,
     )
 
 

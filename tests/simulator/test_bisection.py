@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from engine_cases import even_tables
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servecast.compiler.service import Slo
-from servecast.estimator.tables import SOURCES, RuntimeTables
+from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine, Fleet
@@ -32,26 +33,7 @@ TTFT = Slo("ttft", 90, 0.5)
 
 
 def tables(stages: int = 1) -> RuntimeTables:
-    """Every step takes 10 ms and 0.2 ms for each token."""
-    tokens = np.arange(max(TOKENS) + 1.0)
-    token_row = np.tile(np.where(tokens > 0, 0.01 + 0.0002 * tokens, 0.0), (stages, 1))
-    shares = np.zeros((2, len(SOURCES)))
-    return RuntimeTables(
-        token_s=token_row,
-        sequence_s=np.zeros((stages, max(SEQUENCES) + 1)),
-        prefill_s=np.zeros((stages, 2, 2)),
-        prefill_base_s=np.zeros(stages),
-        decode_s=np.zeros((stages, max(SEQUENCES) + 1, 2)),
-        send_s=np.zeros_like(token_row),
-        host_step_s=0.0,
-        context_step_tokens=1000,
-        chunk_step_tokens=64,
-        kv_step_tokens=10_000,
-        token_shares=np.zeros((len(tokens), len(SOURCES))),
-        sequence_shares=shares[0],
-        prefill_shares=shares,
-        decode_shares=shares,
-    )
+    return even_tables(max(TOKENS), max(SEQUENCES), stages=stages)
 
 
 def workload(longest: int) -> Workload:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from engine_cases import even_tables
 
 from servecast.compiler.service import Slo
-from servecast.estimator.tables import SOURCES, RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
@@ -29,30 +29,7 @@ from servecast.simulator.traffic.workload import Workload
 
 TTFT = Slo("ttft", 90, 0.5)
 LIMITS = EngineLimits(max_num_seqs=8, max_batched_tokens=64, kv_blocks=400)
-
-
-def tables(step_s: float = 0.01, token_s: float = 0.0002) -> RuntimeTables:
-    """Every step takes ``step_s`` and ``token_s`` more for each token; attention is free."""
-    tokens = np.arange(LIMITS.max_batched_tokens + 1.0)
-    token_row = np.where(tokens > 0, step_s + token_s * tokens, 0.0)[None]
-    sequences = np.zeros((1, LIMITS.max_num_seqs + 1))
-    shares = np.zeros(len(SOURCES))
-    return RuntimeTables(
-        token_s=token_row,
-        sequence_s=sequences,
-        prefill_s=np.zeros((1, 2, 2)),
-        prefill_base_s=np.zeros(1),
-        decode_s=np.zeros((1, LIMITS.max_num_seqs + 1, 2)),
-        send_s=np.zeros_like(token_row),
-        host_step_s=0.0,
-        context_step_tokens=1000,
-        chunk_step_tokens=64,
-        kv_step_tokens=10_000,
-        token_shares=np.zeros((len(tokens), len(SOURCES))),
-        sequence_shares=shares,
-        prefill_shares=np.zeros((2, len(SOURCES))),
-        decode_shares=np.zeros((2, len(SOURCES))),
-    )
+TABLES = even_tables(LIMITS.max_batched_tokens, LIMITS.max_num_seqs)
 
 
 def workload(requests: int = 400) -> Workload:
@@ -71,13 +48,13 @@ def engine() -> Engine:
 
 
 def find(engine: Engine, slos: tuple[Slo, ...], guess: float | None = None) -> Capacity | Hopeless:
-    fleet = Fleet(tables(), LIMITS)
-    upper = max_rate_per_s(workload(), tables(), LIMITS)
+    fleet = Fleet(TABLES, LIMITS)
+    upper = max_rate_per_s(workload(), TABLES, LIMITS)
     return find_capacity(Judge(workload(), slos, engine), fleet, upper, guess)
 
 
 def whole(engine: Engine, found: Capacity, slos: tuple[Slo, ...]) -> Records:
-    run = whole_run(Judge(workload(), slos, engine), Fleet(tables(), LIMITS), found)
+    run = whole_run(Judge(workload(), slos, engine), Fleet(TABLES, LIMITS), found)
     assert isinstance(run, Records)
     return run
 
@@ -87,7 +64,7 @@ def test_the_targets_hold_at_the_capacity_and_break_just_above_it(engine: Engine
     assert isinstance(found, Capacity)
     assert value(whole(engine, found, (TTFT,)), "ttft", 90) <= TTFT.limit_s
     above = workload().at_rate(found.rate_per_s * (1 + 2 * TOLERANCE))
-    assert value(engine.run(above, Fleet(tables(), LIMITS)), "ttft", 90) > TTFT.limit_s
+    assert value(engine.run(above, Fleet(TABLES, LIMITS)), "ttft", 90) > TTFT.limit_s
     assert found.breaks == (TTFT,)
 
 
@@ -135,7 +112,7 @@ def test_a_target_that_an_idle_replica_breaks_is_hopeless(engine: Engine) -> Non
 
 def test_a_request_that_no_cache_holds_is_hopeless_and_counted(engine: Engine) -> None:
     long = Workload("long", np.array([0.0, 1.0]), np.array([10, 9000]), np.array([2, 2]))
-    fleet = Fleet(tables(), LIMITS)
+    fleet = Fleet(TABLES, LIMITS)
     found = find_capacity(Judge(long, (TTFT,), engine), fleet, 5.0)
     assert isinstance(found, Hopeless)
     assert found.rejected == 1
@@ -143,14 +120,14 @@ def test_a_request_that_no_cache_holds_is_hopeless_and_counted(engine: Engine) -
 
 @pytest.mark.parametrize("rate_per_s", [5, 50, 5000])
 def test_no_load_is_served_faster_than_the_bound(engine: Engine, rate_per_s: float) -> None:
-    served = summarise(engine.run(workload().at_rate(rate_per_s), Fleet(tables(), LIMITS)))
-    assert served.requests_per_s < max_rate_per_s(workload(), tables(), LIMITS)
+    served = summarise(engine.run(workload().at_rate(rate_per_s), Fleet(TABLES, LIMITS)))
+    assert served.requests_per_s < max_rate_per_s(workload(), TABLES, LIMITS)
 
 
 def test_the_fewest_replicas_that_keep_the_targets_are_found_from_any_estimate(
     engine: Engine,
 ) -> None:
-    fleet = Fleet(tables(), LIMITS, router="least_outstanding")
+    fleet = Fleet(TABLES, LIMITS, router="least_outstanding")
     busy = Judge(workload().at_rate(100.0), (TTFT,), engine)
 
     def holds(replicas: int) -> bool:
@@ -176,10 +153,10 @@ def test_a_likely_rate_worked_by_hand() -> None:
     0.01 + 16 * 0.0002 s and end 8 / 3 requests."""
     one = np.full(10, 4, np.int64)
     traffic = Workload("drawn", np.arange(10.0), one, one - 1)
-    likely = likely_rate_per_s(traffic, tables(), LIMITS)
+    likely = likely_rate_per_s(traffic, TABLES, LIMITS)
     assert likely == pytest.approx(8 / 3 / (0.01 + 16 * 0.0002))
     few = replace(LIMITS, kv_blocks=1)  # 16 tokens: two requests of 5.5 on average
-    assert likely_rate_per_s(traffic, tables(), few) == pytest.approx(2 / 3 / (0.01 + 4 * 0.0002))
+    assert likely_rate_per_s(traffic, TABLES, few) == pytest.approx(2 / 3 / (0.01 + 4 * 0.0002))
 
 
 def test_what_a_search_returns_is_the_whole_run_at_its_capacity(engine: Engine) -> None:
@@ -188,7 +165,5 @@ def test_what_a_search_returns_is_the_whole_run_at_its_capacity(engine: Engine) 
         found = find(engine, (TTFT,), guess)
         assert isinstance(found, Capacity)
         mine = summarise(whole(engine, found, (TTFT,)))
-        again = Judge(workload(), (TTFT,), engine).records(
-            Fleet(tables(), LIMITS), found.rate_per_s
-        )
+        again = Judge(workload(), (TTFT,), engine).records(Fleet(TABLES, LIMITS), found.rate_per_s)
         assert mine == summarise(again)
