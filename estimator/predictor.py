@@ -191,7 +191,7 @@ class Predictor:
     def _modelled(self, kind: KernelKind, dims: Dims, samples: Samples) -> tuple[Floats, Codes]:
         model = self.models.get(kind)
         if model is None:
-            return self._analytical(kind, dims)
+            return self._between(kind, dims, samples)
         seconds = model.predict(feature_matrix(kind, dims, self.num_sms))
         if "rows" in dims:
             seconds = anchored(
@@ -204,6 +204,20 @@ class Predictor:
         inside = SOURCE_CODE[Source.INTERPOLATED]
         outside = SOURCE_CODE[Source.EXTRAPOLATED]
         return seconds, np.where(samples.inside(dims), inside, outside).astype(np.int8)
+
+    def _between(self, kind: KernelKind, dims: Dims, samples: Samples) -> tuple[Floats, Codes]:
+        """Of too few samples for a model: the datasheet's, put right between a shape's measured rows."""
+        seconds, source = self._analytical(kind, dims)
+        if "rows" not in dims:
+            return seconds, source
+        found = anchored(
+            kind,
+            lambda points: analytical_s(self.sku, kind, points),
+            (dims, seconds),
+            (samples.dims, samples.seconds),
+        )
+        inside = SOURCE_CODE[Source.INTERPOLATED]
+        return found, np.where(found == seconds, source, inside).astype(np.int8)
 
     def _lined(self, kind: KernelKind, dims: Dims, samples: Samples, seconds: Floats) -> Floats:
         """Beyond the most rows measured, where lines foretell better than trees."""

@@ -183,6 +183,27 @@ def test_between_measured_row_counts_a_shape_keeps_what_its_model_misses(
     assert anchored.predict(LINEAR, between).seconds[0] == pytest.approx(alone * 4 / 3)
 
 
+def test_too_few_samples_for_a_model_still_put_the_datasheet_right_between_them(gpu: Sku) -> None:
+    """Of a norm, 10 times the datasheet at 4 rows and 40 times at 16: at 8 it is 20 times, not once."""
+    kind = KernelKind("rms_norm", "bf16")
+
+    def norm(*rows: int) -> dict[str, Ints]:
+        some = np.array(rows)
+        return {
+            "rows": some,
+            "width": 0 * some + 512,
+            "per_row": 0 * some + 1,
+            "residual": 0 * some,
+        }
+
+    thought = analytical_s(gpu, kind, norm(4, 16))
+    few = samples_of(norm(4, 16), thought * (10, 40), np.ones(2, dtype=np.bool_))
+    answer = Predictor(gpu, 132, samples={kind: few}).predict(kind, norm(4, 8, 64))
+    assert answer.seconds / analytical_s(gpu, kind, norm(4, 8, 64)) == pytest.approx([10, 20, 1])
+    told = [Source.MEASURED, Source.INTERPOLATED, Source.ANALYTICAL]
+    assert [SOURCES[code] for code in answer.source] == told
+
+
 def test_between_token_counts_experts_lean_to_the_line() -> None:
     """A model that says 1 s, at 2 and 6 s measured: a third of its correction, the rest a line."""
     rows = np.array([16, 64])
