@@ -157,7 +157,9 @@ def _start(folder: Path) -> None:
 
 
 def _run(doing: str, work: Callable[..., T], *args: Any) -> T:
-    _note[0].write_text(doing)
+    draft = _note[0].with_suffix(".draft")
+    draft.write_text(doing)
+    draft.replace(_note[0])  # whole or not at all for who reads meanwhile
     try:
         return work(_worker[0], *args)
     finally:
