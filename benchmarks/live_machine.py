@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +19,9 @@ REPLAY, REFERENCE = HERE / "vllm_replay.py", HERE / "reference_work.py"
 SKU = "this-cpu"
 STORE = "profile.duckdb"
 MAX_NUM_SEQS, MAX_BATCHED_TOKENS, MAX_CONTEXT = 32, 256, 512
+# Sizes of step that a plan ends at, and so has: the largest, and 5 and 7, for between 4 and 8 rows oneDNN's
+# products jump, and between 4 and 8 an octave's plan has 6 alone.
+PLANNED = (MAX_BATCHED_TOKENS, 7, 5)
 MAX_SAMPLES = 30  # of a case: each waits for a matrix product
 GAUGES = 9
 START_S = 180.0  # for vLLM's kernels to load on a machine that does other things
@@ -155,13 +159,13 @@ def profile(address: str, folder: Path, slice_s: float, gauge: Callable[[], floa
     spec = folder / "live.llm"
     spec.write_text(LIVE.spec + HOST_PROBE.spec + SKU_SPEC)
     gauged = [gauge()]
-    for model in (LIVE, HOST_PROBE):
+    for model, tokens in product((LIVE, HOST_PROBE), PLANNED):
         command = [sys.executable, "-c", "from servecast.simulator.cli import main; main()"]
         command += ["profile", str(spec), "--model", model.name, "--agent", address, "--tp", "1"]
         command += ["--store", str(folder / STORE), "--json", "--budget", f"{slice_s}s"]
         command += ["--method", "cpu_step", "--max-samples", str(MAX_SAMPLES)]
-        command += ["--max-num-batched-tokens", str(MAX_BATCHED_TOKENS)]
-        command += ["--max-num-seqs", str(MAX_NUM_SEQS), "--max-context", str(MAX_CONTEXT)]
+        command += ["--max-num-batched-tokens", str(tokens), "--max-context", str(MAX_CONTEXT)]
+        command += ["--max-num-seqs", str(min(MAX_NUM_SEQS, tokens))]
         left = 1
         while left:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from live_machine import MAX_BATCHED_TOKENS, MAX_NUM_SEQS, SKU, Run
+from scipy.optimize import nnls
+from scipy.stats import trim_mean
 
 from servecast.compiler.load import load_spec
 from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
@@ -22,6 +24,11 @@ from servecast.simulator.simulate import Setup, place
 from servecast.simulator.traffic.workload import Workload
 
 PROMPT_TOKENS, OUTPUT_TOKENS = (16, 400), (4, 40)
+PROBE_CLIENTS, PROBE_ROUNDS = (1, 2, 3, 4, 6, 8, 12, 16), 6
+MIN_PROBE, MIN_STEPS = 6, 5  # requests of a probe's loop, steps that a mean wants
+OUTER = 0.1  # of steps, on either side: they stand for what else the machine did
+
+Watched = tuple[Run, dict[str, Any]]  # with what the engine told of it
 
 
 def lengths(rng: random.Random, count: int) -> list[tuple[int, int]]:
@@ -84,22 +91,45 @@ def workload_of(run: Run) -> Workload:
     return Workload(run.name, np.array(arrival), *lengths)
 
 
-def host_profile(bare: Predictor, run: Run, measured: dict[str, Any]) -> EngineProfile:
+def probe_rounds() -> list[list[Run]]:
+    """Closed loops of one client to many, so that steps of few sequences are told as surely as of many."""
+    return [
+        [closed(f"{n} clients, round {number}", n, max(MIN_PROBE, 2 * n)) for n in PROBE_CLIENTS]
+        for number in range(PROBE_ROUNDS)
+    ]
+
+
+def host_profile(bare: Predictor, rounds: Sequence[Sequence[Watched]]) -> EngineProfile:
     """Host terms from what the probe's steps take beside their kernels: a line in the sequences.
 
-    Through the means of all steps, those that take in a new request included: queues feel the mean.
+    Steps that only decode count. Each number of sequences weighs alike, by what it is off by of a step; of
+    each the median over the rounds, so that a restless moment of the machine has no say.
     """
-    steps = [step for step in measured["steps"] if step["tokens"]]
-    took_s = np.array([step["end_s"] - step["begin_s"] for step in steps])
-    beside_s = took_s - np.array(bare.steps_s(run, steps))
-    slope, at_0 = np.polyfit([len(step["tokens"]) for step in steps], beside_s, 1)
-    if slope < 0:  # sequences take no time away: the same for all
-        slope, at_0 = 0.0, beside_s.mean()
+    told = [_beside_s(bare, watched) for watched in rounds]
+    counts = np.array(sorted(set.intersection(*map(set, told))))
+    beside_s, took_s = np.median([[some[n] for n in counts] for some in told], axis=0).T
+    line = np.stack([np.ones(len(counts)), counts], axis=1) / took_s[:, None]
+    (step_s, sequence_s), _ = nnls(line, beside_s / took_s)  # neither takes time away
     return ENGINE_PROFILES["none"].given(
         "measured here, on the host probe",
-        host_step_s=max(0.0, float(at_0)),
-        host_per_sequence_s=max(0.0, float(slope)),
+        host_step_s=float(step_s),
+        host_per_sequence_s=float(sequence_s),
     )
+
+
+def _beside_s(bare: Predictor, watched: Sequence[Watched]) -> dict[int, tuple[float, float]]:
+    """By number of sequences, where there are enough steps: the means of what decodes take beside their
+    kernels and in all, both without their outer tenths.
+    """
+    by_count: dict[int, list[tuple[float, float]]] = {}
+    for run, told in watched:
+        steps = [step for step in told["steps"] if step["tokens"]]
+        for step, kernels_s in zip(steps, bare.steps_s(run, steps), strict=True):
+            took_s, tokens = step["end_s"] - step["begin_s"], step["tokens"].values()
+            if max(tokens) == 1:
+                by_count.setdefault(len(tokens), []).append((took_s - kernels_s, took_s))
+    enough = {n: times for n, times in by_count.items() if len(times) >= MIN_STEPS}
+    return {n: tuple(trim_mean(times, OUTER, axis=0)) for n, times in enough.items()}
 
 
 def measured_run(run: Run, told: dict[str, Any]) -> MeasuredRun:

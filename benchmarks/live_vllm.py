@@ -4,8 +4,8 @@
 
 1. An agent of that Python (one OpenMP thread) profiles two models of random weights: the one to predict,
    and one of as many layers that computes little. Fixed work, matrix products, is timed between the slices.
-2. vLLM runs the second: what its steps take beside their kernels gives `host_step_s` and
-   `host_per_sequence_s`.
+2. vLLM runs the second, in closed loops of 1 to 16 clients, six rounds: what its steps take beside their
+   kernels in every other round gives `host_step_s` and `host_per_sequence_s`; the others check them.
 3. The simulator predicts Poisson arrivals at three loads and closed loops of two sizes, and writes it down.
 4. vLLM runs all of them, then all again, and again. A statistic counts by its median over the repeats; how
    far the repeats lie from it is the floor that no prediction can be better than.
@@ -18,8 +18,9 @@ four times a second. Predictions know nothing of that.
 Step times are compared batch by batch as vLLM formed them, latencies over the requests of a run. The run is
 rejected (exit code 3) where the machine was too restless to judge: more than BUSY programs wanted it, fixed
 work took SLOWER more in one run or slice than in another, no second repeat of a run is within REPEAT of its
-median, or, by the wall clock, others had the processor for more than STOLEN of a run's time. Exit code 1: an
-error is above its limit.
+median, or, by the wall clock, others had the processor for more than STOLEN of a run's time. A statistic
+whose repeats lie farther from their median than a prediction may is not decided, neither way: exit code 3
+where nothing decided is above its limit. Exit code 1: something is.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,19 +49,25 @@ from live_machine import (
     reference_work,
     replay,
 )
-from live_prediction import Predictor, closed, host_profile, measured_run, opened
+from live_prediction import (
+    PROBE_CLIENTS,
+    Predictor,
+    Watched,
+    closed,
+    host_profile,
+    measured_run,
+    opened,
+    probe_rounds,
+)
+from live_verdict import GATED, not_decided, rejections, table, too_far
 
-from servecast.estimator.engine_profile import ENGINE_PROFILES
+from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile
 from servecast.simulator.measured.validate import compare
 
 LOADS = (0.3, 0.5, 0.7)  # of the predicted capacity
 CONCURRENCIES = (2, 8)
-STEP_LIMIT = LATENCY_LIMIT = 0.10
-STOLEN, SLOWER, REPEAT = 0.03, 0.20, 0.10
-BUSY = 4.0  # programs that want a processor, over a minute: more, and they time each other's caches
 SLICE_S = 20  # of the profile, between two looks at how fast the machine is
 REPEATS = 3
-GATED = [(m, p) for m in ("ttft", "tpot", "e2e") for p in ("p50", "p90")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +127,15 @@ def live(python: str, size: Size, clock: str, seed: int, folder: Path) -> dict[s
         reference_s = profile(address, folder, SLICE_S, gauge)
     busy = os.getloadavg()[0]
     told_by = Clock(clock, median(reference_s))
-    probe = closed("host probe", 8, 40)
-    store, nothing = folder / STORE, ENGINE_PROFILES["none"]
-    bare = Predictor(folder / "live.llm", HOST_PROBE.name, store, nothing)
-    _, probed = replay(python, HOST_PROBE, [replace(probe, name="warm"), probe], told_by)
-    engine = host_profile(bare, probe, probed)
-    predictor = Predictor(folder / "live.llm", LIVE.name, store, engine)
+    engine, probed = probe_host(python, folder, told_by)
+    predictor = Predictor(folder / "live.llm", LIVE.name, folder / STORE, engine)
     runs = runs_of(size, predictor, seed)
     predicted_at_s = write_predictions(folder, runs, predictor)
     asked = [closed("warm", 4, 8), *runs * REPEATS]
     measured_at_s = time.time()
     _, *told = replay(python, LIVE, asked, told_by)
-    (folder / "measured.json").write_text(json.dumps({"probe": probed, "runs": told}))
-    slowness = [median(one["slowness"]) for one in (probed, *told)]
+    (folder / "measured.json").write_text(json.dumps({"probe": probed["told"], "runs": told}))
+    slowness = [median(one["slowness"]) for one in (*probed["told"], *told)]
     slowness += [some_s / told_by.reference_s for some_s in reference_s]
     results = [
         result_of(run, predictor, told[number :: len(runs)], clock)
@@ -148,8 +151,37 @@ def live(python: str, size: Size, clock: str, seed: int, folder: Path) -> dict[s
         "runs": results,
         "host_step_s": engine.host_step_s,
         "host_per_sequence_s": engine.host_per_sequence_s,
+        "probe_mape": probed["mape"],
     }
-    return found | {"rejected": rejections(found), "too_far": too_far(results)}
+    verdicts = {"too_far": too_far(results), "not_decided": not_decided(results)}
+    return found | {"rejected": rejections(found)} | verdicts
+
+
+def probe_host(python: str, folder: Path, told_by: Clock) -> tuple[EngineProfile, dict[str, Any]]:
+    """The host terms, what the engine told of the second model, and how far its steps are from both halves
+    of the rounds: those the terms are fitted to, and the others.
+    """
+    path, store, rounds = folder / "live.llm", folder / STORE, probe_rounds()
+    runs = [run for each in rounds for run in each]
+    _, *told = replay(python, HOST_PROBE, [closed("warm", 8, 16), *runs], told_by)
+    watched = list(zip(runs, told, strict=True))
+    size = len(PROBE_CLIENTS)
+    by_round = [watched[at : at + size] for at in range(0, len(watched), size)]
+    bare = Predictor(path, HOST_PROBE.name, store, ENGINE_PROFILES["none"])
+    engine = host_profile(bare, by_round[::2])
+    predictor = Predictor(path, HOST_PROBE.name, store, engine)
+    halves = {"fitted": by_round[::2], "held out": by_round[1::2]}
+    mape = {name: step_mape(predictor, half) for name, half in halves.items()}
+    return engine, {"told": told, "mape": mape}
+
+
+def step_mape(predictor: Predictor, rounds: list[list[Watched]]) -> float:
+    errors = [
+        _step_errors(run, predictor, [step for step in told["steps"] if step["tokens"]])
+        for watched in rounds
+        for run, told in watched
+    ]
+    return float(np.abs(np.concatenate(errors)).mean())
 
 
 def result_of(
@@ -173,72 +205,6 @@ def write_predictions(folder: Path, runs: list[Run], predictor: Predictor) -> fl
     return at_s
 
 
-def rejections(found: dict[str, Any]) -> list[str]:
-    """Why the machine was not quiet enough to judge a prediction; none is well."""
-    why = []
-    if found["slower"] > SLOWER:
-        why.append(f"fixed work took up to {found['slower']:.0%} longer than at another time")
-    if found["busy"] > BUSY:
-        why.append(f"{found['busy']:.0f} programs wanted the processor")
-    for run in found["runs"]:
-        if run["stolen"] > STOLEN:
-            why.append(f"{run['name']}: others had {run['stolen']:.0%} of the processor")
-        name, (nearest, *_) = max(run["floor"].items(), key=lambda pair: pair[1][0])
-        if nearest > REPEAT:
-            why.append(f"{run['name']}: no two repeats are within {nearest:.0%} in {name}")
-    return why
-
-
-def too_far(results: list[dict[str, Any]]) -> list[str]:
-    """What is above its limit; none is well."""
-    why = []
-    for run in results:
-        if run["step_mape"] > STEP_LIMIT:
-            why.append(f"{run['name']}: step times by {run['step_mape']:.1%}")
-        for name in (" ".join(pair) for pair in GATED):
-            error = run["latencies"][name]["error"]
-            if abs(error) > LATENCY_LIMIT:
-                why.append(f"{run['name']}: {name} by {error:+.1%}")
-    return why
-
-
-def table(found: dict[str, Any]) -> str:
-    """Errors of prediction, and in brackets how far the repeats are from their median at most.
-
-    ``slow`` is how much longer fixed work took than during the profile.
-    """
-    names = [" ".join(pair) for pair in GATED]
-    lines = [
-        "".join(
-            [
-                "run".ljust(12),
-                "slow".rjust(6),
-                "steps".rjust(7),
-                "step MAPE".rjust(11),
-                *(n.rjust(18) for n in names),
-            ]
-        )
-    ]
-    for run in found["runs"]:
-        errors = (
-            f"{run['latencies'][name]['error']:+.1%} ({run['floor'][name][-1]:.1%})".rjust(18)
-            for name in names
-        )
-        lines.append(
-            f"{run['name']:<12}{median(run['slowness']):>6.2f}{run['steps']:>7}"
-            f"{run['step_mape']:>11.1%}" + "".join(errors)
-        )
-    step_ms, sequence_us = found["host_step_s"] * 1e3, found["host_per_sequence_s"] * 1e6
-    host = f"host: {step_ms:.2f} ms a step, {sequence_us:.0f} us a sequence"
-    clock = (
-        f"{found['clock']['name']}, by fixed work of {found['clock']['reference_s'] * 1e3:.2f} ms"
-    )
-    lines += [f"clock: {clock}; {host}"]
-    lines += [f"REJECTED: {why}" for why in found["rejected"]]
-    lines += [f"too far: {why}" for why in found["too_far"]]
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -259,7 +225,9 @@ def main() -> int:
         found = live(python, QUICK if asked.quick else FULL, asked.clock, asked.seed, folder)
         (folder / "live.json").write_text(json.dumps(found, indent=1))
     print(table(found))
-    return 3 if found["rejected"] else int(bool(found["too_far"]))
+    if found["rejected"]:
+        return 3
+    return 1 if found["too_far"] else 3 * bool(found["not_decided"])
 
 
 if __name__ == "__main__":
