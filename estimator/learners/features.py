@@ -105,7 +105,10 @@ def _expert_bound(kind: KernelKind, d: Dims) -> tuple[Floats, Floats]:
 
 
 def feature_columns(kind: KernelKind, dims: Dims, num_sms: int) -> dict[str, Floats]:
-    """Named columns [cases], FLOPs first and bytes last."""
+    """Named columns [cases], FLOPs first and bytes last, in an order that does not depend on that of
+    ``dims``: samples and launches name theirs in different ones.
+    """
+    dims = {name: dims[name] for name in sorted(dims)}
     work = work_of(kind, dims)
     flops, moved = work.flops, work.num_bytes
     if kind.kernel == "linear":

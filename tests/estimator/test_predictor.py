@@ -183,6 +183,34 @@ def test_between_measured_row_counts_a_shape_keeps_what_its_model_misses(
     assert anchored.predict(LINEAR, between).seconds[0] == pytest.approx(alone * 4 / 3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (KernelKind("linear", "fp8"), {"rows": 4, "in_features": 8, "out_features": 16}),
+        (
+            KernelKind("experts", "mxfp4"),
+            {
+                **{"rows": 3, "hidden": 64, "intermediate": 32},
+                **{"experts": 8, "total_experts": 16, "top_k": 2},
+            },
+        ),
+        (
+            KernelKind("attention_decode", "bf16", "bf16"),
+            {"heads": 8, "kv_heads": 2, "head_dim": 64, "window": 0, "batch": 3, "context": 100},
+        ),
+        (KernelKind("rms_norm", "bf16"), {"rows": 4, "width": 8, "per_row": 1, "residual": 0}),
+    ],
+    ids=lambda each: getattr(each, "kernel", ""),
+)
+def test_a_kernels_features_do_not_depend_on_the_order_of_its_dimensions(
+    kind: KernelKind, sizes: dict[str, int]
+) -> None:
+    """A store's samples name theirs in another order than a program's launches."""
+    dims = {name: np.array([size]) for name, size in sizes.items()}
+    backwards = dict(reversed(dims.items()))
+    assert feature_matrix(kind, dims, 132).tolist() == feature_matrix(kind, backwards, 132).tolist()
+
+
 def test_too_few_samples_for_a_model_still_put_the_datasheet_right_between_them(gpu: Sku) -> None:
     """Of a norm, 10 times the datasheet at 4 rows and 40 times at 16: at 8 it is 20 times, not once."""
     kind = KernelKind("rms_norm", "bf16")
