@@ -15,7 +15,7 @@ from silicon_points import REPOSITORY, Case
 
 PREDICTING = (
     *("compiler", "estimator", "simulator", "spec"),
-    *(f"benchmarks/silicon_{name}.py" for name in ("gate", "placed", "points", "settings")),
+    *(f"benchmarks/silicon_{name}.py" for name in ("gate", "placed", "points", "runs", "settings")),
 )
 """The code that predicts."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from silicon_points import Case, program_of
+from silicon_runs import check_protocol
 from silicon_settings import Settings, settings_of
 
 from servecast.compiler.catalog import shipped_skus
@@ -28,6 +29,7 @@ class Placed:
     sku: Sku
     sharded: ShardedProgram
     limits: EngineLimits
+    drafter: ShardedProgram | None = None
 
     @property
     def tables_key(self) -> str:
@@ -38,8 +40,9 @@ class Placed:
 def place(case: Case) -> Placed:
     """
     Raises:
-        UserError: no spec, no such GPU, or the weights leave no room.
+        UserError: no spec, no such GPU, a row that tells another run, or the weights leave no room.
     """
+    check_protocol(case)
     settings, skus = settings_of(case), shipped_skus()
     program = program_of(case.model, case.precision, settings.kv_cache)
     if case.sku not in skus:
@@ -48,14 +51,18 @@ def place(case: Case) -> Placed:
     if degrees.tp > sku.gpus_per_node:
         raise UserError("a fleet's GPUs, labelled as one tensor-parallel group")
     sharded = shard(program, degrees)
+    drafting = settings.drafted > 0
     limits = EngineLimits(
         settings.max_num_seqs,
         max(settings.max_batched_tokens, settings.max_num_seqs),
         kv_blocks(sharded, sku.memory_bytes, settings, case.isl + case.osl),
         BLOCK_TOKENS,
-        async_scheduling=settings.engine.async_scheduling and settings.policy == "vllm_v1",
+        async_scheduling=settings.engine.async_scheduling
+        and settings.policy == "vllm_v1"
+        and not drafting,
     )
-    return Placed(settings, sku, sharded, limits)
+    module = program_of(case.model, case.precision, settings.kv_cache, "-mtp") if drafting else None
+    return Placed(settings, sku, sharded, limits, shard(module, degrees) if module else None)
 
 
 def of_tables(engine: EngineProfile) -> EngineProfile:

@@ -42,7 +42,9 @@ SHORTEST = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One point in milliseconds, ``measured`` that day. ``peer`` is AIConfigurator's; None: it refuses."""
+    """One point in milliseconds, ``measured`` that day. ``peer`` is AIConfigurator's; None: it refuses.
+    NVIDIA's are of a fleet with ``fleet_clients``; ``concurrency`` is one engine's.
+    """
 
     id: str
     model: str
@@ -56,6 +58,8 @@ class Case:
     concurrency: int
     inferencex: bool
     measured: str
+    image: str
+    fleet_clients: int
     ttft_ms: float
     tpot_ms: float
     peer_ttft_ms: float | None
@@ -93,6 +97,7 @@ def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
     inferencex = "aic-auto-gap-analysis" not in told
     clients = re.search(r"silicon_concurrency=(\d+)", told)
     day = re.search(r"measured=(\d+-\d+-\d+)", told)
+    image = re.search(r"image=([^;]+)", told)
     # NVIDIA's runs tell the clients of a fleet, and beside them the batch of one engine's rank.
     of_engine = int(float(row["batch_size"])) * parallelism.dp
     return Case(
@@ -108,6 +113,8 @@ def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
         concurrency=int(clients[1]) if clients and inferencex else of_engine,
         inferencex=inferencex,
         measured=day[1] if day else "",
+        image=image[1] if image else "",
+        fleet_clients=int(clients[1]) if clients else of_engine,
         ttft_ms=float(row["silicon_ttft_ms"]),
         tpot_ms=float(row["silicon_tpot_ms"]),
         peer_ttft_ms=float(peer["predicted_ttft_ms"]) if peer.get("predicted_ttft_ms") else None,
@@ -127,8 +134,10 @@ def parallelism_of(row: dict[str, str]) -> Parallelism:
 
 
 @cache
-def program_of(model: str, precision: str, kv_cache: str) -> Program:
-    """The shipped spec, its weights in the precision of the point; gpt-oss has but one."""
+def program_of(model: str, precision: str, kv_cache: str, module: str = "") -> Program:
+    """The shipped spec, its weights in the precision of the point; gpt-oss has but one. ``module`` "-mtp" is
+    the layer that drafts.
+    """
     if model not in MODELS:
         raise UserError("no spec of this model")
     file, name = MODELS[model]
@@ -142,5 +151,5 @@ def program_of(model: str, precision: str, kv_cache: str) -> Program:
     if (file, precision) == ("deepseek-v3", "fp4"):
         for site in KEPT_WIDE:
             text = text.replace(site, f"weights bf16  {site}")
-    quantised = f'\nmodel "served" like "{name}" {{\n    {changes}\n}}\n'
+    quantised = f'\nmodel "served" like "{name}{module}" {{\n    {changes}\n}}\n'
     return compile_text(text + quantised, f"{file}.llm").model("served")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from silicon_points import SHORTEST, Case
+from silicon_runs import drafts
 
 from servecast.estimator.engine_profile import EngineProfile, profile_of
 
@@ -25,7 +26,8 @@ class Settings:
     """How an engine was started. ``kv_fraction`` is the share of memory that the engine's own rule speaks of.
     ``policy`` forms the batches. A new prompt waits ``wait_steps`` decode steps, on average, for others to
     join it.
-    ``first_cut_s`` passes when the engine cuts a prompt for the first time: a kernel is compiled.
+    ``first_cut_s`` passes when the engine cuts a prompt for the first time: a kernel is compiled. ``drafted``
+    tokens are proposed for each request by the model's own multi-token prediction, and checked in a step.
     """
 
     engine: EngineProfile
@@ -36,6 +38,7 @@ class Settings:
     policy: str = "vllm_v1"
     wait_steps: float = 0.0
     first_cut_s: float = 0.0
+    drafted: int = 0
 
     @property
     def steps_before(self) -> float:
@@ -83,6 +86,8 @@ def settings_of(case: Case) -> Settings:
     engine = engine.given("benchmarks/fit_hosts.py", client_s=client_s_of(case))
     if not case.inferencex:
         return _generated(case, engine)
+    if drafts(case):
+        return _drafting(case, engine)
     if case.backend == "trtllm":
         return replace(_trtllm(case, engine), policy=WHOLE_PROMPTS)
     return {"vllm": _vllm, "sglang": _sglang}[case.backend](case, engine)
@@ -128,6 +133,21 @@ def _trtllm(case: Case, engine: EngineProfile) -> Settings:
     waits = case.isl == case.osl == 1024 and case.parallelism.tp < 8  # batch_wait_timeout_iters
     wait = BATCH_WAIT_STEPS if waits else 0.0
     return Settings(engine, seqs, tokens, "fp8", 0.9, wait_steps=wait)
+
+
+def _drafting(case: Case, engine: EngineProfile) -> Settings:
+    """dsr1_fp8_h200_trt_mtp_slurm.sh, dsr1_fp4_b200_trt_mtp.sh, dsr1_fp8_b200_trt_mtp.sh: three tokens, one
+    with data-parallel attention; room for one prompt and the checks. On H200 the script takes the longest
+    prompt for 1.8 times what it is. Drafts are checked in vLLM's batches, the only ones that know them.
+    """
+    drafted = 1 if case.parallelism.dp > 1 else 3
+    seqs = -(-case.concurrency // case.parallelism.dp)
+    hopper = case.system == "h200_sxm"
+    longest = int((1 + SHORTEST) * case.isl) if hopper else case.isl
+    tokens = ((drafted + 1) * seqs + longest + 127) // 64 * 64
+    wait = balance_steps(case, 60)
+    fraction = 0.75 if hopper else 0.8
+    return Settings(engine, seqs, tokens, "fp8", fraction, wait_steps=wait, drafted=drafted)
 
 
 WHOLE_PROMPTS = "trtllm_no_evict"
