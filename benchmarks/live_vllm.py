@@ -31,7 +31,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -213,16 +213,19 @@ def main() -> int:
         "--quick", action="store_true", help="one load and one closed loop, few requests"
     )
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
+    parser.add_argument("--requests", type=int, help="of each run; 60, with --quick 30")
     parser.add_argument("--seed", type=int, default=0, help="of the traffic")
     parser.add_argument("--out", type=Path, help="keep the profile, predictions and result here")
     asked = parser.parse_args()
     python = os.environ.get("SERVECAST_VLLM_PYTHON")
     if not python:
         parser.error("SERVECAST_VLLM_PYTHON names no Python with vLLM")
+    size = QUICK if asked.quick else FULL
+    size = replace(size, requests=asked.requests or size.requests)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = live(python, QUICK if asked.quick else FULL, asked.clock, asked.seed, folder)
+        found = live(python, size, asked.clock, asked.seed, folder)
         (folder / "live.json").write_text(json.dumps(found, indent=1))
     print(table(found))
     if found["rejected"]:
