@@ -33,7 +33,11 @@ FEW_ROWS = 2000  # up to so many, trees of few leaves are worth a try
 MONOTONE_EFFORT = 0.3  # constrained trees stop learning sooner
 MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
 PATIENT = ("patient", "randomised")
-BLENDS = {"blend": ("randomised", "boosting"), "few": ("randomised", "shallow")}
+BLENDS = {
+    "blend": ("randomised", "boosting"),
+    "few": ("randomised", "shallow"),
+    "detailed": ("logarithmic", "leafy"),
+}
 STEADY, NEARBY = "steady", "nearby"  # the same trees, the second with what they miss nearby
 DEFAULT = "blend"
 UNTRIED_ERROR = 0.2  # what experts of unseen shapes, the worst predicted kernel, err by
@@ -90,6 +94,8 @@ def _tried(kind: KernelKind, rows: int) -> list[str]:
     """What is worth a try; blends of these cost nothing more. A forest alone never won among many GEMMs."""
     if _many_gemms(kind, rows):
         return ["randomised", "boosting", NEARBY]
+    if kind.kernel.startswith("attention") and rows > FEW_ROWS:
+        return ["boosting", "logarithmic", "leafy", "monotone"]
     names = ["forest", "randomised", "boosting"]
     names += ["shallow"] if rows <= FEW_ROWS else []
     return names + (["monotone"] if kind.kernel.startswith("attention") else [])

@@ -30,6 +30,7 @@ from servecast.estimator.measurement import Floats
 TREES = 20
 BOOSTED = 300
 LEARNING_RATE = 0.08
+LEAST = 1e-3  # logarithms of features begin here: counts are 1 or more, shares of a wave are larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,13 @@ def randomised_trees(growth: Growth, rows: int) -> ExtraTreesRegressor:
     )
 
 
+def logarithmic_trees(growth: Growth, rows: int) -> ExtraTreesRegressor:
+    """To be fitted to logarithms: they cut at random within a feature's range, which spans decades, so that
+    of the features themselves nearly every cut falls among the largest.
+    """
+    return randomised_trees(growth, rows).set_params(max_features=1.0)
+
+
 def boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
     return HistGradientBoostingRegressor(
         max_iter=max(1, round(BOOSTED * growth.effort)),
@@ -80,6 +88,12 @@ def boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
 def patient_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
     """More of them, each correcting less: for many rows, at as much more cost."""
     return boosted_trees(Growth(growth.seed, 4 / 3 * growth.effort, 0.75 * growth.rate), rows)
+
+
+def leafy_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
+    """Fewer of twice the leaves, for tables with a step at nearly every point of their axes: attention's."""
+    fewer = Growth(growth.seed, 0.6 * growth.effort, 1.4 * growth.rate)
+    return boosted_trees(fewer, rows).set_params(max_leaf_nodes=127)
 
 
 def shallow_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
@@ -98,7 +112,9 @@ def shallow_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegr
 GROWERS: dict[str, Grower] = {
     "forest": random_forest,
     "randomised": randomised_trees,
+    "logarithmic": logarithmic_trees,
     "boosting": boosted_trees,
+    "leafy": leafy_boosted_trees,
     "patient": patient_boosted_trees,
     "shallow": shallow_boosted_trees,
 }
@@ -106,8 +122,18 @@ GROWERS: dict[str, Grower] = {
 
 def grown(name: str, features: Floats, residual: Floats, growth: Growth) -> Trees:
     """One of GROWERS, fitted; on a busy machine more threads than one only spin."""
+    trees = GROWERS[name](growth, len(residual))
+    if name == "logarithmic":
+        return _cut_at_exponentials(trees.fit(np.log(np.maximum(features, LEAST)), residual))
     with threadpool_limits(1, "openmp"):
-        return GROWERS[name](growth, len(residual)).fit(features, residual)
+        return trees.fit(features, residual)
+
+
+def _cut_at_exponentials(trees: ExtraTreesRegressor) -> ExtraTreesRegressor:
+    """Trees that were fitted to logarithms, for the features themselves: the cuts are the same."""
+    for tree in trees.estimators_:
+        tree.tree_.threshold[:] = np.exp(tree.tree_.threshold)
+    return trees
 
 
 def flat(trees: Trees) -> FlatForest:

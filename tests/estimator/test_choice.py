@@ -12,6 +12,7 @@ from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples, samples_of
 
 LINEAR = KernelKind("linear", "bf16")
+DECODE = KernelKind("attention_decode", "bf16", "bf16")
 ALL_REDUCE = KernelKind("all_reduce", "bf16")
 SIZES = np.array([128, 256, 512, 1024])
 
@@ -108,6 +109,28 @@ def test_of_many_rows_the_same_trees_are_tried_with_and_without_their_neighbours
     model = fit_best(LINEAR, gemms(), 132, "nearby")
     assert (model.learner, model.nearby is None) == ("nearby", False)
     assert fit_best(LINEAR, gemms(), 132, "steady").nearby is None
+
+
+def test_of_many_attention_rows_trees_over_logarithms_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("servecast.estimator.learners.choice.FEW_ROWS", 100)
+    errors = dict(choose(DECODE, decodes(), num_sms=132).errors)
+    tried = {"boosting", "logarithmic", "leafy", "detailed", "monotone"}
+    assert tried == set(errors)
+    assert errors["detailed"] <= max(errors["logarithmic"], errors["leafy"])
+
+
+def decodes() -> Samples:
+    """Sixteen shapes at eight batches and nine contexts: 3 us and the cache at 1 TB/s."""
+    batch, context, heads, kv_heads = (
+        g.ravel()
+        for g in np.meshgrid(2 ** np.arange(8), 4 ** np.arange(9), [8, 16, 32, 64], [1, 2, 4, 8])
+    )
+    dims = {"batch": batch, "context": context, "heads": heads, "kv_heads": kv_heads}
+    dims |= {"head_dim": np.full_like(batch, 128), "window": 0 * batch}
+    seconds = 3e-6 + batch * (context + 1) * kv_heads * 2 * 128 * 2 / 1e12
+    return samples_of(dims, seconds, np.zeros(len(batch), dtype=np.bool_))
 
 
 def wasteful(speed: float) -> Samples:

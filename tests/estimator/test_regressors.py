@@ -14,7 +14,14 @@ from servecast.estimator.learners.borrowing import BorrowedTrees
 from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.learners.nearby import INPUTS_OCTAVES, PRIOR, nearby_of
-from servecast.estimator.learners.regressors import GROWERS, MonotoneBoosting, RooflineTrees
+from servecast.estimator.learners.regressors import (
+    GROWERS,
+    Growth,
+    MonotoneBoosting,
+    RooflineTrees,
+    flat,
+    grown,
+)
 from servecast.estimator.learners.roofline_fit import fit_roofline
 
 LEARNERS = [
@@ -66,6 +73,19 @@ def test_the_forest_learns_what_the_roofline_cannot_say() -> None:
     for member in GROWERS:
         found = RooflineTrees((member,)).fit(features, seconds).predict(unseen)
         assert np.median(np.abs(found / expected - 1)) < 0.05
+
+
+def test_logarithmic_trees_cut_alike_whatever_power_of_a_feature_they_see() -> None:
+    """Trees that cut at random within a range tell 2 from 4 no more where another case has 131,072."""
+    rng = np.random.default_rng(0)
+    octave = rng.integers(0, 18, 2000)
+    seconds = np.where(octave % 2 > 0, 1.1, 1.0)
+    plain, cubed = 2.0 ** octave[:, None], 8.0 ** octave[:, None]
+    ours = grown("logarithmic", plain, np.log(seconds), Growth())
+    theirs = grown("logarithmic", cubed, np.log(seconds), Growth())
+    assert ours.predict(plain) == pytest.approx(np.log(seconds))
+    assert theirs.predict(cubed) == pytest.approx(ours.predict(plain))
+    assert flat(ours).predict(plain) == pytest.approx(ours.predict(plain), abs=1e-6)
 
 
 def test_times_must_be_positive() -> None:
