@@ -127,11 +127,14 @@ The groups with the largest errors, and what is known of their causes:
   take 30 to 50 % longer than in TensorRT-LLM's table, which times the former.
 - **DeepSeek-R1 trtllm, drafting with data-parallel attention (12 rows)**: TPOT of long prompts comes out a
   third too short. The ranks are simulated apart, but each waits for the others' prompts.
-- **DeepSeek-R1 trtllm, TTFT**: on H200 without drafts 10 steps longer than predicted, with drafts four times
-  as long at any length of a short prompt: prompts are launched layer by layer from the host, the drafting
-  layer too, which no kernel's time holds.
+- **DeepSeek-R1 trtllm, TTFT**: on H200 without drafts 10 steps longer than predicted, with drafts up to four
+  times as long after short prompts, on B200 half as long again to twice: prompts are launched layer by layer
+  from the host, the drafting layer too, which no kernel's time holds.
 - **DeepSeek-R1 fp8 b200 trtllm, 1.2.0rc6 (three rows)**: 13 and 17 ms a token against 19 and 23; the scripts
   take TensorRT-LLM's own experts since then, the table times others.
+- **gpt-oss-120b fp4 h200 trtllm**: TensorRT-LLM's table knows the experts of one GPU; other degrees are its
+  model's. 64 clients on one GPU waited 26 s for their first token at the time per token of fewer: a limit
+  that the script does not tell.
 - **SGLang's runs that draft**: Qwen3.5 fp8 of 0.5.9 at tp 4, ep 1 on B200 and B300 is
   `qwen3.5_fp8_b200_mtp.sh`'s (image v0.5.9-cu130, where the others have v0.5.9-cu130-amd64), and DeepSeek-R1
   fp8 on B200 of 2026-03-25 is of both kinds, pairs of equal labels a third apart. They are simulated without
@@ -155,7 +158,7 @@ client 512 at any concurrency, while prompts and the engine's running limit had 
 is that of ten prompts for each of 4, 8 or 64 running requests); and eleven rows of fleets behind Dynamo
 0.9.0, in which the time per token follows the clients of the fleet: 8 ms with one, 21 with two who have an
 engine each, 133 with 64. Left in, simulated as labelled, the first five alone would add two points to the
-mean TPOT error of all rows, and the eleven 0.8.
+mean TPOT error of all rows, and the eleven 0.7.
 
 The RTX PRO 6000 recordings: kernels took 7 % longer under load than in the profile (`servecast calibrate`
 finds the factor in one half of the requests, and the other half's errors fall below 0.5 %): a clock, which
