@@ -1,12 +1,11 @@
 """What a search costs: CPU time per configuration, and the main job as a whole process, cold and warm.
 
-    python benchmarks/search.py                 # needs the real traces: SERVECAST_SHARED, default ../shared
-    python benchmarks/search.py --vidur-grid    # a search of the size of Vidur's alone: vidur_grid.py
+    python benchmarks/search.py    # needs the real traces: SERVECAST_SHARED, default ../shared
 
-Prints JSON. ``cold`` starts with empty caches (no store, no compiled engine), ``warm`` repeats it, ``many``
-has several times the configurations: its peak memory is what more of them cost. ``first_result_s`` is from
-the process's start to the first configuration that is done.
-``best_only`` is a race over the configurations of ``capacity``, and more of them.
+A search of the size of Vidur's is vidur_grid.py. Prints JSON. ``cold`` starts with empty caches (no store,
+no compiled engine), ``warm`` repeats it, ``many`` has several times the configurations: its peak memory is
+what more of them cost. ``first_result_s`` is from the process's start to the first configuration that is
+done. ``best_only`` is a race over the configurations of ``capacity``, and more of them.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-from vidur_grid import grid_cost
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.hardware import Sku
@@ -167,12 +164,6 @@ def race_cost() -> dict[str, float]:
 
 
 def main() -> None:
-    if "--vidur-grid" in sys.argv:
-        with tempfile.TemporaryDirectory() as folder:
-            store = Path(folder) / "profiles.duckdb"
-            first, again = grid_cost(store), grid_cost(store)
-        print(json.dumps({"tables_built": first, "tables_kept": again}, indent=2))
-        return
     with tempfile.TemporaryDirectory() as folder:
         cold, warm = main_job(Path(folder)), main_job(Path(folder))
         many = main_job(Path(folder), *MANY)

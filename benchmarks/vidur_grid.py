@@ -1,16 +1,24 @@
 """A search of the size of Vidur's: 6 models x 3 GPUs x 9 placements x 9 batch settings x 3 traces of 16,000.
 
+    python benchmarks/vidur_grid.py --store grid.duckdb                  # tables are built, and kept there
+    python benchmarks/vidur_grid.py --store grid.duckdb                  # again, with those tables
+    python benchmarks/vidur_grid.py --store grid.duckdb --model phi-2    # in pieces
+
 4,374 configurations, each a deployment on 16 GPUs behind a round-robin router; its capacity is the highest
 rate at which the queue delay's p99 stays below 5 s (Agrawal et al. 2024, section 7). One process, no pool:
-what does not fit in memory is counted and costs nothing.
+what does not fit in memory is counted and costs nothing. Prints a line of JSON for each model as it is
+done, and one for all of them with the load of the machine. Real traces: SERVECAST_SHARED, default
+../shared.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from servecast.compiler.catalog import shipped_skus
@@ -30,14 +38,14 @@ from servecast.simulator.traffic.traces import TraceOptions, read_trace
 from servecast.simulator.traffic.workload import Workload
 
 SPECS = Path(__file__).resolve().parent.parent / "spec"
-MODELS = (
-    ("phi.llm", "phi-2"),
-    ("llama.llm", "llama-2-7b"),
-    ("internlm.llm", "internlm-20b"),
-    ("llama.llm", "codellama-34b"),
-    ("llama.llm", "llama-2-70b"),
-    ("qwen2.llm", "qwen-72b"),
-)
+MODELS = {
+    "phi-2": "phi.llm",
+    "llama-2-7b": "llama.llm",
+    "internlm-20b": "internlm.llm",
+    "codellama-34b": "llama.llm",
+    "llama-2-70b": "llama.llm",
+    "qwen-72b": "qwen2.llm",
+}
 AXES = Axes(
     skus=("h100-sxm", "a100-sxm-80gb", "a40"),
     tp=(1, 2, 4),
@@ -63,25 +71,20 @@ def traces() -> list[Workload]:
     ]
 
 
-def grid_cost(store: Path | None, per_model: int | None = None) -> dict[str, float]:
-    """CPU seconds of the tables, which a store keeps, and of the search; peak memory after each third.
+def grid_cost(
+    store: Path | None, models: Sequence[str], per_model: int | None = None
+) -> Iterator[dict[str, float | str]]:
+    """CPU seconds of the tables, which a store keeps, and of the search, by model and of all.
 
     ``per_model``: no more placements of each, to try it out.
     """
-    loader, workloads, found = TableLoader(store), traces(), Counts()
-    for path, name in MODELS:
-        found.search(load_spec(SPECS / path).model(name), workloads, loader, per_model)
-    return {
-        "configurations": len(MODELS) * len(AXES) * len(workloads),
-        "searched": found.searched,
-        "with_capacity": found.with_capacity,
-        "probes_per_configuration": found.probes / max(found.with_capacity, 1),
-        "tables_cpu_s": found.tables_s,
-        "search_cpu_s": found.search_s,
-        "search_ms_per_configuration": 1e3 * found.search_s / max(found.searched, 1),
-        "peak_mb_first_model": found.peaks_mb[0],
-        "peak_mb": found.peaks_mb[-1],
-    }
+    loader, workloads, whole = TableLoader(store), traces(), Counts()
+    for name in models:
+        of_model = Counts()
+        of_model.search(load_spec(SPECS / MODELS[name]).model(name), workloads, loader, per_model)
+        whole.add(of_model)
+        yield {"model": name, **of_model.figures(len(AXES) * len(workloads))}
+    yield {"model": "all", **whole.figures(len(models) * len(AXES) * len(workloads))}
 
 
 class Counts:
@@ -89,9 +92,32 @@ class Counts:
 
     def __init__(self) -> None:
         self.searched = self.with_capacity = self.probes = 0
+        self.placements = 0
         self.tables_s = self.search_s = 0.0
-        self.peaks_mb: list[float] = []
         self._engine = Engine()
+
+    def add(self, other: Counts) -> None:
+        self.searched += other.searched
+        self.with_capacity += other.with_capacity
+        self.probes += other.probes
+        self.placements += other.placements
+        self.tables_s += other.tables_s
+        self.search_s += other.search_s
+
+    def figures(self, configurations: int) -> dict[str, float]:
+        """``peak_mb`` is of the process so far."""
+        return {
+            "configurations": configurations,
+            "searched": self.searched,
+            "with_capacity": self.with_capacity,
+            "probes_per_configuration": self.probes / max(self.with_capacity, 1),
+            "tables_cpu_s": self.tables_s,
+            "tables_cpu_s_per_placement": self.tables_s / max(self.placements, 1),
+            "search_cpu_s": self.search_s,
+            "search_ms_per_configuration": 1e3 * self.search_s / max(self.searched, 1),
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "load_1min": os.getloadavg()[0],
+        }
 
     def search(
         self,
@@ -117,7 +143,7 @@ class Counts:
             for judge in judges:
                 self._capacities(judge, fleets)
             self.search_s += time.process_time() - started
-        self.peaks_mb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            self.placements += 1
 
     def _capacities(self, judge: Judge, fleets: list[Fleet]) -> None:
         """Each search starts where the likely rate and the configuration before it say."""
@@ -140,3 +166,17 @@ class Counts:
             tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
             self.tables_s += time.process_time() - started
             yield placement, tables
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A search of the size of Vidur's.")
+    parser.add_argument("--store", type=Path, help="keeps tables; none: all are built again")
+    parser.add_argument("--model", choices=MODELS, action="append", help="not all of them")
+    parser.add_argument("--placements", type=int, help="of each model, to try it out")
+    asked = parser.parse_args()
+    for line in grid_cost(asked.store, asked.model or tuple(MODELS), asked.placements):
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
+import click
 import duckdb
 
 from servecast.compiler.errors import DataMissingError
@@ -16,17 +18,19 @@ SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}  # SQL from this version to the next one
 
 
-PATIENCE_S = 60.0  # other runs open a store for seconds; a profiling run keeps it
+PATIENCE_S = 60.0  # with a holder that is not seen here: of another machine or container
+TELL_AFTER_S = 3.0  # others open a store for a moment, or while they fit models to what is new
 RETRY_S = 0.2
 
 
-def connect(where: Path, read_only: bool, patience_s: float) -> duckdb.DuckDBPyConnection:
-    """Waits up to ``patience_s`` while another process has the file open.
+def connect(where: Path, read_only: bool, patience_s: float | None) -> duckdb.DuckDBPyConnection:
+    """Waits up to ``patience_s`` while another process has the file open; None: as long as that process
+    lives, and says so once.
 
     Raises:
         DataMissingError: the file is not DuckDB, or stays in use.
     """
-    give_up = time.monotonic() + patience_s
+    began_s, told = time.monotonic(), False
     while True:
         try:
             return quiet(duckdb.connect(str(where), read_only=read_only))
@@ -35,8 +39,14 @@ def connect(where: Path, read_only: bool, patience_s: float) -> duckdb.DuckDBPyC
             if "lock" not in why:
                 message = f"{where}: cannot be opened as a profile store: {why}"
                 raise DataMissingError(message) from error
-            if time.monotonic() > give_up:
-                raise DataMissingError(_in_use(where, why, patience_s)) from error
+            waited_s, holder = time.monotonic() - began_s, _holder(why)
+            most_s = PATIENCE_S if patience_s is None else patience_s
+            if waited_s > most_s and (patience_s is not None or not _lives(holder)):
+                raise DataMissingError(_in_use(where, holder, most_s)) from error
+        if patience_s is None and not told and waited_s > TELL_AFTER_S:
+            told = True
+            why = "Ctrl-C gives up, --store with another file does without"
+            click.echo(f"{where}: in use {_by(holder)}; waiting for it ({why})", err=True)
         time.sleep(RETRY_S)
 
 
@@ -47,12 +57,32 @@ def quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _in_use(where: Path, why: str, patience_s: float) -> str:
-    holder = re.search(r"PID (\d+)", why)
-    by = f"by process {holder[1]}" if holder else "by another process"
+def _holder(why: str) -> int | None:
+    """The process that DuckDB says has the file."""
+    named = re.search(r"PID (\d+)", why)
+    return int(named[1]) if named else None
+
+
+def _lives(process: int | None) -> bool:
+    if process is None:
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _by(process: int | None) -> str:
+    return "by another process" if process is None else f"by process {process}"
+
+
+def _in_use(where: Path, holder: int | None, patience_s: float) -> str:
     return (
-        f"{where}: the store is in use {by}, still after {patience_s:g} s; wait for it to end, or give"
-        " --store another file"
+        f"{where}: the store is in use {_by(holder)}, still after {patience_s:g} s; wait for it to end, or"
+        " give --store another file"
     )
 
 

@@ -26,7 +26,7 @@ from servecast.estimator.measurement import (
     batches_of,
     measurement_from,
 )
-from servecast.estimator.schema import PATIENCE_S, bring_up_to_date, connect
+from servecast.estimator.schema import bring_up_to_date, connect
 from servecast.estimator.stored import KernelData, OriginLine, StoreLine
 
 _NOT_DIMENSIONS = frozenset(
@@ -64,9 +64,9 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, read_only: bool = False, patience_s: float = PATIENCE_S
+        cls, path: Path | str, *, read_only: bool = False, patience_s: float | None = None
     ) -> Self:
-        """``:memory:`` opens an empty store that is never saved. Waits for other processes.
+        """``:memory:`` opens an empty store that is never saved. Waits for other processes, as `connect`.
 
         Raises:
             DataMissingError: the file cannot be opened, stays in use, is not a store, or is of a newer

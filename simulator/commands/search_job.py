@@ -15,7 +15,7 @@ from typing import Any
 import platformdirs
 from rich.console import Console
 
-from servecast.compiler.catalog import Spec, parse_slo, shipped_skus
+from servecast.compiler.catalog import Spec, shipped_skus
 from servecast.compiler.errors import DataMissingError, UserError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.load import load_spec
@@ -23,6 +23,7 @@ from servecast.compiler.service import Service, Slo
 from servecast.compiler.suggest import did_you_mean
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.commands.search_view import shown
+from servecast.simulator.metrics.classes import parse_target
 from servecast.simulator.report.render import render
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 from servecast.simulator.search.dry_run import space_json
@@ -44,6 +45,7 @@ from servecast.simulator.search.question import (
     axes_of,
 )
 from servecast.simulator.search.robust import Weighted, check_weights, combined
+from servecast.simulator.search.rows import slo_text
 from servecast.simulator.search.searching import Means
 from servecast.simulator.search.servable import servable, servable_pairs
 from servecast.simulator.search.space import AGGREGATED, Axes
@@ -256,4 +258,16 @@ def save(result: dict[str, Any], folder: Path) -> None:
 
 
 def asked_slos(texts: tuple[str, ...]) -> tuple[Slo, ...]:
-    return tuple(parse_slo(text) for text in texts)
+    """
+    Raises:
+        UserError: no target, or one of a class alone.
+    """
+    parsed = [parse_target(text) for text in texts]
+    for priority, slo in parsed:
+        if priority is not None:
+            raise UserError(
+                f"--slo: a search holds all requests to each target, and this one is of class {priority}"
+                f" alone ({slo_text(slo)}); leave 'class {priority}:' out, or judge one deployment by"
+                " classes with `servecast simulate`"
+            )
+    return tuple(slo for _, slo in parsed)

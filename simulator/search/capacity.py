@@ -16,6 +16,7 @@ from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine
 from servecast.simulator.metrics.attained import Run, attained_share
 from servecast.simulator.metrics.metrics import allowed_late
+from servecast.simulator.search.bracket import TOLERANCE
 from servecast.simulator.search.headroom import headroom
 from servecast.simulator.search.serving import Serving, run, value
 from servecast.simulator.search.twins import Peak
@@ -153,6 +154,19 @@ class Judge:
     def _run(self, serving: Serving, rate_per_s: float | None, late: LateTargets | None) -> Run:
         workload = self.workload if rate_per_s is None else self.workload.at_rate(rate_per_s)
         return run(self._engine, workload, serving, late, self.loaded_tokens)
+
+
+def carries(trace: Judge, searched: Judge, serving: Serving) -> bool:
+    """Whether a deployment keeps the targets under a trace, and at its rate those of ``searched``, too.
+
+    A trace too short to fill a queue is carried at rates beyond any capacity. One step of the grid is added
+    to its rate, for a capacity is rounded down to one.
+    """
+    if trace.broken(serving) != ():
+        return False
+    if len(trace.workload) >= len(searched.workload):
+        return True
+    return searched.broken(serving, trace.workload.rate_per_s * (1 + TOLERANCE)) == ()
 
 
 def replicas_needed(holds: Callable[[int], bool], estimate: int, most: int) -> int | None:

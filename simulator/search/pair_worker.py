@@ -19,7 +19,13 @@ from servecast.simulator.metrics.disaggregated import pool_metrics
 from servecast.simulator.metrics.metrics import ReplicaMetrics
 from servecast.simulator.search.bisection import find_capacity, whole_run
 from servecast.simulator.search.bounds import max_rate_per_s
-from servecast.simulator.search.capacity import Capacity, Hopeless, Judge, replicas_needed
+from servecast.simulator.search.capacity import (
+    Capacity,
+    Hopeless,
+    Judge,
+    carries,
+    replicas_needed,
+)
 from servecast.simulator.search.found import Beaten, Found, PairCarried, Pool, TooFewGpus
 from servecast.simulator.search.serving import seconds_by_source, summary, utilisations
 from servecast.simulator.search.task import NO_STAKE, Setting, Shape, Stake
@@ -213,11 +219,13 @@ def counts_for(worker: Worker, sides: Sides, trace: Workload) -> Counts | None:
     """
     task = sides.task
     alone, _ = role_judge(worker, "prefill", trace)
+    long, _ = role_judge(worker, "prefill", worker.demand.searched)
     both = worker.judge(trace)
     assert alone is not None
+    assert long is not None
     estimate = ceil(trace.rate_per_s / task.prefill.alone.rate_per_s)
     prefill = replicas_needed(
-        lambda n: alone.broken(sides.prefill_fleet(n)) == (), estimate, len(task.room)
+        lambda n: carries(alone, long, sides.prefill_fleet(n)), estimate, len(task.room)
     )
     rate_per_s = task.decode.alone.rate_per_s
     estimate = 1 if isinf(rate_per_s) else ceil(trace.rate_per_s / rate_per_s)
@@ -227,7 +235,7 @@ def counts_for(worker: Worker, sides: Sides, trace: Workload) -> Counts | None:
     for beside in range(prefill, len(task.room) + 1 if whole else prefill + 1):
 
         def holds(decode: int, beside: int = beside) -> bool:
-            return both.broken(sides.serving((beside, decode))) == ()
+            return carries(both, worker.searched, sides.serving((beside, decode)))
 
         decode = replicas_needed(holds, estimate, task.room[beside - 1])
         if decode is not None:

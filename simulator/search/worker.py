@@ -11,7 +11,13 @@ from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.attained import Run, attained_share
 from servecast.simulator.search.bisection import LIKELY, Known, find_capacity, whole_run
 from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
-from servecast.simulator.search.capacity import Capacity, Hopeless, Judge, replicas_needed
+from servecast.simulator.search.capacity import (
+    Capacity,
+    Hopeless,
+    Judge,
+    carries,
+    replicas_needed,
+)
 from servecast.simulator.search.found import Beaten, Carried, Found, TooFewGpus
 from servecast.simulator.search.serving import (
     Serving,
@@ -103,7 +109,7 @@ class Worker:
         likely = ceil(self.demand.trace.rate_per_s / one_per_s)
         if self._falls_short(replica, min(likely + 1, affordable), shape, stake):
             return "a run at the rate it would need"
-        replicas = self._replicas(replica, likely, shape, affordable)
+        replicas = self._replicas(self.trace, replica, likely, shape.dp, affordable)
         if replicas is None:
             return "the replicas it needs" if affordable < shape.most else None
         if self._falls_short(replica, replicas, shape, stake):
@@ -140,12 +146,7 @@ class Worker:
         self, trace: Workload, replica: Fleet, estimate: int, shape: Shape
     ) -> int | None:
         """The fewest replicas that keep the targets under a trace; None: there are too few GPUs."""
-        judge = self.judge(trace)
-
-        def holds(replicas: int) -> bool:
-            return judge.broken(replace(replica, replicas=replicas * shape.dp)) == ()
-
-        return replicas_needed(holds, estimate, shape.most)
+        return self._replicas(self.judge(trace), replica, estimate, shape.dp, shape.most)
 
     def judge(self, workload: Workload) -> Judge:
         return Judge(workload, self.demand.slos, self.engine, self.demand.attainment)
@@ -183,10 +184,11 @@ class Worker:
             return None
         return rate_per_s * attained_share(run, self.demand.slos)
 
-    def _replicas(self, replica: Fleet, estimate: int, shape: Shape, most: int) -> int | None:
+    def _replicas(
+        self, trace: Judge, replica: Fleet, estimate: int, dp: int, most: int
+    ) -> int | None:
         def holds(replicas: int) -> bool:
-            fleet = replace(replica, replicas=replicas * shape.dp)
-            return self.trace.broken(fleet) == ()
+            return carries(trace, self.searched, replace(replica, replicas=replicas * dp))
 
         return replicas_needed(holds, estimate, most)
 
@@ -196,7 +198,7 @@ class Worker:
         """All the replicas that the trace needs, and their capacity; ``upper`` bounds the rate of one."""
         one_per_s = one.capacity.rate_per_s
         estimate = ceil(self.demand.trace.rate_per_s / one_per_s)
-        replicas = self._replicas(one.fleet, estimate, shape, shape.most)
+        replicas = self._replicas(self.trace, one.fleet, estimate, shape.dp, shape.most)
         if replicas is None:
             return TooFewGpus(shape.most, one_per_s)
         fleet = replace(one.fleet, replicas=replicas * shape.dp)

@@ -209,6 +209,43 @@ def test_targets_that_nothing_meets_end_with_3_and_still_say_why(store: str) -> 
     assert "tbt p50 < 0.001 s comes to" in found["infeasible"][0]["reason"]
 
 
+HOLD = """
+import sys, time
+from servecast.estimator.store import Store
+with Store.open(sys.argv[1]):
+    print("open", flush=True)
+    time.sleep(6)
+"""
+
+
+def test_two_searches_side_by_side_wait_for_a_store_that_a_third_process_keeps(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "s.duckdb"
+    holding = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(holding, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        asked = ["--trace", CHAT, "--store", str(path), "--sku", "a30", *SMALL]
+        asked += ["--json", "--quiet"]
+        searches = [
+            subprocess.Popen(
+                [COMMAND, "spec/llama.llm", *asked, "--out", str(tmp_path / out)],
+                cwd=REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for out in ("one", "other")
+        ]
+        told = [search.communicate(timeout=200) for search in searches]
+    assert [search.returncode for search in searches] == [0, 0]
+    (one, _), (other, _) = told
+    assert json.loads(one)["best"]["qps"] == json.loads(other)["best"]["qps"]
+    waiting = f"s.duckdb: in use by process {holder.pid}; waiting for it (Ctrl-C gives up"
+    assert all(waiting in err for _, err in told)
+
+
 def test_without_measurements_every_time_is_analytical_and_said_to_be(tmp_path: Path) -> None:
     found = answer("--trace", CHAT, "--store", str(tmp_path / "s.duckdb"), "--sku", "a30", *SMALL)
     assert found["best"]["time_by_source"]["analytical"] == pytest.approx(1)
@@ -270,6 +307,7 @@ WRONG_USAGE = {
     "sku": (("--sku", "h100-smx"), 2, "unknown SKU 'h100-smx' (did you mean 'h100-sxm'?)"),
     "metric": (("--slo", "tftt p90 < 2 s"), 2, "did you mean"),
     "percentile": (("--slo", "ttft p101 < 2 s"), 2, "101"),
+    "slo of a class": (("--slo", "class 1: ttft p90 < 2 s"), 2, "of class 1 alone (ttft p90 <"),
     "slo unit": (("--slo", "ttft p90 < 2 GB"), 2, "GB"),
     "source": (("--source", "vidr"), 2, "no source 'vidr' (did you mean 'vidur'?)"),
     "service": (("--service", "chatt"), 2, "no service 'chatt' (did you mean"),

@@ -133,13 +133,15 @@ def searching(
     traffic: Workload | None = None,
     progress: Callable[[int, int, str], None] = lambda *_: None,
     loader: TableLoader | None = None,
+    resampled: Workload | None = None,
     **means: Any,
 ) -> Searching:
+    """``resampled``: what capacities are found with, where the traffic is short."""
     traffic = traffic or workload()
     how = Means(loader or InventedTimes(), Here, progress, journal, **means)
     tokens = traffic.mean_sequence_tokens
     apart = asked.pairings(tokens).kept
-    return Searching(asked, asked.space(tokens), asked.demand(traffic, traffic), how, apart)
+    return Searching(asked, asked.space(tokens), asked.demand(traffic, resampled or traffic), how, apart)
 
 
 def num_requests(worker: Worker) -> int:

@@ -14,6 +14,7 @@ from servecast.compiler.errors import UserError
 from servecast.simulator.search.market import Market, priced
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.space import Axes
+from servecast.simulator.traffic.arrivals import bootstrap
 
 SPACES: dict[str, dict[str, Any]] = {
     "three GPUs": {},
@@ -68,6 +69,21 @@ def test_no_configuration_has_a_better_figure_than_the_first(tmp_path: Path) -> 
         found = ranking(tmp_path, objective=objective, rate_per_s=40.0)
         values = [found.objective.value(row) for row in found.ranked]
         assert values == sorted(values, reverse=found.objective.higher_is_better)
+
+
+@pytest.mark.parametrize("mode", ["aggregated", "disaggregated"])
+def test_no_more_is_promised_of_a_short_trace_than_its_replicas_carry(
+    mode: str, tmp_path: Path
+) -> None:
+    """A hundred requests leave before a queue is long: one replica keeps up with them at any rate."""
+    short = workload(100, rate_per_s=60.0)
+    skus = ("h100-sxm",)
+    axes = replace(SMALL, skus=skus, modes=(mode,), prefill_skus=skus, decode_skus=skus)
+    asked = question(axes, market=Market(32))
+    long = bootstrap(short, 2000, 0)
+    found = searching(asked, tmp_path / "search.jsonl", short, resampled=long).run()
+    assert found.ranked
+    assert all(row["qps"] >= short.rate_per_s for row in found.ranked)
 
 
 def test_a_tie_that_errors_of_times_make_names_the_kernels_to_profile(tmp_path: Path) -> None:
