@@ -24,7 +24,8 @@ from servecast.compiler.errors import DataMissingError
 from servecast.estimator.measurement import Floats, Ints
 
 COLUMNS = ("seconds", "decodes", "cached_tokens", "chunks")
-CHUNK = re.compile(r"(\d+)\+([1-9]\d*)")
+MOST_DIGITS = 15  # of a count; numpy has 18
+CHUNK = re.compile(rf"(\d{{1,{MOST_DIGITS}}})\+([1-9]\d{{0,{MOST_DIGITS - 1}}})")
 
 Chunks = tuple[tuple[int, int], ...]  # (context, tokens)
 
@@ -51,16 +52,19 @@ class StepLog:
 def read_step_log(path: Path) -> StepLog:
     """
     Raises:
-        DataMissingError: a column lacks or a cell is none; it is named by line and column.
+        DataMissingError: it is no text, a column lacks or a cell is none; it is named by line and column.
     """
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataMissingError(
-                f"{path}: no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}"
-            )
-        rows = [_row(row, f"{path}:{line}") for line, row in enumerate(reader, start=2)]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataMissingError(
+                    f"{path}: no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}"
+                )
+            rows = [_row(row, f"{path}:{line}") for line, row in enumerate(reader, start=2)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataMissingError(f"{path}: is no log of steps: {error}") from error
     return log_of(rows)
 
 
@@ -89,7 +93,8 @@ def _row(row: dict[str, str], where: str) -> tuple[float, int, int, Chunks]:
 
 
 def _count(row: dict[str, str], name: str, where: str) -> int:
-    if not (row[name] or "").isdecimal():
+    text = row[name] or ""
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
         raise DataMissingError(f"{where}: {name} {row[name]!r} is no count")
     return int(row[name])
 

@@ -9,8 +9,7 @@ that.
 
 from __future__ import annotations
 
-import csv
-import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,14 @@ from pathlib import Path
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.importers.agreement import Agreement, Timed, refuse_mixed_units
+from servecast.estimator.importers.csv_lines import lines_of
 from servecast.estimator.importers.vidur import Skipped
 from servecast.estimator.measurement import Measurement, Origin, Timing
 
 LICENCE = "MIT"
 S_PER_US = 1e-6
+OF = "a profile of LLMServingSim"
+RANKS = re.compile(r"tp[1-9]\d*")
 SKUS = {"RTX4090": "rtx-4090", "RTXPRO6000": "rtx-pro-6000", "H100": "h100-sxm"}
 
 
@@ -79,8 +81,12 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
     if model is None:
         known = ", ".join(MODELS)
         raise DataMissingError(f"{path}: unknown model {'/'.join(name)!r}; known are {known}")
+    if not RANKS.fullmatch(tp) or any(
+        size % int(tp[2:]) for size in (model.heads, model.intermediate)
+    ):
+        raise DataMissingError(f"{path}: no such tensor parallelism of {'/'.join(name)} as {tp!r}")
     origin = Origin("llmservingsim", "llmservingsim", "", relative.as_posix(), LICENCE)
-    file = _File(path, model, int(tp.removeprefix("tp")), dtype)
+    file = _File(path, model, int(tp[2:]), dtype)
     found = list(READERS[path.name](file, skipped))
     refuse_mixed_units(found)
     for row in found:
@@ -101,34 +107,15 @@ class _Row:
         return Timed(case, self.seconds, self.where)
 
 
-def _rows(file: _File, *columns: str) -> Iterator[_Row]:
+def _rows(file: _File, *columns: str, least: int = 1) -> Iterator[_Row]:
+    """Every line; counts below ``least`` are refused."""
     agreement = Agreement()
-    with file.path.open(newline="", encoding="utf-8") as opened:
-        for number, row in enumerate(csv.DictReader(opened), start=2):
-            values = {}
-            for column in (*columns, "time_us"):
-                text = row.get(column)
-                if text is None:
-                    raise DataMissingError(f"{file.path}: no column {column}")
-                values[column] = _number(text, f"{file.path}:{number}: column {column}")
-            if values["time_us"] <= 0:
-                text = f"{values['time_us']:g} us is not a positive time"
-                raise DataMissingError(f"{file.path}:{number}: column time_us: {text}")
-            time_us, layer = values.pop("time_us"), row.get("layer") or ""
-            sizes = {column: int(value) for column, value in values.items()}
-            found = _Row(layer, sizes, time_us * S_PER_US, f"{file.path}:{number}: column time_us")
-            agreement.check((layer, *sizes.values()), found.seconds, number, found.where)
-            yield found
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise DataMissingError(f"{where}: {text!r} is not a number")
-    return value
+    for line in lines_of(file.path, OF):
+        sizes = {column: line.whole(column, least) for column in columns}
+        seconds = line.positive_time("time_us", "us") * S_PER_US
+        layer, where = line.row.get("layer") or "", line.where("time_us")
+        agreement.check((layer, *sizes.values()), seconds, line.number, where)
+        yield _Row(layer, sizes, seconds, where)
 
 
 def _case(file: _File, kernel: str, dims: Mapping[str, int]) -> KernelCase:
@@ -186,8 +173,10 @@ def _attention(file: _File, skipped: Skipped) -> Cases:
     m, tp = file.model, file.tp
     kv_heads = max(1, m.kv_heads // tp)
     shape = {"heads": m.heads // tp, "kv_heads": kv_heads, "head_dim": m.head_dim, "window": 0}
-    for row in _rows(file, "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"):
+    for row in _rows(file, "prefill_chunk", "kv_prefill", "n_decode", "kv_decode", least=0):
         chunk, history, decodes, cached = row.values.values()
+        if not chunk and not decodes:
+            raise DataMissingError(f"{row.where}: a step without a chunk and without decodes")
         if chunk and decodes and history:
             skipped.reasons[f"{file.path.name}: decodes beside a prefill with history"] += 1
         elif chunk and decodes:

@@ -7,15 +7,15 @@ is stored as that. Its norms are its own kernel, without the residual.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.importers.agreement import Agreement, Timed, refuse_mixed_units
+from servecast.estimator.importers.csv_lines import Line, lines_of
 from servecast.estimator.measurement import Measurement, Origin, Timing
 
 LICENCE = "MIT"
@@ -29,7 +29,8 @@ SKUS = {
     "h100_dgx": "h100-sxm",
 }
 
-Row = Mapping[str, str]
+OF, MS = "a Vidur profile", "ms"
+RANKS = "num_tensor_parallel_workers"
 
 
 @dataclass(slots=True)
@@ -37,61 +38,6 @@ class Skipped:
     """How many cells were not taken, by reason."""
 
     reasons: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One line of a file, able to say where it is."""
-
-    path: Path
-    number: int
-    row: Row
-
-    def where(self, column: str) -> str:
-        return f"{self.path}:{self.number}: column {column}"
-
-    def integer(self, column: str) -> int:
-        text = self._text(column)
-        try:
-            value = int(float(text))
-        except ValueError:
-            value = -1
-        if value < 0:
-            raise DataMissingError(f"{self.where(column)}: {text!r} is not a whole number")
-        return value
-
-    def _text(self, column: str) -> str:
-        text = self.row.get(column)
-        if text is None:
-            raise DataMissingError(f"{self.path}: no column {column}; is it a Vidur profile?")
-        return text
-
-    def timing(self, name: str) -> Timing | None:
-        """None where the cell is empty: not measured.
-
-        Raises:
-            DataMissingError: a time that is not a positive number.
-        """
-        if self._text(f"time_stats.{name}.median") == "":
-            return None
-        mean, median, low = (self._ms(name, part) for part in ("mean", "median", "min"))
-        spread = self._ms(name, "std")
-        for part, value in (("mean", mean), ("median", median)):
-            if value <= 0:
-                where = self.where(f"time_stats.{name}.{part}")
-                raise DataMissingError(f"{where}: {value} ms is not a positive time")
-        return Timing(mean, None, spread, low if low > 0 else None, median)
-
-    def _ms(self, name: str, part: str) -> float:
-        column = f"time_stats.{name}.{part}"
-        text = self._text(column)
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not 0 <= value < float("inf"):
-            raise DataMissingError(f"{self.where(column)}: {text!r} is not a time in milliseconds")
-        return value * S_PER_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +73,9 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
     name = relative.parts[1]
     origin = Origin("vidur", "vidur", "", relative.as_posix(), LICENCE)
     agreement, found = Agreement(), list[Timed]()
-    for line in _lines(path):
+    for line in lines_of(path, OF):
         for case in READERS[path.name](line, skipped):
-            timing = line.timing(case.column)
+            timing = _timing(line, case.column)
             if timing is None:
                 skipped.reasons[f"{relative}: {case.column} was not measured"] += 1
                 continue
@@ -142,26 +88,34 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
     refuse_mixed_units(found)
 
 
-def _lines(path: Path) -> Iterator[_Line]:
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            yield _Line(path, number, row)
+def _timing(line: Line, name: str) -> Timing | None:
+    """None where the cell is empty: not measured.
+
+    Raises:
+        DataMissingError: a time that is not a positive number.
+    """
+    column = f"time_stats.{name}"
+    if line.text(f"{column}.median") == "":
+        return None
+    mean, median = (line.positive_time(f"{column}.{x}", MS) * S_PER_MS for x in ("mean", "median"))
+    low, spread = (line.time(f"{column}.{x}", MS) * S_PER_MS for x in ("min", "std"))
+    return Timing(mean, None, spread, low if low > 0 else None, median)
 
 
-def _mlp(line: _Line, skipped: Skipped) -> Iterable[_Case]:
-    tp, rows = line.integer("num_tensor_parallel_workers"), line.integer("num_tokens")
-    hidden, heads = line.integer("n_embd"), line.integer("n_head")
-    head_dim = hidden // heads
-    q, kv = heads // tp, max(1, line.integer("n_kv_head") // tp)
-    inner = line.integer("n_expanded_embd") // tp
-    gated = line.row.get("use_gated_mlp") == "True"
+def _mlp(line: Line, skipped: Skipped) -> Iterable[_Case]:
+    tp, rows = line.whole(RANKS, least=1), line.whole("num_tokens", least=1)
+    hidden, heads = line.whole("n_embd", least=1), line.whole("n_head", least=1)
+    head_dim = line.share("n_embd", hidden, heads)
+    q, kv = line.share(RANKS, heads, tp), max(1, line.whole("n_kv_head", least=1) // tp)
+    inner = line.share(RANKS, line.whole("n_expanded_embd", least=1), tp)
+    gated = line.yes("use_gated_mlp")
 
     def linear(column: str, width_in: int, width_out: int) -> _Case:
         dims = {"rows": rows, "in_features": width_in, "out_features": width_out}
         return _Case(column, "linear", dims)
 
     norm = {"rows": rows, "width": hidden, "per_row": 1, "residual": 0}
-    vocab = -(-line.integer("vocab_size") // tp)
+    vocab = -(-line.whole("vocab_size", least=1) // tp)
     rope = {"rows": rows, "heads": q + kv, "head_dim": head_dim, "rotary_dim": head_dim}
     return (
         _Case("emb", "embedding", {"rows": rows, "vocab": vocab, "width": hidden}),
@@ -177,16 +131,16 @@ def _mlp(line: _Line, skipped: Skipped) -> Iterable[_Case]:
     )
 
 
-def _attention(line: _Line, skipped: Skipped) -> Iterable[_Case]:
+def _attention(line: Line, skipped: Skipped) -> Iterable[_Case]:
     """A line times either one prefill chunk or one batch of decodes; the other column holds zeros."""
-    tp = line.integer("num_tensor_parallel_workers")
-    all_heads = line.integer("n_q_head")
-    head_dim = line.integer("n_embd") // all_heads
-    kv_heads = max(1, line.integer("n_kv_head") // tp)
-    shape = {"heads": all_heads // tp, "kv_heads": kv_heads, "head_dim": head_dim, "window": 0}
-    batch, cached = line.integer("batch_size"), line.integer("kv_cache_size")
-    chunk = line.integer("prefill_chunk_size")
-    prefill = line.row.get("is_prefill") == "True"
+    tp, all_heads = line.whole(RANKS, least=1), line.whole("n_q_head", least=1)
+    heads = line.share(RANKS, all_heads, tp)
+    head_dim = line.share("n_embd", line.whole("n_embd", least=1), all_heads)
+    kv_heads = max(1, line.whole("n_kv_head", least=1) // tp)
+    shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "window": 0}
+    batch, cached = line.whole("batch_size", least=1), line.whole("kv_cache_size")
+    prefill = line.yes("is_prefill")
+    chunk = line.whole("prefill_chunk_size", least=int(prefill))
     write = {"rows": chunk * batch if prefill else batch, "width": 2 * kv_heads * head_dim}
     saved = _Case("attn_kv_cache_save", "kv_write", write, "bf16")
     swept = {"batch": batch, "context": cached}
@@ -198,10 +152,10 @@ def _attention(line: _Line, skipped: Skipped) -> Iterable[_Case]:
     return saved, _Case("attn_decode", "attention_decode", {**shape, **swept}, "bf16")
 
 
-def _network(column: str, kernel: str) -> Callable[[_Line, Skipped], Iterable[_Case]]:
-    def read(line: _Line, skipped: Skipped) -> Iterable[_Case]:
-        degree, size = line.integer("num_workers"), line.integer("size")
-        if line.integer("devices_per_node") != degree:
+def _network(column: str, kernel: str) -> Callable[[Line, Skipped], Iterable[_Case]]:
+    def read(line: Line, skipped: Skipped) -> Iterable[_Case]:
+        degree, size = line.whole("num_workers", least=1), line.whole("size", least=1)
+        if line.whole("devices_per_node") != degree:
             skipped.reasons[f"{line.path.parent.name}: {column} between nodes"] += 1
             return ()
         return (_Case(column, kernel, {"degree": degree, "payload_bytes": size}),)
@@ -209,7 +163,7 @@ def _network(column: str, kernel: str) -> Callable[[_Line, Skipped], Iterable[_C
     return read
 
 
-READERS: dict[str, Callable[[_Line, Skipped], Iterable[_Case]]] = {
+READERS: dict[str, Callable[[Line, Skipped], Iterable[_Case]]] = {
     "mlp.csv": _mlp,
     "attention.csv": _attention,
     "all_reduce.csv": _network("all_reduce", "all_reduce"),

@@ -110,9 +110,14 @@ def test_vidur_rows_between_nodes_are_counted_not_taken(tmp_path: Path) -> None:
         ("1,1,-1,1,0,8,2048,8", r":3: column time_stats.all_reduce.mean: '-1' is not a time"),
         (
             "1,1,0,1,0,8,2048,8",
-            r":3: column time_stats.all_reduce.mean: 0.0 ms is not a positive time",
+            r":3: column time_stats.all_reduce.mean: 0 ms is not a positive time",
         ),
         ("1,1,1,1,0,8,many,8", r":3: column size: 'many' is not a whole number"),
+        ("1,1,1,1,0,8,2048.5,8", r":3: column size: '2048.5' is not a whole number"),
+        ("1,1,1,1,0,8,1e30,8", r":3: column size: '1e30' is not a whole number"),
+        ("1,1,1,1,0,8,0,8", r":3: column size: must be at least 1, not 0"),
+        ("1,1,1,1,0,8,2048", r":3: column devices_per_node: the line ends before it"),
+        ("1,1,1,1,0,8,2,048,8", r"all_reduce.csv:3: more cells than the header has"),
         ("9,9,9,9,0,8,1024,8", r":3: column all_reduce: 9 ms contradicts the 1 ms .* in line 2"),
     ],
 )
@@ -141,6 +146,53 @@ def test_a_missing_vidur_column_is_named(tmp_path: Path) -> None:
         DataMissingError, match=r"no column devices_per_node; is it a Vidur profile"
     ):
         import_vidur(folder, Skipped())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"all_reduce.csv: no lines below the header; is it a Vidur profile\?"),
+        (HEADER.encode() + b"\n", r"all_reduce.csv: no lines below the header"),
+        (b"\xff\xfe\x00", r"all_reduce.csv: is not a Vidur profile: 'utf-8' codec"),
+        (HEADER.replace(",", ";").encode() + b"\n1;1\n", r"no column num_workers"),
+        (HEADER.encode() + b"\n" + b"1" * 200_000, r"field larger than field limit"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    network(tmp_path)
+    (tmp_path / "network" / "h100_dgx" / "all_reduce.csv").write_bytes(content)
+    with pytest.raises(DataMissingError, match=message):
+        import_vidur(tmp_path, Skipped())
+
+
+def test_the_mark_that_a_spreadsheet_puts_before_a_table_is_passed_over(tmp_path: Path) -> None:
+    folder = network(tmp_path, "1,1,1,1,0,8,2048,8", header="\ufeff" + HEADER)
+    assert len(import_vidur(folder, Skipped())) == 1
+
+
+ATTENTION = (
+    "time_stats.attn_kv_cache_save.median,num_tensor_parallel_workers,n_q_head,n_kv_head,n_embd,"
+    "batch_size,kv_cache_size,prefill_chunk_size,is_prefill"
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1,0,32,8,4096,1,0,8,True", r"num_tensor_parallel_workers: must be at least 1, not 0"),
+        ("1,7,32,8,4096,1,0,8,True", r"num_tensor_parallel_workers: 7 ranks do not divide 32"),
+        ("1,1,0,8,4096,1,0,8,True", r"n_q_head: must be at least 1, not 0"),
+        ("1,1,32,8,4096,0,9,0,False", r"batch_size: must be at least 1, not 0"),
+        ("1,1,32,8,4096,1,0,0,True", r"prefill_chunk_size: must be at least 1, not 0"),
+        ("1,1,32,8,4096,1,0,8,yes", r"is_prefill: 'yes' is neither True nor False"),
+    ],
+)
+def test_a_vidur_shape_that_no_model_has_is_named(tmp_path: Path, row: str, message: str) -> None:
+    path = tmp_path / "compute" / "h100" / "acme" / "m" / "attention.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{ATTENTION}\n{row}\n")
+    with pytest.raises(DataMissingError, match=f"attention.csv:2: column {message}"):
+        import_vidur(tmp_path, Skipped())
 
 
 def test_a_folder_without_profiles_is_named(tmp_path: Path) -> None:
@@ -223,13 +275,16 @@ def test_an_expert_parallel_ranks_share_is_a_row_of_the_whole_layers_profile(
     [
         (
             "layer,tokens,time_us\nact_fn,8,-1\n",
-            r"dense.csv:2: column time_us: '-1' is not a number",
+            r"dense.csv:2: column time_us: '-1' is not a time in us",
         ),
         (
             "layer,tokens,time_us\nact_fn,8,0\n",
             r"dense.csv:2: column time_us: 0 us is not a positive",
         ),
         ("layer,time_us\nact_fn,5\n", r"dense.csv: no column tokens"),
+        ("layer,tokens,time_us\nact_fn,0,5\n", r":2: column tokens: must be at least 1, not 0"),
+        ("layer,tokens,time_us\nact_fn,1.5,5\n", r"tokens: '1.5' is not a whole number"),
+        ("layer,tokens,time_us\nact_fn,8\n", r":2: column time_us: the line ends before it"),
         (
             "layer,tokens,time_us\nact_fn,8,9\nqkv_proj,8,70\nact_fn,8,3\nact_fn,8,2.9\n",
             r"dense.csv:5: column time_us: 0.0029 ms contradicts the 0.009 ms .* in line 2",
@@ -245,6 +300,22 @@ def test_an_expert_parallel_ranks_share_is_a_row_of_the_whole_layers_profile(
 def test_a_bad_llmservingsim_cell_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataMissingError, match=message):
         import_llmservingsim(serving_profile(tmp_path, "dense.csv", text), Skipped())
+
+
+def test_a_serving_step_that_ran_nothing_is_named(tmp_path: Path) -> None:
+    text = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,0,64,9\n"
+    with pytest.raises(DataMissingError, match=r"attention.csv:2: .* without a chunk"):
+        import_llmservingsim(serving_profile(tmp_path, "attention.csv", text), Skipped())
+
+
+@pytest.mark.parametrize("tp", ["tp0", "tpx", "tp3"])
+def test_a_folder_of_ranks_that_cannot_be_is_named(tmp_path: Path, tp: str) -> None:
+    text = "layer,tokens,time_us\nqkv_proj,8,20\n"
+    serving_profile(tmp_path, "dense.csv", text)
+    folder = tmp_path / "RTX4090" / "meta-llama" / "Llama-3.1-8B" / "bf16"
+    (folder / "tp2").rename(folder / tp)
+    with pytest.raises(DataMissingError, match=f"no such tensor parallelism .* as '{tp}'"):
+        import_llmservingsim(tmp_path, Skipped())
 
 
 def test_of_a_folder_with_a_contradiction_nothing_is_imported(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_a_log_is_read(tmp_path: Path) -> None:
     [
         ("seconds,decodes\n", r"no column cached_tokens, chunks"),
         (HEADER + "0.1,1,2,\n-1,1,2,\n", r"steps\.csv:3: seconds '-1' is no positive time"),
+        (HEADER + f"0.1,1,{10**30},\n", r"steps\.csv:2: cached_tokens '1000+' is no count"),
+        (HEADER + "0.1,1," + "2" * 200_000, r"steps\.csv: is no log of steps: field larger"),
         (HEADER + "0.1,one,2,\n", r"steps\.csv:2: decodes 'one' is no count"),
         (HEADER + "0.1,0,0,512\n", r"steps\.csv:2: chunk '512' is not context\+tokens"),
         (HEADER + "0.1,0,0,\n", r"steps\.csv:2: .* ran nothing"),
