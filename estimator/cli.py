@@ -166,12 +166,20 @@ def export_command(file: Path, path: Path, as_json: bool) -> None:
 @json_option
 @result_alone_option
 def merge_command(file: Path, path: Path, as_json: bool) -> None:
-    """Take in the measurements of an exported FILE; those already here are passed over."""
+    """Take in the measurements of an exported FILE; those already here are passed over, and those that no
+    such GPU can do are kept from estimators.
+    """
+    from servecast.compiler.catalog import shipped_skus
     from servecast.estimator.store import Store
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with Store.open(path) as store:
-        _print_count("new_rows", store.merge(file), f"new rows from {file}", as_json)
+        new_rows, kept_back = store.merge(file, shipped_skus())
+    if as_json:
+        click.echo(json.dumps({"new_rows": new_rows, "kept_back": kept_back}))
+    else:
+        told = f"; {kept_back:,} kept from estimators, see `servecast store doctor`"
+        click.echo(f"{new_rows:,} new rows from {file}{told if kept_back else ''}")
 
 
 @store_command.command("gc", epilog="servecast store gc --store profile.duckdb")

@@ -10,9 +10,9 @@ import numpy as np
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.suggest import did_you_mean
-from servecast.estimator.physics import WORK, KernelKind, shortest_s
+from servecast.estimator.physics import WORK, KernelKind
 from servecast.estimator.predictor import case_keys
-from servecast.estimator.quarantine import TOLERANCE
+from servecast.estimator.quarantine import too_fast
 from servecast.estimator.store import Store
 from servecast.estimator.stored import KernelData
 
@@ -69,10 +69,11 @@ def refuse_nothing(store: Store, sku: str, kernel: str) -> None:
 
 
 def _complaints(kind: KernelKind, data: KernelData, sku: Sku | None) -> Iterator[tuple[int, str]]:
+    broken = 0
     if sku is not None and kind.kernel in WORK and data.num_rows:
-        floor = (1 - TOLERANCE) * shortest_s(sku, kind, data.dims)
-        if broken := int(np.count_nonzero(data.seconds < floor)):
-            yield broken, "shorter than the datasheet's peaks allow; predictions are raised to them"
+        broken = int(np.count_nonzero(too_fast(sku, kind, data.dims, data.seconds)))
+    if broken:
+        yield broken, "shorter than the datasheet's peaks allow; predictions are raised to them"
     if contradicted := _contradictions(data):
         yield contradicted, f"cases measured more than once, over {CONTRADICTION} times apart"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from servecast.compiler.hardware import Sku
 from servecast.estimator.measurement import Floats, MeasurementBatch
-from servecast.estimator.physics import COLLECTIVES, KernelKind, shortest_s, work_of
+from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_s, work_of
 
 # Clocks and datasheets round: only what is shorter by more than this share is impossible.
 TOLERANCE = 0.02
@@ -29,9 +29,13 @@ PADDED = 3  # so many larger batches, and two smaller ones, must all be faster
 DISTURBANCE = 1.25  # repeats of one GEMM differ by 2 to 4 %, and a tile begun by less than this
 
 
+def too_fast(sku: Sku, kind: KernelKind, dims: Dims, seconds: Floats) -> NDArray[np.bool_]:
+    """Which cases [cases] took less than the datasheet's peaks allow."""
+    return np.asarray(seconds < (1 - TOLERANCE) * shortest_s(sku, kind, dims), dtype=np.bool_)
+
+
 def _impossible(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[np.bool_]:
-    floor = shortest_s(sku, kind, batch.dims)
-    return np.asarray(seconds_of(batch) < (1 - TOLERANCE) * floor, dtype=np.bool_)
+    return too_fast(sku, kind, batch.dims, seconds_of(batch))
 
 
 def _cached(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[np.bool_]:

@@ -37,6 +37,8 @@ def connect(where: Path, read_only: bool, patience_s: float | None) -> duckdb.Du
         except duckdb.Error as error:
             why = str(error).splitlines()[0]
             if "lock" not in why:
+                if _is_other(where):
+                    why = "it is no DuckDB file"
                 message = f"{where}: cannot be opened as a profile store: {why}"
                 raise DataMissingError(message) from error
             waited_s, holder = time.monotonic() - began_s, _holder(why)
@@ -48,6 +50,14 @@ def connect(where: Path, read_only: bool, patience_s: float | None) -> duckdb.Du
             why = "Ctrl-C gives up, --store with another file does without"
             click.echo(f"{where}: in use {_by(holder)}; waiting for it ({why})", err=True)
         time.sleep(RETRY_S)
+
+
+def _is_other(where: Path) -> bool:
+    """Whether it is a file without the mark of DuckDB's, eight bytes from its beginning."""
+    if not where.is_file():
+        return False
+    with where.open("rb") as file:
+        return file.read(12)[8:] != b"DUCK"
 
 
 def quiet(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

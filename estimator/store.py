@@ -7,7 +7,7 @@ as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ import duckdb
 import numpy as np
 
 from servecast.compiler.errors import DataMissingError
+from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.exchange import export, merge
 from servecast.estimator.insertion import insert
@@ -244,15 +245,16 @@ class Store:
         """Writes all measurements with their origins to a Parquet file; how many rows."""
         return export(self._sql, path)
 
-    def merge(self, path: Path) -> int:
-        """Takes in what ``export`` wrote, of any store; how many rows were new.
+    def merge(self, path: Path, skus: Mapping[str, Sku]) -> tuple[int, int]:
+        """Takes in what ``export`` wrote, of any store. How many rows were new, and how many of the file's
+        are kept back because the data sheet of their GPU, one of ``skus``, does not allow them.
 
         Raises:
             DataMissingError: the file is not such an export.
         """
         before = self._count()
-        merge(self._sql, path)
-        return self._count() - before
+        kept_back = merge(self._sql, path, skus)
+        return self._count() - before, kept_back
 
     def collect_garbage(self) -> int:
         """Drops kept models and tables, which can be computed again; how many there were."""

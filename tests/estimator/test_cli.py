@@ -135,7 +135,7 @@ def test_counts_are_printed_as_json_too(path: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     (export,) = [json.loads(run("store", "export", file, "--json", "--store", path).stdout)]
     merged = run("store", "merge", file, "--json", "--store", tmp_path / "other.duckdb")
-    assert json.loads(merged.stdout) == {"new_rows": export["rows"]}
+    assert json.loads(merged.stdout) == {"new_rows": export["rows"], "kept_back": 0}
     assert export["rows"] > 200
     assert json.loads(run("store", "gc", "--json", "--store", path).stdout) == {"dropped": 0}
 

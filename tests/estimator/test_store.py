@@ -13,9 +13,11 @@ import duckdb
 import numpy as np
 import pytest
 
+from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.measurement import Measurement, MeasurementBatch, Origin, Timing
+from servecast.estimator.quarantine import IMPOSSIBLE
 from servecast.estimator.schema import MIGRATIONS, SCHEMA_VERSION
 from servecast.estimator.store import Store
 
@@ -303,9 +305,39 @@ def test_an_export_merges_into_another_store_once(tmp_path: Path) -> None:
         other.add_measurements(
             [*rows[:1], Measurement(case(1), "gpu", Origin("vidur"), Timing(1.0))]
         )
-        assert other.merge(file) == 2
-        assert other.merge(file) == 0
+        assert other.merge(file, {}) == (2, 0)
+        assert other.merge(file, {}) == (0, 0)
         assert set(other.measurements()) == set(rows)
+        assert other.add_measurements(rows) == 0  # a hash outlives the journey
+
+
+def test_rows_that_no_such_gpu_can_do_are_kept_back_as_they_merge(tmp_path: Path) -> None:
+    """2 x 8192^3 FLOPs in a nanosecond, and in a second."""
+    h100 = shipped_skus()["h100-sxm"]
+    sizes = (("in_features", 8192), ("out_features", 8192), ("rows", 8192))
+    gemm = KernelCase("linear", "bf16", "", sizes)
+    timed = [Measurement(gemm, h100.name, Origin("vidur"), Timing(s)) for s in (1e-9, 1.0)]
+    file = tmp_path / "fast.parquet"
+    with Store.open(":memory:") as one, Store.open(":memory:") as other:
+        one.add_measurements(timed)
+        one.export(file)
+        assert other.merge(file, {h100.name: h100}) == (2, 1)
+        assert other.kernel_data(h100.name, "linear", ("bf16", ""), ["vidur"]).seconds == [1.0]
+        assert IMPOSSIBLE in {line.quarantine for line in other.contents()}
+
+
+def test_a_merged_row_without_its_kernels_sizes_is_refused(tmp_path: Path) -> None:
+    h100 = shipped_skus()["h100-sxm"]
+    row = Measurement(
+        KernelCase("linear", "bf16", "", (("rows", 8),)), h100.name, Origin("vidur"), Timing(1.0)
+    )
+    file = tmp_path / "short.parquet"
+    with Store.open(":memory:") as one, Store.open(":memory:") as other:
+        one.add_measurements([row])
+        one.export(file)
+        with pytest.raises(DataMissingError, match=r"short\.parquet: not an export .*in_features"):
+            other.merge(file, {h100.name: h100})
+        assert other.contents() == ()
 
 
 @pytest.mark.parametrize("content", [b"hello", b""])
@@ -315,7 +347,7 @@ def test_merging_what_is_no_export_changes_nothing(tmp_path: Path, content: byte
     with Store.open(":memory:") as store:
         store.add_measurements([measured(8)])
         with pytest.raises(DataMissingError, match=r"other\.parquet: not an export"):
-            store.merge(file)
+            store.merge(file, {})
         assert len(store.measurements()) == 1
 
 
