@@ -1,11 +1,14 @@
 """How often held-out measurements lie inside the predicted intervals: prints one JSON object.
 
-    python benchmarks/estimator_coverage.py [--sku h100-sxm …] [--kernel linear …] [--folders] [--seeds 0 1]
+    python benchmarks/estimator_coverage.py [--sku h100-sxm …] [--kernel linear …] [--seeds 0 1] > a.json
+    python benchmarks/estimator_coverage.py --folders [--seeds 0 1] > b.json
+    python benchmarks/estimator_coverage.py --join a.json b.json …
 
 Intervals are calibrated on some shapes and looked at on others: a fifth of the shapes of the silicon
 tables, and with ``--folders`` all shapes of one model after another in the profiles of LLMServingSim and
-Vidur, learnt from the other models on that GPU. ``classes`` counts all rows of a kernel and format
-together, over GPUs, seeds and models; ``rows`` has each table's own.
+Vidur, learnt from the other models on that GPU. ``rows`` has each table's shares of rows. ``--join`` prints
+of several such files the classes: the rows of a kernel and format over GPUs, seeds and models, in a table
+whose stars mark what is off by more than two points.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -32,10 +35,12 @@ from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Samples
 
 HOW_RUN = re.compile(r"tp\d+|bf16|fp16|fp8.*")  # folders below a model's
-SKUS = ("h100-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
+SKUS = ("h100-sxm", "h200-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
+MOST_OFF = 2.0  # points of a hundred
+Row = dict[str, Any]
 
 
-def covered(table: Table, known: Samples, wanted: Samples, seed: int) -> dict[str, object]:
+def covered(table: Table, known: Samples, wanted: Samples, seed: int) -> Row:
     kind, sms = table.kind, num_sms_of(table.sku)
     learner = choose(kind, known, sms, seed).best
     calibration = calibrate(kind, known, sms, learner, seed)
@@ -43,7 +48,7 @@ def covered(table: Table, known: Samples, wanted: Samples, seed: int) -> dict[st
     predicted = model.predict(feature_matrix(kind, wanted.dims, sms))
     outside = (~known.inside(wanted.dims)).astype(np.int64)
     found = coverage(calibration, predicted, wanted.seconds, outside)
-    shares = {named(level): round(x, 3) for level, x in found.items()}
+    shares = {named(level): round(x, 4) for level, x in found.items()}
     shapes = int(shapes_of(wanted).max()) + 1
     counts = {"rows": len(wanted.seconds), "shapes": shapes}
     return {**table.named, "learner": learner, **counts, **shares}
@@ -53,26 +58,37 @@ def named(level: float) -> str:
     return f"covered_{round(100 * level)}"
 
 
-def together(rows: list[dict[str, Any]]) -> list[dict[str, object]]:
-    """Every kernel's and format's share of rows, over all tables."""
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+def together(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
+    """Every kernel's and format's rows over all tables, and of models' each source's, too."""
+    found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
+        formats = " ".join((row["kernel"], row["dtype"], row["kv_dtype"])).strip()
         over = "shapes" if row["held_out"] == "shapes" else "models"
-        key: tuple[str, ...] = over, row["source"], row["kernel"], row["dtype"], row["kv_dtype"]
-        found.setdefault(key, []).append(row)
-    lines: list[dict[str, object]] = []
-    for key, group in sorted(found.items()):
-        total = sum(row["rows"] for row in group)
-        shares = {
-            named(level): round(sum(row["rows"] * row[named(level)] for row in group) / total, 3)
-            for level in LEVELS
-        }
-        told = dict(zip(("held_out", "source", "kernel", "dtype", "kv_dtype"), key, strict=True))
-        lines.append({**told, "tables": len(group), "rows": total, **shares})
-    return lines
+        found.setdefault((over, formats), []).append(row)
+        if over == "models":
+            found.setdefault((f"models of {row['source']}", formats), []).append(row)
+    return sorted(found.items())
 
 
-def of_shapes(sku: str, seed: int, kinds: Sequence[KernelKind]) -> Iterator[dict[str, object]]:
+def line(key: tuple[str, str], group: Sequence[Row]) -> str:
+    total = sum(row["rows"] for row in group)
+    cells = []
+    for level in LEVELS:
+        share = 100 * sum(row["rows"] * row[named(level)] for row in group) / total
+        cells.append(f"{share:.1f}{' *' if abs(share - 100 * level) > MOST_OFF else ''}")
+    shapes = sum(row["shapes"] for row in group)
+    return "| " + " | ".join((*key, str(len(group)), str(shapes), str(total), *cells)) + " |"
+
+
+def print_joined(files: Sequence[Path]) -> None:
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+    print("| held out | class | tables | shapes | rows |", *(f"{x:.0%} |" for x in LEVELS))
+    print("| --- | --- |", "---: |" * (3 + len(LEVELS)))
+    for key, group in together(rows):
+        print(line(key, group))
+
+
+def of_shapes(sku: str, seed: int, kinds: Sequence[KernelKind]) -> Iterator[Row]:
     for table in silicon_tables(sku, kinds):
         if table.kind.kernel not in COLLECTIVES:
             test = unseen_shapes(table.kind, table.samples, seed)
@@ -80,7 +96,7 @@ def of_shapes(sku: str, seed: int, kinds: Sequence[KernelKind]) -> Iterator[dict
             yield {**covered(table, known, wanted, seed), "held_out": "shapes", "seed": seed}
 
 
-def of_models(source: str, seed: int, kernels: Sequence[str]) -> Iterator[dict[str, object]]:
+def of_models(source: str, seed: int, kernels: Sequence[str]) -> Iterator[Row]:
     """Each model of each GPU in turn; cases that it shares with another model are no test."""
     rows = folder_rows(source)
     for sku in sorted({row.sku for row in rows}):
@@ -110,7 +126,11 @@ def main() -> None:
     parser.add_argument("--folders", action="store_true", help="models of the shared profiles")
     parser.add_argument("--kernel", nargs="+", default=[], help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--join", nargs="+", type=Path, help="files that this printed before")
     options = parser.parse_args()
+    if options.join:
+        print_joined(options.join)
+        return
     started = time.process_time()
     skus = options.sku or ([] if options.folders else SKUS)
     kinds = kinds_of(options.kernel)
@@ -119,8 +139,8 @@ def main() -> None:
         for source in ("llmservingsim", "vidur"):
             for seed in options.seeds:
                 rows += of_models(source, seed, options.kernel)
-    told = {"classes": together(rows), "rows": rows}
-    print(json.dumps({**told, "cpu_s": round(time.process_time() - started, 1)}, indent=1))
+    cpu_s = round(time.process_time() - started, 1)
+    print(json.dumps({"rows": rows, "cpu_s": cpu_s}, indent=1))
 
 
 if __name__ == "__main__":
