@@ -48,14 +48,14 @@ def load_test(result: Row, model: str) -> Command:
 
 
 def guidellm_test(result: Row, model: str) -> Command:
-    """The same load from guidellm, as Poisson arrivals, with the spread of the lengths."""
+    """The same load from guidellm, as Poisson arrivals.
+
+    Mean lengths alone: with a longest one and no deviation guidellm draws evenly from the mean up to it.
+    """
     traffic = result["workload"]
-    prompt, output = traffic["prompt_tokens"], traffic["output_tokens"]
+    prompt, output = (round(traffic[name]["mean"]) for name in ("prompt_tokens", "output_tokens"))
     rate_per_s = _rate(traffic)
-    data = (
-        f"kind=synthetic_text,prompt_tokens={round(prompt['mean'])},prompt_tokens_max={prompt['max']},"
-        f"output_tokens={round(output['mean'])},output_tokens_max={output['max']}"
-    )
+    data = f"kind=synthetic_text,prompt_tokens={prompt},output_tokens={output}"
     options = (
         ("--backend", f"kind=openai_http,target=http://localhost:{PORT},model={model}"),
         ("--profile", f"kind=poisson,rate={rate_per_s:.3f}"),

@@ -62,7 +62,9 @@ def test_both_load_tests_send_the_same_load(result: dict[str, Any]) -> None:
     vllm = dict(option for option in load_test(result, MODEL).options if len(option) == 2)
     guidellm = dict(guidellm_test(result, MODEL).options)
     assert guidellm["--profile"] == f"kind=poisson,rate={vllm['--request-rate']}"
-    assert f"prompt_tokens={vllm['--random-input-len']}," in guidellm["--data"]
+    lengths = (vllm["--random-input-len"], vllm["--random-output-len"])
+    data = "kind=synthetic_text,prompt_tokens={},output_tokens={}".format(*lengths)
+    assert guidellm["--data"] == data
 
 
 def test_regular_arrivals_have_no_burstiness_to_send(result: dict[str, Any]) -> None:
@@ -278,6 +280,25 @@ for words in json.loads(sys.argv[1]):
 """
 
 
+PARSE_GUIDELLM = """
+import json, sys
+import guidellm.entrypoints
+from guidellm.cli.run import run
+from guidellm.utils.random import IntegerRangeSampler
+async def shown(args, **_):
+    spec = args.spec
+    data = spec.data[0]
+    prompt = (data.prompt_tokens, data.prompt_tokens_stdev, data.prompt_tokens_min, data.prompt_tokens_max)
+    output = (data.output_tokens, data.output_tokens_stdev, data.output_tokens_min, data.output_tokens_max)
+    for limits in (prompt, output):
+        drawn = iter(IntegerRangeSampler(*limits, random_seed=0))
+        print(sum(next(drawn) for _ in range(100)) / 100)
+    print(spec.profile.rate[0], spec.constraints[0].seconds)
+guidellm.entrypoints.benchmark_generative_text = shown
+run.main(json.loads(sys.argv[1]), standalone_mode=False)
+"""
+
+
 def parsed(variable: str, program: str, cases: object) -> list[str]:
     """What the engine's own parser, in the Python that the variable names, says of each case."""
     python = os.environ.get(variable)
@@ -321,6 +342,18 @@ def test_vllm_s_own_parser_takes_every_command(result: dict[str, Any]) -> None:
     servers = [("serve", llm_d_command(texts, index)[2:]) for index in (0, 1)]
     found = parsed("SERVECAST_VLLM_PYTHON", PARSE_VLLM, serve + servers + bench)
     assert found[-7:] == [seqs, "64", *(4 * [seqs]), "None"]
+
+
+def test_guidellm_itself_reads_the_load_test_and_draws_the_trace_s_lengths(
+    result: dict[str, Any],
+) -> None:
+    test = guidellm_test(result, MODEL).words[2:]
+    prompt, output, rate_per_s, seconds = parsed("SERVECAST_GUIDELLM_PYTHON", PARSE_GUIDELLM, test)
+    traffic = result["workload"]
+    assert float(prompt) == round(traffic["prompt_tokens"]["mean"])
+    assert float(output) == round(traffic["output_tokens"]["mean"])
+    assert float(rate_per_s) == pytest.approx(traffic["rate_per_s"], abs=1e-3)
+    assert float(seconds) == 600
 
 
 def test_sglang_s_own_parser_takes_every_command(result: dict[str, Any]) -> None:
