@@ -1,11 +1,13 @@
-"""How much faster the workers of a Ray cluster search than one process of this machine.
+"""How much faster two workers of a Ray cluster search than one, each with a core of its own.
 
-    python benchmarks/ray_scaling.py --ray HEAD:6379       # needs the ray extra
+    python benchmarks/ray_scaling.py                       # needs the ray extra; about two minutes
 
-Times the search itself in both: tables are built before, as a long search hides them behind its work. Prints
-JSON with the load of the machine, and what as many processes of this machine gain without Ray: nodes that
-share it (docs/ray.md, with ``--num-cpus 1``) cannot gain more. ``command_cpu_s`` is the CPU time that handing
-out the work and taking in the answers takes here, besides Ray's own processes.
+Starts a cluster on this machine: times a search on one node of one CPU, adds a second and times it again.
+Beside it stand one process of this machine and two, without Ray: nodes that share a machine cannot gain more
+than processes of it do. Tables are built before, as a long search hides them behind its work.
+
+Prints JSON. ``ratio`` is one worker's time over that of all, ``ratio_without_ray`` the same of processes.
+``command_cpu_s`` is the CPU time that handing out the work and taking in the answers takes here.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from ray.cluster_utils import Cluster
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
@@ -26,7 +33,7 @@ from servecast.simulator.search.question import Question
 from servecast.simulator.search.ray_pool import ray_pool
 from servecast.simulator.search.run import search
 from servecast.simulator.search.searching import shape
-from servecast.simulator.search.space import Axes
+from servecast.simulator.search.space import Axes, Placement
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traffic.arrivals import bootstrap
 from servecast.simulator.traffic.traces import read_trace
@@ -34,8 +41,7 @@ from servecast.simulator.traffic.traces import read_trace
 REPOSITORY = Path(__file__).resolve().parent.parent
 MAX_GPUS = 16
 SEQS, TOKENS = (24, 32, 48, 64, 96, 128, 192, 256), (256, 512, 1024, 2048, 3072, 4096, 6144, 8192)
-REPEATS = 3
-"""The least of them is kept: what else runs on the machine only adds."""
+NODE = {"num_cpus": 1, "object_store_memory": 200_000_000}
 
 
 class Job:
@@ -46,7 +52,7 @@ class Job:
         self.question = Question(
             programs={"": load_spec(REPOSITORY / "spec/llama.llm").model()},
             skus=shipped_skus(),
-            axes=Axes(("h100-sxm",), (1, 2, 4), (1,), SEQS, TOKENS),
+            axes=Axes(("h100-sxm",), (1, 2, 4, 8), (1, 2), SEQS, TOKENS),
             slos=(Slo("ttft", 90, 2.0), Slo("tbt", 99, 0.2)),
             market=Market(MAX_GPUS),
             seed=0,
@@ -56,10 +62,10 @@ class Job:
         loader = TableLoader(None)
         self.tables = {p.label: loader.tables(p.sharded, p.sku, bounds(p)) for p in self.placements}
 
-    def seconds(self, pool: Pool) -> float:
+    def seconds(self, pool: Pool, placements: Sequence[Placement]) -> float:
         started = time.perf_counter()
         found = search(
-            self.placements,
+            placements,
             lambda placement: self.tables[placement.label],
             pool,
             lambda placement: shape(self.question, placement),
@@ -68,36 +74,59 @@ class Job:
         return time.perf_counter() - started
 
 
-def timed(job: Job, pool: Pool) -> tuple[float, float]:
-    """Least wall seconds, and mean CPU seconds here, after a search that starts and compiles everything."""
-    job.seconds(pool)
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The least wall seconds of some searches, for what else runs on the machine only adds, and their mean
+    CPU seconds in this process."""
+
+    wall_s: float
+    command_cpu_s: float
+
+
+def timed(job: Job, pool: Pool, repeats: int) -> Timed:
+    """After the search of one placement, which starts and compiles everything."""
+    job.seconds(pool, job.placements[:1])
     before_s = time.process_time()
-    seconds = min(job.seconds(pool) for _ in range(REPEATS))
-    cpu_s = (time.process_time() - before_s) / REPEATS
+    wall_s = min(job.seconds(pool, job.placements) for _ in range(repeats))
+    cpu_s = (time.process_time() - before_s) / repeats
     pool.close(now=False)
-    return seconds, cpu_s
+    return Timed(wall_s, cpu_s)
+
+
+@contextmanager
+def one_node() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ray", required=True, metavar="HOST:PORT", help="of the cluster")
+    parser.add_argument("--nodes", type=int, default=2, help="of one CPU each, on this machine")
     parser.add_argument("--requests", type=int, default=10_000, help="of each simulation")
+    parser.add_argument("--repeats", type=int, default=3, help="of each search; the least counts")
     asked = parser.parse_args()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     job = Job(asked.requests)
-    one_s, _ = timed(job, Processes(job.demand, 1))
-    cluster = ray_pool(job.demand, asked.ray)
-    workers = cluster.slots
-    cluster_s, cpu_s = timed(job, cluster)
-    processes_s, _ = timed(job, Processes(job.demand, workers))
+    with one_node() as cluster:
+        one = timed(job, ray_pool(job.demand, cluster.address), asked.repeats)
+        for _ in range(asked.nodes - 1):
+            cluster.add_node(**NODE)
+        many = timed(job, ray_pool(job.demand, cluster.address), asked.repeats)
+    alone = timed(job, Processes(job.demand, 1), asked.repeats)
+    processes = timed(job, Processes(job.demand, asked.nodes), asked.repeats)
     found = {
         "configurations": sum(len(p.candidates) for p in job.placements),
-        "workers": workers,
-        "one_process_s": one_s,
-        "cluster_s": cluster_s,
-        "as_many_processes_s": processes_s,
-        "ratio": one_s / cluster_s,
-        "ratio_without_ray": one_s / processes_s,
-        "command_cpu_s": cpu_s,
+        "workers": asked.nodes,
+        "one_worker_s": one.wall_s,
+        "workers_s": many.wall_s,
+        "ratio": one.wall_s / many.wall_s,
+        "one_process_s": alone.wall_s,
+        "processes_s": processes.wall_s,
+        "ratio_without_ray": alone.wall_s / processes.wall_s,
+        "command_cpu_s": many.command_cpu_s,
         "load_1min": os.getloadavg()[0],
         "cores": os.cpu_count(),
     }
