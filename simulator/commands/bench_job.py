@@ -81,12 +81,15 @@ def run_bench(options: BenchOptions, progress: Progress) -> Row:
     """All searches that the folder does not hold yet, and the results of all; of those done, after Ctrl-C.
 
     Raises:
-        UserError: an unknown model, workload or SKU, or a folder that cannot be written to.
+        UserError: an unknown model, workload or SKU, before anything is searched; or a folder that
+            cannot be written to.
         KeyboardInterrupt: no search was done before it.
     """
     options = options.with_standing()
     _check_skus(options.skus)
     specs = {name: _spec_of(name) for name in options.models}
+    for workload in options.workloads:
+        _traffic(options, workload)  # a wrong name is told before the first search
     grid = [(model, workload) for model in options.models for workload in options.workloads]
     cells: list[Cell] = []
     try:
@@ -108,7 +111,8 @@ def _cell(options: BenchOptions, spec: Spec, model: str, workload: str) -> Cell:
     path = options.out / f"{model}--{Path(workload).stem}--{digest}.json"
     if path.exists():
         return Cell(model, workload, tuple(json.loads(path.read_text(encoding="utf-8"))["ranked"]))
-    ranked = kept(_searched(options, spec, model, _traffic(options, spec, model, workload)))
+    traffic = _traffic(options, workload, spec.model(model).context_tokens)
+    ranked = kept(_searched(options, spec, model, traffic))
     text = json.dumps({"asked": asked, "ranked": ranked}, indent=1, allow_nan=False)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -134,12 +138,12 @@ def _asked(options: BenchOptions, model: str, workload: str) -> Row:
     }
 
 
-def _traffic(options: BenchOptions, spec: Spec, model: str, workload: str) -> Workload:
+def _traffic(options: BenchOptions, workload: str, context_tokens: int | None = None) -> Workload:
     asked = WorkloadOptions(
         workload,
         rate_per_s=RATE_PER_S,
         num_requests=REQUESTS if workload in KINDS else None,
-        context_tokens=spec.model(model).context_tokens,
+        context_tokens=context_tokens,
         seed=options.seed,
     )
     return make_workload(asked)
@@ -156,6 +160,7 @@ def _searched(options: BenchOptions, spec: Spec, model: str, workload: Workload)
         jobs=options.jobs,
         quiet=True,
         out=options.out,
+        judged=False,
     )
     try:
         found = run_job(job)

@@ -80,6 +80,7 @@ class JobOptions:
     out: Path | None = None
     resume: bool = False
     best_only: bool = False
+    judged: bool = True
     confidence: float = DEFAULT_CONFIDENCE
     more_traces: tuple[Path, ...] = ()
     weights: tuple[float, ...] = ()
@@ -130,6 +131,7 @@ def _answer(
             journal=(options.out or options.store.parent) / journal,
             resume=options.resume,
             best_only=options.best_only,
+            judged=options.judged,
         )
         return plan(question, workload, means, _versions())
 

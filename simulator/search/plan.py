@@ -47,7 +47,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     loader = means.loader
     return assemble(
         ranking,
-        of_best=_of_best(ranking, searching, workload),
+        of_best=_of_best(ranking, searching, workload) if means.judged else {},
         workload={**asdict(describe(workload)), "searched_requests": len(searched)},
         question=question.json(),
         provenance={

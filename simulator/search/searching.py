@@ -41,7 +41,8 @@ class Means:
     """What a search works with, beside its question.
 
     ``journal`` is the file that a stopped search leaves, ``resume`` goes on from it. ``best_only`` shows of
-    most configurations only that another is better.
+    most configurations only that another is better. Not ``judged``, the ranking has no intervals, ties or
+    reasons, which cost as much again.
     """
 
     loader: TableLoader
@@ -50,6 +51,7 @@ class Means:
     journal: Path
     resume: bool = False
     best_only: bool = False
+    judged: bool = True
 
 
 @dataclass(slots=True)
@@ -77,13 +79,8 @@ class Searching:
                 pool.submit(warm_up, doing="compiling the engine")
             self._search(journal, pool)
             ranking = self.ranking()
-            if ranking.ranked:
-                self.means.progress(len(self.outcomes), len(self), "resampling the best")
-                ranking = self._certainty(pool).judge(ranking, self.question.confidence)
-                self.means.progress(len(self.outcomes), len(self), "asking what if")
-                balanced = self.question.objective.higher_is_better
-                insight = Insight(pool, self.demand, self.kept_tables_for, self.shape_of, balanced)
-                ranking = insight.explained(ranking)
+            if ranking.ranked and self.means.judged:
+                ranking = self._judged(ranking, pool)
             complete = True
         except BrokenExecutor as error:
             raise LostWorkerError(
@@ -99,6 +96,15 @@ class Searching:
             pool.close(now=not complete)
             journal.close(done=complete)
         return ranking
+
+    def _judged(self, ranking: Ranking, pool: Pool) -> Ranking:
+        """With how sure its contenders are, and why its best is best."""
+        self.means.progress(len(self.outcomes), len(self), "resampling the best")
+        judged = self._certainty(pool).judge(ranking, self.question.confidence)
+        self.means.progress(len(self.outcomes), len(self), "asking what if")
+        balanced = self.question.objective.higher_is_better
+        insight = Insight(pool, self.demand, self.kept_tables_for, self.shape_of, balanced)
+        return insight.explained(judged)
 
     @property
     def placements(self) -> list[Placement]:

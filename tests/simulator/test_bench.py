@@ -153,6 +153,8 @@ def done(folder: Path) -> list[Path]:
 def test_what_cannot_be_benchmarked_is_one_sentence(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    done = run(tmp_path, *options)
+    before = ("--workload", "translation") if options[0] == "--workload" else ()
+    done = run(tmp_path, *before, *options)
     assert done.exit_code == 2
     assert message in done.stderr
+    assert not (tmp_path / "out").exists()  # nothing was searched before it was told
