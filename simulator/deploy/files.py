@@ -83,10 +83,24 @@ def files(result: Row, rank: int) -> dict[str, str]:
     else:
         texts["kubernetes.json"] = kubernetes(row, model)
     texts |= llm_d(roles.values() or [row], model)
-    predicted = f"predicted: ttft p90 {row['metrics']['ttft_s']['p90']:.3f} s when full"
-    texts["load-test.sh"] = load_test(result, model).script(predicted)
-    texts["load-test-guidellm.sh"] = guidellm_test(result, model).script(predicted)
+    predicted = _predicted(result, rank)
+    texts["load-test.sh"] = load_test(result, model).script(*predicted)
+    texts["load-test-guidellm.sh"] = guidellm_test(result, model).script(*predicted)
     return texts
+
+
+def _predicted(result: Row, rank: int) -> list[str]:
+    """At the rate that the tests send, which a result tells of its best alone, and at capacity."""
+    row, best = result["ranked"][rank - 1], result["best"]
+    full = f"predicted when full, at {row['qps']:.3f} requests/s: {_latencies(row['metrics'])}"
+    if rank > 1 or not best.get("at_trace_rate"):
+        return [full]
+    return [f"predicted at this rate: {_latencies(best['at_trace_rate']['metrics'])}", full]
+
+
+def _latencies(metrics: Row) -> str:
+    ttft_s, tbt_s = metrics["ttft_s"]["p90"], metrics["tbt_s"]["p99"]
+    return f"ttft p90 {ttft_s:.3f} s, tbt p99 {tbt_s:.3f} s"
 
 
 def _scripts(result: Row, row: Row, model: str, suffix: str) -> dict[str, str]:

@@ -67,6 +67,23 @@ def test_both_load_tests_send_the_same_load(result: dict[str, Any]) -> None:
     assert guidellm["--data"] == data
 
 
+def test_the_load_tests_say_what_was_predicted_at_the_rate_that_they_send(
+    result: dict[str, Any],
+) -> None:
+    """Of the best; what it does when full is another rate's, and all that is known of the others."""
+    at_rate = result["best"]["at_trace_rate"]["metrics"]
+    latencies = (
+        f"ttft p90 {at_rate['ttft_s']['p90']:.3f} s, tbt p99 {at_rate['tbt_s']['p99']:.3f} s"
+    )
+    for name in ("load-test.sh", "load-test-guidellm.sh"):
+        first, then = files(result, 1)[name].splitlines()[1:3]
+        assert first == f"# predicted at this rate: {latencies}"
+        assert then.startswith(
+            f"# predicted when full, at {result['ranked'][0]['qps']:.3f} requests/s"
+        )
+        assert files(result, 2)[name].count("predicted") == 1
+
+
 def test_regular_arrivals_have_no_burstiness_to_send(result: dict[str, Any]) -> None:
     result["workload"]["gap_cv"] = 0.0
     assert "--burstiness" not in load_test(result, MODEL).words
