@@ -13,9 +13,10 @@ from typing import Any
 
 from silicon_points import REPOSITORY, Case
 
+PARTS = ("collectives", "gate", "placed", "points", "runs", "settings")
 PREDICTING = (
     *("compiler", "estimator", "simulator", "spec"),
-    *(f"benchmarks/silicon_{name}.py" for name in ("gate", "placed", "points", "runs", "settings")),
+    *(f"benchmarks/silicon_{name}.py" for name in PARTS),
 )
 """The code that predicts."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from silicon_answers import Answer, RowsFile, digest_of, known_answers, report
+from silicon_collectives import import_collectives, sources_of
 from silicon_placed import Placed, of_tables, place, table_bounds
 from silicon_points import SHORTEST, Case, read_cases
 from silicon_settings import Settings
@@ -168,16 +169,17 @@ def answer_all(
     cases: Sequence[Case], store: Path, known: Known
 ) -> tuple[list[Answer], list[Refused]]:
     """Answers, and refusals with their reason."""
-    predictor = Predictor(store, known)
     answers, refused = [], []
-    groups: dict[str, list[tuple[Case, Placed]]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[str, ...]], list[tuple[Case, Placed]]] = defaultdict(list)
     for case in cases:
         try:
             placed = place(case)
-            groups[placed.tables_key].append((case, placed))
+            groups[placed.tables_key, sources_of(case)].append((case, placed))
         except UserError as error:
             refused.append({"id": case.id, "model": case.model, "reason": str(error)})
-    for pairs in groups.values():
+    for (_, sources), pairs in groups.items():
+        import_collectives(store, pairs[0][0])
+        predictor = Predictor(store, known, sources)
         bounds = table_bounds([placed for _, placed in pairs])
         for case, placed in pairs:
             try:
