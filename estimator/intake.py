@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from servecast.compiler.catalog import shipped_skus
-from servecast.estimator.importers.llmservingsim import import_llmservingsim
+from servecast.estimator.importers.llmservingsim_skew import import_profiles
 from servecast.estimator.importers.silicon import (
     AICONFIGURATOR,
     AISIMULATE,
@@ -20,7 +20,7 @@ from servecast.estimator.measurement import MeasurementBatch, batches_of
 from servecast.estimator.quarantine import screened
 from servecast.estimator.store import Store
 
-FOLDERS = {"vidur": import_vidur, "llmservingsim": import_llmservingsim}
+FOLDERS = {"vidur": import_vidur, "llmservingsim": import_profiles}
 PACKAGES: dict[str, Package] = {p.source: p for p in (AICONFIGURATOR, AISIMULATE)}
 
 

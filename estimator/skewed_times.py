@@ -1,7 +1,7 @@
 """What decodes of unequal contexts take beyond as many of their mean: the longest sequence ends last.
 
-Agents measure one pattern (``agent/kernels/skew.py``); what it takes longer is spread over its length skew,
-batch * sum(context^2) / sum(context)^2, which is 1 where all are equal.
+Agents measure one pattern (``agent/kernels/skew.py``), LLMServingSim's profiles another; what it takes longer
+is spread over its length skew, batch * sum(context^2) / sum(context)^2, which is 1 where all are equal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from servecast.agent.kernels.skew import skewed_lengths
 from servecast.compiler.kernels import KernelShape
 from servecast.estimator.attention_times import decode_surface, kind_of
+from servecast.estimator.importers.llmservingsim_skew import swept_lengths
 from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor
@@ -58,12 +59,19 @@ def slowdown(
     rows = samples.rows(same)
     batches, contexts = (rows.dims[n].astype(np.float64) for n in ("batch", "context"))
     even = decode_surface(predictor, shape).at(batches, contexts)[0]
-    pairs = zip(rows.dims["batch"].tolist(), rows.dims["context"].tolist(), strict=True)
-    pattern = np.array([length_skew(np.array(skewed_lengths(b, c), dtype=float)) for b, c in pairs])
+    pattern = np.array(
+        [_pattern_skew(*row) for row in zip(batches, contexts, rows.local, strict=True)]
+    )
     longer = np.maximum(rows.seconds / even - 1, 0.0) / np.maximum(pattern - 1, np.finfo(float).eps)
     longer = np.where(pattern > 1, longer, 0.0)
     drawn = (skew - 1) * (1 - 1 / np.maximum(batch, 1))
     return 1 + drawn * _between(batches, contexts, longer, (batch, context))
+
+
+def _pattern_skew(batch: float, context: float, local: bool) -> float:
+    """Of the lengths that stand behind a row, an agent's or an imported one."""
+    lengths = skewed_lengths(int(batch), int(context)) if local else swept_lengths(batch, context)
+    return length_skew(np.array(lengths, dtype=float))
 
 
 def _between(
