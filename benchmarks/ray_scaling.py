@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
 from servecast.compiler.service import Slo
-from servecast.estimator.load import TableLoader
+from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.pool import Pool, Processes
 from servecast.simulator.search.question import Question
@@ -47,7 +47,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 200_000_000}
 class Job:
     """One search, its tables built."""
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self, requests: int, placements: int, sources: Sequence[str]) -> None:
         trace = read_trace(REPOSITORY / "spec/traces/chat.csv")
         self.question = Question(
             programs={"": load_spec(REPOSITORY / "spec/llama.llm").model()},
@@ -58,8 +58,8 @@ class Job:
             seed=0,
         )
         self.demand = self.question.demand(trace, bootstrap(trace, requests, seed=0))
-        self.placements = self.question.space(trace.mean_sequence_tokens).placements
-        loader = TableLoader(None)
+        self.placements = self.question.space(trace.mean_sequence_tokens).placements[:placements]
+        loader = TableLoader(None, sources)
         self.tables = {p.label: loader.tables(p.sharded, p.sku, bounds(p)) for p in self.placements}
 
     def seconds(self, pool: Pool, placements: Sequence[Placement]) -> float:
@@ -107,9 +107,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2, help="of one CPU each, on this machine")
     parser.add_argument("--requests", type=int, default=10_000, help="of each simulation")
     parser.add_argument("--repeats", type=int, default=3, help="of each search; the least counts")
+    parser.add_argument("--placements", type=int, default=8, help="of 64 configurations each")
+    parser.add_argument("--source", nargs="*", default=DEFAULT_SOURCES, help="of operator times")
     asked = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    job = Job(asked.requests)
+    job = Job(asked.requests, asked.placements, asked.source)
     with one_node() as cluster:
         one = timed(job, ray_pool(job.demand, cluster.address), asked.repeats)
         for _ in range(asked.nodes - 1):
