@@ -5,6 +5,7 @@ Lines of JSON. The first names the question; a file of another question is refus
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ from servecast.simulator.search.result import identity_of
 from servecast.simulator.traffic.workload import Workload
 
 ROLES = ("prefill", "decode")
+MOST = 9
+"""Searches that write side by side."""
 DISTRIBUTIONS = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")
 
 
@@ -35,7 +38,11 @@ def question_key(parts: Iterable[object], workload: Workload) -> str:
 
 @dataclass(slots=True)
 class Journal:
-    """The file is made with the first outcome, and goes when the search is done."""
+    """The file is made with the first outcome, and goes when the search is done.
+
+    Searches side by side have one each: while another process writes ``search.jsonl``, this one writes
+    ``search-2.jsonl``. A search is resumed from the file that names its question.
+    """
 
     path: Path
     key: str
@@ -67,38 +74,86 @@ class Journal:
         }
         try:
             if self._file is None:
-                self._file = self._opened()
+                self._file = self._begun()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def close(self, *, done: bool) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is None:
+            return
         if done:
-            self.path.unlink(missing_ok=True)
+            Path(self._file.name).unlink(missing_ok=True)
+        self._file.close()
 
-    def _opened(self) -> IO[str]:
+    def _begun(self) -> IO[str]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a" if self.resume else "w", encoding="utf-8")
-        if not self.resume:
-            file.write(json.dumps({"search": self.key}) + "\n")
+        file = next(filter(None, map(_claimed, self._places())), None)
+        if file is None:
+            raise UserError(
+                f"{self.path}: {MOST} searches write there already; --out takes another"
+            )
+        file.truncate(0)
+        file.write(json.dumps({"search": self.key}) + "\n")
         return file
 
+    def _places(self) -> Iterator[Path]:
+        yield self.path
+        for number in range(2, MOST + 1):
+            yield self.path.with_stem(f"{self.path.stem}-{number}")
+
     def _lines(self) -> Iterator[dict[str, Any]]:
-        try:
-            first, *lines = self.path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError):
-            raise UserError(f"--resume: {self.path}: no search was stopped there") from None
-        if _parsed(first).get("search") != self.key:
-            raise UserError(
-                f"--resume: {self.path} is of another question, trace or data than this one; "
-                "give the same options, or search anew without --resume"
-            )
+        lines = self._resumed()
         for line in lines:  # the last may be cut off in the middle
             if parsed := _parsed(line):
                 yield parsed
+
+    def _resumed(self) -> list[str]:
+        """The lines of the stopped search, whose file is from now on this one's."""
+        others = False
+        for place in self._places():
+            try:
+                file = _claimed(place) if place.is_file() else None
+            except OSError:  # somebody else's
+                file = None
+            if file is None:
+                continue
+            text = _text(file)
+            first, *lines = text.splitlines() or [""]
+            if _parsed(first).get("search") == self.key:
+                self._file = file
+                if not text.endswith("\n"):
+                    file.write("\n")
+                return lines
+            file.close()
+            others = True
+        if not others:
+            raise UserError(f"--resume: {self.path}: no search was stopped there")
+        raise UserError(
+            f"--resume: {self.path} is of another question, trace or data than this one; "
+            "give the same options, or search anew without --resume"
+        )
+
+
+def _claimed(path: Path) -> IO[str] | None:
+    """The file, as long as it is open for this process alone; None: another one has it."""
+    file = path.open("a+", encoding="utf-8")
+    try:  # POSIX locks: workers do not inherit them
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _text(file: IO[str]) -> str:
+    """Nothing where it is no text."""
+    try:
+        file.seek(0)
+        return file.read()
+    except ValueError:
+        return ""
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,36 @@ def test_a_line_that_was_cut_off_is_searched_again(tmp_path: Path) -> None:
     journal = tmp_path / "search.jsonl"
     journal.write_text(journal.read_text()[:-40])
     assert ranking(tmp_path, resume=True).ranked == whole.ranked
+
+
+BESIDE = """
+import sys, time
+from pathlib import Path
+from invented_search import question, searching
+
+def report(done, total, doing):
+    if done == 3:
+        print("here", flush=True)
+        time.sleep(60)
+
+searching(question(), Path(sys.argv[1]), progress=report).run()
+"""
+
+
+def test_a_search_beside_another_leaves_a_file_of_its_own_to_resume(tmp_path: Path) -> None:
+    whole = ranking(tmp_path)
+    command = [sys.executable, "-c", BESIDE, str(tmp_path / "search.jsonl")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"here\n"
+            stopped(tmp_path, 5)
+            assert (tmp_path / "search-2.jsonl").exists()
+            assert ranking(tmp_path, resume=True).ranked == whole.ranked
+            assert not (tmp_path / "search-2.jsonl").exists()
+            assert len((tmp_path / "search.jsonl").read_text().splitlines()) == 1 + 3
+        finally:
+            other.kill()
 
 
 def test_there_must_be_a_stopped_search_of_the_same_question_to_resume(tmp_path: Path) -> None:
