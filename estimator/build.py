@@ -23,6 +23,7 @@ from servecast.estimator.token_times import (
     launches_of,
     send_times,
     sequence_times,
+    shared_times,
     spread_of,
     token_times,
     total_of,
@@ -81,6 +82,7 @@ def build_tables(
         decode_source=_main_source(decode),
         mixed_s=np.stack([mixed_times(c, predictor, bounds, mixed_points) for c in launches]),
         mixed_chunk_tokens=mixed_points,
+        shared_s=np.stack([shared_times(c, predictor, bounds, engine) for c in launches]),
     )
     return tables.scaled(engine.matrix_factor, engine.attention_factor)
 

@@ -84,6 +84,9 @@ class RuntimeTables:
     decode_source: Codes = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int8))
     mixed_s: Floats = field(default_factory=lambda: np.zeros((1, 0, 1, 2)))
     mixed_chunk_tokens: Floats = field(default_factory=lambda: np.zeros(0))
+    # [stages, tokens]: of token_s, what ranks do on each other's tokens, each having as many: experts that
+    # they share, and the exchange. No points where they share none.
+    shared_s: Floats = field(default_factory=lambda: np.zeros((1, 0)))
 
     @property
     def num_stages(self) -> int:
@@ -93,7 +96,8 @@ class RuntimeTables:
         """With attention slower by one factor, every other kernel by another: clocks under load."""
         if matrix == attention == 1.0:
             return self
-        times = {name: getattr(self, name) * matrix for name in ("token_s", "sequence_s", "send_s")}
+        multiplies = ("token_s", "sequence_s", "send_s", "shared_s")
+        times = {name: getattr(self, name) * matrix for name in multiplies}
         attends = ("prefill_s", "prefill_base_s", "decode_s", "mixed_s")
         times |= {name: getattr(self, name) * attention for name in attends}
         return replace(self, **times)

@@ -17,13 +17,14 @@ from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats, Ints
 from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Predictor
-from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source
+from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source, TableBounds
 
 Timed = tuple[Floats, NDArray[np.int8]]  # seconds and source codes
 
 # Token counts to predict beyond the capture sizes: up to each limit by this step, one GEMM tile or more.
 TOKEN_STEPS = ((2048, 64), (8192, 128), (1 << 62, 512))
 GEMMS = ("linear", "experts")
+SHARED = ("experts", "all_to_all")
 SEQUENCE_POINTS = (*range(1, 9), *range(16, 65, 8), *range(96, 257, 32))
 
 
@@ -119,6 +120,18 @@ def token_times(
     captured = np.array(engine.capture_sizes or (0,))
     graph = captured[np.minimum(np.searchsorted(captured, tokens), len(captured) - 1)]
     return _dense(at, points, np.where(tokens <= captured[-1], graph, tokens))
+
+
+def shared_times(
+    launches: Counter[Launch], predictor: Predictor, bounds: TableBounds, engine: EngineProfile
+) -> Floats:
+    """[max_batched_tokens + 1]: of `token_times`, experts that work on other ranks' tokens too, and the
+    exchange of tokens; [0] where there are none, or an engine hides a part of it.
+    """
+    shared = Counter({each: n for each, n in launches.items() if each.shape.kernel in SHARED})
+    if engine.overlap > 0 or all(each.row_factor <= 1 for each in shared):
+        return np.zeros(0)
+    return token_times(shared, predictor, bounds.max_batched_tokens, engine).seconds
 
 
 def _counts_tokens(launch: Launch) -> bool:

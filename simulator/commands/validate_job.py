@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from servecast.estimator.engine_profile import (
 )
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.commands.search_job import default_store
+from servecast.simulator.engine.modes import NO_MODES, Modes
 from servecast.simulator.measured.curves import compare_curves
 from servecast.simulator.measured.readers import read_run
 from servecast.simulator.measured.run import MeasuredRun
@@ -85,10 +86,14 @@ def replay(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> S
 def setup_of(
     asked: ValidateOptions, run: MeasuredRun, program: Program, engine: EngineProfile
 ) -> Setup:
-    """What the command line says, else the recording, else the engine's profile."""
+    """What the command line says, else the recording, else the engine's profile. Data-parallel ranks that
+    share experts wait for each other.
+    """
     ahead, caching = engine.async_scheduling, run.workload.prefix is not None
     told = {"sku": asked.sku, "async_scheduling": ahead, "prefix_caching": caching, **run.settings}
-    return Setup(program, **{**told, **asked.configuration})
+    setup = Setup(program, **{**told, **asked.configuration})
+    waits = setup.dp > 1 and setup.ep > 1 and setup.pp == 1 and setup.modes == NO_MODES
+    return replace(setup, modes=Modes(lock_step=setup.dp)) if waits else setup
 
 
 def engine_of(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:

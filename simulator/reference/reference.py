@@ -31,6 +31,7 @@ from servecast.simulator.reference.object_routing import ObjectRouter
 from servecast.simulator.reference.reference_step import ReferenceStep
 from servecast.simulator.reference.replica import ReferenceReplica
 from servecast.simulator.reference.sessions import Sessions
+from servecast.simulator.reference.stage_times import common_end_s
 from servecast.simulator.reference.tiers import tiers_report
 from servecast.simulator.traffic.workload import Workload
 
@@ -161,7 +162,7 @@ class ReferenceRun:
             self.steps.append(replica.flights[-1])
 
     def form_together(self, group: list[ReferenceReplica], now_s: float) -> None:
-        """One batch of each rank, all as long as the longest; who has none runs a batch of one token."""
+        """One batch of each rank, all ending together; who has none runs a batch of one token."""
         while len(group[0].flights) < group[0].depth:
             formed = [replica for replica in group if replica.schedule(now_s)]
             if not formed:
@@ -169,7 +170,8 @@ class ReferenceRun:
             idle = [replica for replica in group if replica not in formed]
             for replica in idle:
                 replica.run_along(now_s)
-            end_s = max(replica.flights[-1].end_s for replica in group)
+            steps = [(replica.flights[-1].end_s, replica.flights[-1].tokens) for replica in group]
+            end_s = common_end_s(self.fleet.tables, steps)
             for replica in group:
                 replica.flights[-1].end_s = replica.stage_free_s[0] = end_s
             self.num_dummies += len(idle)

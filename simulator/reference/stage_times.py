@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,17 @@ def stage_s(t: RuntimeTables, stage: int, work: Work) -> float:
         if work.chunks and len(t.mixed_chunk_tokens):
             time_s += mixed_s(t, stage, work)
     return time_s
+
+
+def common_end_s(t: RuntimeTables, steps: Sequence[tuple[float, int]]) -> float:
+    """When ranks end that wait for each other, of (end alone, tokens) of each: the experts that they share,
+    and the exchange, have the mean of their tokens, all else has the slowest rank's.
+    """
+    row = t.shared_s[0]
+    if not len(row):
+        return max(end_s for end_s, _ in steps)
+    apart_s = max(end_s - at_count(row, tokens) for end_s, tokens in steps)
+    return apart_s + linear(row, sum(tokens for _, tokens in steps) / len(steps))
 
 
 def chunks_s(t: RuntimeTables, stage: int, work: Work) -> float:

@@ -55,6 +55,15 @@ def test_a_rank_without_work_runs_a_dummy_as_long_as_one_token() -> None:
     assert times(simulate(workload_of((0, 2, 1)), fleet)) == [[2]]
 
 
+def test_experts_that_ranks_share_have_the_mean_of_their_tokens() -> None:
+    """A second a token, half of it the experts': five tokens beside one take 2.5 and, for a mean of three,
+    1.5 more; then one token each takes one second.
+    """
+    tables = replace(tables_of(), shared_s=np.arange(65.0)[None] / 2)
+    fleet = Fleet(tables, LIMITS, 2, modes=Modes(lock_step=2))
+    assert times(simulate(workload_of((0, 5, 2), (0, 1, 2)), fleet)) == [[4, 5], [4, 5]]
+
+
 def test_an_arrival_waits_for_the_other_ranks_step() -> None:
     """A runs 0-5; B, alone on its rank, comes at 1 and starts at 5."""
     records = run(workload_of((0, 5, 1), (1, 1, 1)), 2, lock_step=2)
