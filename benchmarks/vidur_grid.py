@@ -3,12 +3,16 @@
     python benchmarks/vidur_grid.py --store grid.duckdb                  # tables are built, and kept there
     python benchmarks/vidur_grid.py --store grid.duckdb                  # again, with those tables
     python benchmarks/vidur_grid.py --store grid.duckdb --model phi-2    # in pieces
+    python benchmarks/vidur_grid.py --store grid.duckdb --best-only      # for each model and trace the best
 
 4,374 configurations, each a deployment on 16 GPUs behind a round-robin router; its capacity is the highest
 rate at which the queue delay's p99 stays below 5 s (Agrawal et al. 2024, section 7). One process, no pool:
 what does not fit in memory is counted and costs nothing. Prints a line of JSON for each model as it is
 done, and one for all of them with the load of the machine. Real traces: SERVECAST_SHARED, default
 ../shared.
+
+``--best-only`` runs the product's own race instead, as ``compile-and-search --best-only`` does: of a model's
+243 configurations under a trace the one of most requests per dollar, whose replicas serve alone.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ import argparse
 import json
 import os
 import resource
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from servecast.compiler.catalog import shipped_skus
@@ -30,7 +35,11 @@ from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.search.bisection import LIKELY, Known, find_capacity
 from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Judge
+from servecast.simulator.search.market import Market
+from servecast.simulator.search.pool import Here
+from servecast.simulator.search.question import Question
 from servecast.simulator.search.run import groups_of
+from servecast.simulator.search.searching import Means, Searching
 from servecast.simulator.search.space import Axes, Placement, Space, enumerate_space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.traffic.arrivals import bootstrap
@@ -168,13 +177,48 @@ class Counts:
             yield placement, tables
 
 
+def race_cost(store: Path | None, models: Sequence[str]) -> Iterator[dict[str, object]]:
+    """CPU seconds of the search for the best, tables and all, and which it is, by model and trace."""
+    loader, workloads, whole_s = TableLoader(store), traces(), 0.0
+    for name in models:
+        program = load_spec(SPECS / MODELS[name]).model(name)
+        for workload in workloads:
+            fits = workload.drop_longer_than(program.context_tokens)
+            asked = Question({"declared": program}, shipped_skus(), AXES, (), Market(GPUS), 0)
+            started = time.process_time()
+            row = _best(asked, fits, loader)
+            spent_s = time.process_time() - started
+            whole_s += spent_s
+            best = {x: row[x] for x in ("sku", "tp", "pp", "max_num_seqs", "max_batched_tokens")}
+            yield {"model": name, "trace": workload.name, "cpu_s": spent_s, **best}
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    configurations = len(models) * len(workloads) * len(AXES)
+    yield {"model": "all", "configurations": configurations, "cpu_s": whole_s, "peak_mb": peak_mb}
+
+
+def _best(asked: Question, workload: Workload, loader: TableLoader) -> Mapping[str, object]:
+    space = asked.space(workload.mean_sequence_tokens)
+    demand = asked.demand(workload, workload)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder) / "search.jsonl"
+        means = Means(loader, Here, lambda *_: None, journal, best_only=True, judged=False)
+        return Searching(asked, space, demand, means).run().ranked[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A search of the size of Vidur's.")
     parser.add_argument("--store", type=Path, help="keeps tables; none: all are built again")
     parser.add_argument("--model", choices=MODELS, action="append", help="not all of them")
     parser.add_argument("--placements", type=int, help="of each model, to try it out")
+    parser.add_argument("--best-only", action="store_true", help="a race for each model and trace")
     asked = parser.parse_args()
-    for line in grid_cost(asked.store, asked.model or tuple(MODELS), asked.placements):
+    models = asked.model or tuple(MODELS)
+    lines = (
+        race_cost(asked.store, models)
+        if asked.best_only
+        else grid_cost(asked.store, models, asked.placements)
+    )
+    for line in lines:
         print(json.dumps(line), flush=True)
 
 

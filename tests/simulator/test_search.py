@@ -73,12 +73,12 @@ def test_no_configuration_has_a_better_figure_than_the_first(tmp_path: Path) -> 
         assert values == sorted(values, reverse=found.objective.higher_is_better)
 
 
-@pytest.mark.parametrize("mode", ["aggregated", "disaggregated"])
+@pytest.mark.parametrize(("mode", "rate_per_s"), [("aggregated", 60.0), ("disaggregated", 600.0)])
 def test_no_more_is_promised_of_a_short_trace_than_its_replicas_carry(
-    mode: str, tmp_path: Path
+    mode: str, rate_per_s: float, tmp_path: Path
 ) -> None:
     """A hundred requests leave before a queue is long: one replica keeps up with them at any rate."""
-    short = workload(100, rate_per_s=60.0)
+    short = workload(100, rate_per_s=rate_per_s)
     skus = ("h100-sxm",)
     axes = replace(SMALL, skus=skus, modes=(mode,), prefill_skus=skus, decode_skus=skus)
     asked = question(axes, market=Market(32))
