@@ -13,31 +13,17 @@ by what it is off by of itself: `host_step_s` and `host_per_sequence_s` of an en
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vllm_in_process import RESERVED, SamplingParams, __version__, synchronous_engine
 
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "OMP_NUM_THREADS": "1",
-}
-
-from vllm import LLM, SamplingParams, __version__  # type: ignore[import-not-found,unused-ignore]
-
-VOCAB, RESERVED = 512, 16  # ids at the beginning that no prompt has
+VOCAB = 512
 MODEL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -55,7 +41,9 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 64, 60
 
 
 def main() -> None:
-    engine = tiny_engine()
+    engine = synchronous_engine(
+        MODEL, max_model_len=2048, max_num_seqs=max(SEQUENCES), max_num_batched_tokens=8192
+    )
     watch = Watch(engine.engine_core.engine_core)
     host_s = {count: host_of(engine, watch, count) for count in SEQUENCES}
     step_s, per_sequence_s = line(host_s)
@@ -66,24 +54,6 @@ def main() -> None:
         "host_per_sequence_s": round(per_sequence_s, 7),
     }
     print(json.dumps(told, indent=1))
-
-
-def tiny_engine() -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(MODEL))
-        llm = LLM(
-            model=folder,
-            skip_tokenizer_init=True,
-            load_format="dummy",
-            dtype="bfloat16",
-            enforce_eager=True,
-            enable_prefix_caching=False,
-            async_scheduling=False,
-            max_model_len=2048,
-            max_num_seqs=max(SEQUENCES),
-            max_num_batched_tokens=8192,
-        )
-    return llm.llm_engine
 
 
 class Watch:

@@ -14,46 +14,20 @@ fixed work takes now; it is timed between steps, GAUGE_S apart, and counts for n
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
-
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "OMP_NUM_THREADS": "1",
-}
 
 from live_clock import CLOCKS, Clock
 from reference_work import ReferenceWork
-from vllm import LLM, SamplingParams  # type: ignore[import-not-found,unused-ignore]
-
-RESERVED = 16  # token ids at the beginning of the vocabulary that no prompt has
+from vllm_in_process import RESERVED, SamplingParams, synchronous_engine
 
 
 def main() -> None:
     order = json.load(sys.stdin)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(order["model"]))
-        llm = LLM(
-            model=folder,
-            skip_tokenizer_init=True,
-            load_format="dummy",
-            dtype="bfloat16",
-            enforce_eager=True,
-            enable_prefix_caching=False,
-            async_scheduling=False,
-            **order["engine"],
-        )
-    core = llm.llm_engine.engine_core.engine_core
+    engine = synchronous_engine(order["model"], **order["engine"])
+    core = engine.engine_core.engine_core
     told = {
         "num_gpu_blocks": core.scheduler.cache_config.num_gpu_blocks,
         "block_size": core.scheduler.block_size,
@@ -61,7 +35,7 @@ def main() -> None:
     batches, work = watch(core.scheduler), ReferenceWork()
     for run in order["runs"]:
         clock = Clock(*CLOCKS[order["clock"]], work, order["reference_s"])
-        replay = Replay(llm.llm_engine, run, order["model"]["vocab_size"], batches)
+        replay = Replay(engine, run, order["model"]["vocab_size"], batches)
         done = replay.to_the_end(clock)
         print(
             json.dumps({"name": run["name"], "slowness": clock.slowness, **told, **done}),

@@ -210,11 +210,11 @@ def test_targets_that_nothing_meets_end_with_3_and_still_say_why(store: str) -> 
 
 
 HOLD = """
-import sys, time
+import sys
 from servecast.estimator.store import Store
 with Store.open(sys.argv[1]):
     print("open", flush=True)
-    time.sleep(6)
+    sys.stdin.read()
 """
 
 
@@ -223,7 +223,8 @@ def test_two_searches_side_by_side_wait_for_a_store_that_a_third_process_keeps(
 ) -> None:
     path = tmp_path / "s.duckdb"
     holding = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(holding, stdout=subprocess.PIPE, text=True) as holder:
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(holding, stdin=subprocess.PIPE, **piped) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
         asked = ["--trace", CHAT, "--store", str(path), "--sku", "a30", *SMALL]
@@ -232,18 +233,18 @@ def test_two_searches_side_by_side_wait_for_a_store_that_a_third_process_keeps(
             subprocess.Popen(
                 [COMMAND, "spec/llama.llm", *asked, "--out", str(tmp_path / out)],
                 cwd=REPOSITORY,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+                **piped,
             )
             for out in ("one", "other")
         ]
-        told = [search.communicate(timeout=200) for search in searches]
+        waiting = f"s.duckdb: in use by process {holder.pid}; waiting for it (Ctrl-C gives up"
+        for search in searches:
+            assert search.stderr is not None
+            assert waiting in search.stderr.readline()
+        holder.communicate()  # lets go of it
+        one, other = (search.communicate(timeout=200)[0] for search in searches)
     assert [search.returncode for search in searches] == [0, 0]
-    (one, _), (other, _) = told
     assert json.loads(one)["best"]["qps"] == json.loads(other)["best"]["qps"]
-    waiting = f"s.duckdb: in use by process {holder.pid}; waiting for it (Ctrl-C gives up"
-    assert all(waiting in err for _, err in told)
 
 
 def test_without_measurements_every_time_is_analytical_and_said_to_be(tmp_path: Path) -> None:
