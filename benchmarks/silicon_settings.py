@@ -53,7 +53,7 @@ class Settings:
 
 
 CLIENT_S: dict[tuple[str, str, str], float] = {
-    ("sglang", "0.5", "b200_sxm"): 0.11,
+    ("sglang", "0.5", "b200_sxm"): 0.1,
     ("sglang", "0.5", "h200_sxm"): 0.17,
     ("trtllm", "", "b200_sxm"): 0.02,
     ("trtllm", "", "h200_sxm"): 0.03,

@@ -141,7 +141,9 @@ def searching(
     how = Means(loader or InventedTimes(), Here, progress, journal, **means)
     tokens = traffic.mean_sequence_tokens
     apart = asked.pairings(tokens).kept
-    return Searching(asked, asked.space(tokens), asked.demand(traffic, resampled or traffic), how, apart)
+    return Searching(
+        asked, asked.space(tokens), asked.demand(traffic, resampled or traffic), how, apart
+    )
 
 
 def num_requests(worker: Worker) -> int:
