@@ -120,7 +120,7 @@ What was found and put right:
   where it was 39 %. Nothing was fitted to it.
 - **Experts' models read one size for another.** The samples of a kernel and the launches of a program name
   its sizes in different orders, and a model took them as they came: experts of a shape that no table has
-  were 6 to 45 % too slow. TPOT of gpt-oss on TensorRT-LLM and B200, whose table knows the experts of one GPU
+  were too slow. TPOT of gpt-oss on TensorRT-LLM and B200, whose table knows the experts of one GPU
   only, went from 14.6 % off to 6.2 %, held out as it is. Rows of a table, and GEMMs, were right.
 - **All-reduces of another version.** The newest tables' small all-reduces are 2 to 7 us faster than those of
   the engines that were measured: on 4 H100 TensorRT-LLM 1.2's take 11 us, 1.3's 4 to 6; a step of Qwen3-32B
