@@ -65,12 +65,11 @@ class Fleet:
         parse_policy(self.policy)
         if self.replicas < 1:
             raise UserError(f"replicas must be at least 1, got {self.replicas}")
-        _check_limits(self.limits)
-        _check_async(self.tables, self.limits)
+        _check_limits(self.limits, self.tables.num_stages)
         _check_tables(self.tables, self.limits)
 
 
-def _check_limits(limits: EngineLimits) -> None:
+def _check_limits(limits: EngineLimits, stages: int) -> None:
     for name in ("max_num_seqs", "max_batched_tokens", "kv_blocks", "block_tokens"):
         if getattr(limits, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(limits, name)}")
@@ -87,13 +86,8 @@ def _check_limits(limits: EngineLimits) -> None:
         raise UserError(f"queue_timeout_s must be 0 or more, got {limits.queue_timeout_s:g}")
     if limits.kv_blocks * limits.block_tokens >= 2**31:
         raise UserError(f"kv_blocks {limits.kv_blocks} hold 2**31 tokens or more")
-
-
-def _check_async(tables: RuntimeTables, limits: EngineLimits) -> None:
-    if limits.async_scheduling and tables.num_stages > 1:
-        raise UserError(
-            f"async_scheduling with {tables.num_stages} pipeline stages: it needs one stage"
-        )
+    if limits.async_scheduling and stages > 1:
+        raise UserError(f"async_scheduling with {stages} pipeline stages: it needs one stage")
 
 
 def _check_tables(tables: RuntimeTables, limits: EngineLimits) -> None:
