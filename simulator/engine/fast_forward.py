@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from servecast.simulator.engine.batching import admissible
+from servecast.simulator.engine.in_flight import complete, launch
 from servecast.simulator.engine.prefix_cache import evict
 from servecast.simulator.engine.prompts_first import lower_ratio
-from servecast.simulator.engine.state import INFINITY, Simulation
+from servecast.simulator.engine.state import INFINITY, NONE, Simulation
 from servecast.simulator.engine.step_time import linear_s
 from servecast.simulator.engine.waiting import front
 
 
-def quiet_until(sim: Simulation, r: int) -> float:
+def quiet_until(sim: Simulation, r: int, decodes: int) -> float:
     """When the next arrival can change what the replica does, or -1 if something changes now.
 
-    One stage only. A front that does not fit stays so while nobody finishes: free blocks only fall, and in
-    key order no arrival overtakes it.
+    No lane has more than so many decodes. A front that does not fit stays so while nobody finishes: free
+    blocks only fall, the budget is never less, and in key order no arrival overtakes it.
     """
-    replica = sim.replicas[r]
-    if replica.partial >= 0 or replica.leaving >= 0:
-        return -1.0
-    run, batch = sim.run[0], sim.lanes[r]
-    if run.num_stages > 1 or batch.decodes == 0:
+    replica, run = sim.replicas[r], sim.run[0]
+    if replica.partial >= 0 or replica.leaving >= 0 or decodes == 0:
         return -1.0
     if replica.num_running < run.max_num_seqs:
         if run.picking and replica.num_waiting > 1:
@@ -31,7 +29,7 @@ def quiet_until(sim: Simulation, r: int) -> float:
         return (
             -1.0
         )  # another may give up at any time, and less is expected of others with every step
-    if admissible(sim, r, run.max_batched_tokens - batch.decodes) >= 0:
+    if admissible(sim, r, run.max_batched_tokens - decodes) >= 0:
         return -1.0
     if replica.num_running == run.max_num_seqs:
         return INFINITY
@@ -45,7 +43,14 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
 
     Nothing does until an arrival may be admitted, a request finishes or the blocks run out.
     """
-    arrival_s = quiet_until(sim, r)
+    if sim.run[0].num_stages > 1:
+        return forward_pipeline(sim, r, until_s)
+    return forward_alone(sim, r, until_s)
+
+
+def forward_alone(sim: Simulation, r: int, until_s: float) -> bool:
+    """`fast_forward` of one stage."""
+    arrival_s = quiet_until(sim, r, sim.lanes[r].decodes)
     if arrival_s < 0.0:
         return False
     replica, run, batch = sim.replicas[r], sim.run[0], sim.lanes[r]
@@ -98,3 +103,60 @@ def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
     if run.caching:
         evict(sim, r)  # what the steps took
     return True
+
+
+def resting_lane(sim: Simulation, r: int) -> int:
+    """The one lane whose decodes are not in flight, or NONE: there is none, or another."""
+    stages, found = sim.run[0].num_stages, NONE
+    for lane in range(r * stages, r * stages + stages):
+        if sim.lanes[lane].decodes > 0 and sim.lanes[lane].in_flight == 0:
+            if found >= 0:
+                return NONE
+            found = lane
+    return found
+
+
+def most_decodes(sim: Simulation, r: int) -> int:
+    stages, most = sim.run[0].num_stages, 0
+    for lane in range(r * stages, r * stages + stages):
+        most = max(most, sim.lanes[lane].decodes)
+    return most
+
+
+def brings_tokens_alone(sim: Simulation, lane: int) -> bool:
+    """Whether the lane's batch in flight changes nothing but one more token per decode."""
+    batch, run = sim.lanes[lane], sim.run[0]
+    day = run.calendar_at + lane * run.days + (batch.step & (run.days - 1))
+    return batch.decodes > 0 and batch.joined < 0 and sim.pool[day] < 0
+
+
+def forward_pipeline(sim: Simulation, r: int, until_s: float) -> bool:
+    """`fast_forward` of several stages: each batch that is through goes round again at once."""
+    replica, run = sim.replicas[r], sim.run[0]
+    lane = resting_lane(sim, r)
+    if lane < 0:
+        return False
+    # One token of the budget is left in any batch: without that no admission is looked at.
+    arrival_s = quiet_until(sim, r, min(most_decodes(sim, r), run.max_batched_tokens - 1))
+    if arrival_s < 0.0:
+        return False
+    stages, block_mask = run.num_stages, run.block_tokens - 1
+    first = run.num_steps
+    while replica.now_s < until_s and run.num_steps < len(sim.steps):
+        batch = sim.lanes[lane]
+        crossing = sim.pool[run.phase_at + lane * run.block_tokens + (-batch.step & block_mask)]
+        if crossing + run.whole_blocks > replica.free:
+            break
+        replica.free -= crossing
+        batch.tokens = batch.sequences = batch.decodes
+        launch(sim, r, lane)
+        lane = sim.stages[r * stages + replica.oldest].flight
+        end_s = sim.lanes[lane].end_s + run.host_step_s
+        if end_s >= arrival_s or end_s > until_s or not brings_tokens_alone(sim, lane):
+            replica.due = 0
+            break
+        complete(sim, r)
+        replica.now_s = replica.seen_s = max(replica.now_s, end_s)
+    if run.caching and run.num_steps > first:
+        evict(sim, r)  # what the steps took
+    return run.num_steps > first
