@@ -12,7 +12,12 @@ import numpy as np
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import SEQUENCE_KERNELS, KernelShape
-from servecast.estimator.kept_choices import KeptChoice, data_key, kept_choice
+from servecast.estimator.kept_choices import (
+    KeptChoice,
+    data_key,
+    kept_calibration,
+    kept_choice,
+)
 from servecast.estimator.learners.features import feature_matrix
 from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.uncertainty import Calibration
@@ -159,15 +164,18 @@ def refuse_against_physics(model: KernelModel, fitting: Fitting) -> None:
 
 
 def calibrated(store: Store, fitting: Fitting) -> Calibration:
-    """How far the kernel's model is off on shapes not seen; a handful of fits, once."""
+    """How far the kernel's model is off on shapes not seen: kept from before, or a handful of fits, once."""
+    learner = fitted(store, fitting).learner
+    known = fitting.kind, fitting.samples, fitting.sms
+    kept = kept_calibration(*known, learner)
+    if kept is not None:
+        return kept
     key = _key("calibration", fitting)
     body = store.cached(key)
     if body is None:
         from servecast.estimator.learners.calibrate import calibrate  # scikit-learn, as below
 
-        learner = fitted(store, fitting).learner
         donors = tuple(fitted(store, other).forest for other in fitting.others)
-        known = fitting.kind, fitting.samples, fitting.sms
         body = calibrate(*known, learner, donors=donors).to_bytes()
         store.put_cached(key, "calibration", body)
     return Calibration.from_bytes(body)

@@ -54,5 +54,5 @@ CREATE VIEW usable AS
 CREATE TABLE artefact (
     key VARCHAR PRIMARY KEY,            -- SHA-256 of the data, the code version and the query
     kind VARCHAR NOT NULL,              -- model or tables
-    body BLOB NOT NULL
+    body BLOB USING COMPRESSION uncompressed NOT NULL  -- near random: trying costs more than it saves
 );

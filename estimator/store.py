@@ -7,6 +7,7 @@ as it was.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -44,13 +45,20 @@ _VARIANT = (
     "CASE kernel WHEN 'experts_skewed' THEN 'power_law_1.2'"
     " WHEN 'experts' THEN if(source = 'agent', 'balanced', variant) ELSE variant END AS variant"
 )
-# Of each case the rows of agents that are not flagged as unstable; of cases without any, the row that varies
-# least. Agents measure an unstable case again, and both rows are kept.
-_CALMEST = (
-    "SELECT content_hash FROM (SELECT *, regexp_matches(flags, 'drifting|heavy_tailed') AS unstable"
-    " FROM usable WHERE sku = ? AND source = 'agent') QUALIFY rank() OVER"
-    " (PARTITION BY kernel, dtype, kv_dtype, variant, {}"
-    " ORDER BY unstable, if(unstable, std_s / mean_s, 0)) = 1"
+# Of each case that agents measured three times or more the middle row, or the middle two: a row of a restless
+# moment is outvoted, also where it is slow throughout and calls itself calm. Of others the rows that are not
+# flagged as unstable; of cases without any, the row that varies least. All rows are kept.
+_ENOUGH_TO_VOTE = 3
+_OF_AGENTS = (
+    "WITH told AS (SELECT *, coalesce(median_s, mean_s) AS seconds,"
+    " regexp_matches(flags, 'drifting|heavy_tailed') AS unstable"
+    " FROM usable WHERE sku = ? AND source = 'agent')"
+    " SELECT content_hash FROM told"
+    " WINDOW same AS (PARTITION BY kernel, dtype, kv_dtype, variant, {dims}),"
+    " slower AS (same ORDER BY seconds, content_hash)"
+    f" QUALIFY if(count(*) OVER same >= {_ENOUGH_TO_VOTE},"
+    " row_number() OVER slower IN ((count(*) OVER same + 1) // 2, count(*) OVER same // 2 + 1),"
+    " rank() OVER (same ORDER BY unstable, if(unstable, std_s / mean_s, 0)) = 1)"
 )
 
 
@@ -130,21 +138,27 @@ class Store:
                 f" it knows {', '.join(self.dimensions)}"
             )
 
-    def missing(self, cases: Iterable[KernelCase], sku: str) -> tuple[KernelCase, ...]:
-        """Those of ``cases`` that no agent has soundly measured on ``sku``, in the order given."""
+    def missing(
+        self, cases: Iterable[KernelCase], sku: str, rounds: int = 1
+    ) -> tuple[KernelCase, ...]:
+        """Those of ``cases`` that no agent has soundly measured on ``sku``, in the order given.
+
+        With more ``rounds``, those that are not measured so often: each as often as it lacks, round by round.
+        """
         columns = ", ".join(f'"{d}"' for d in self.dimensions)
         rows = self._sql.execute(
-            f"SELECT DISTINCT kernel, dtype, kv_dtype, {columns}"
+            f"SELECT kernel, dtype, kv_dtype, {columns}"
             " FROM measurement m JOIN origin o ON o.id = m.origin_id"
             " WHERE source = 'agent' AND NOT contains(flags, 'throttled') AND sku = ?",
             (sku,),
         ).fetchall()
-        known = set()
+        known: Counter[KernelCase] = Counter()
         for kernel, dtype, kv_dtype, *sizes in rows:
             named = zip(self.dimensions, sizes, strict=True)
             dims = tuple(sorted((name, size) for name, size in named if size is not None))
-            known.add(KernelCase(kernel, dtype, kv_dtype, dims))
-        return tuple(case for case in cases if case not in known)
+            known[KernelCase(kernel, dtype, kv_dtype, dims)] += 1
+        wanted = tuple(cases)
+        return tuple(case for number in range(rounds) for case in wanted if known[case] <= number)
 
     def measurements(self, sku: str | None = None) -> list[Measurement]:
         """What agents measured, of one SKU or all, oldest first."""
@@ -164,14 +178,15 @@ class Store:
         """Usable rows of a kernel at ``formats`` (dtype, kv dtype) from any of ``sources``.
 
         Those of experts tell their routing by the variant; agents time a skewed one as a kernel of its own.
-        Of a case that an agent measured again only the calm rows count, and where none is, the calmest.
+        Of a case that agents measured three times or more the middle row counts, or the middle two; of one
+        measured twice the calm rows, and where none is, the calmest.
         """
         dims = ", ".join(f'"{d}"' for d in self.dimensions)
         read = self._sql.execute(
             f"SELECT {dims}, coalesce(median_s, mean_s) AS seconds, std_s, source, {_VARIANT}"
             " FROM usable WHERE sku = ? AND list_contains(?, kernel) AND dtype = ? AND kv_dtype = ?"
             " AND list_contains(?, source)"
-            f" AND (source <> 'agent' OR content_hash IN ({_CALMEST.format(dims)}))"
+            f" AND (source <> 'agent' OR content_hash IN ({_OF_AGENTS.format(dims=dims)}))"
             " ORDER BY content_hash",
             (sku, _KERNELS.get(kernel, [kernel]), *formats, list(sources), sku),
         ).fetchnumpy()
@@ -272,4 +287,6 @@ class Store:
         return {str(kind): int(count) for kind, count in rows.fetchall()}
 
     def put_cached(self, key: str, kind: str, body: bytes) -> None:
-        self._sql.execute("INSERT OR REPLACE INTO artefact VALUES (?, ?, ?)", (key, kind, body))
+        """DuckDB takes ten times as long over a large body where it may find the key taken."""
+        self._sql.execute("DELETE FROM artefact WHERE key = ?", (key,))
+        self._sql.execute("INSERT INTO artefact VALUES (?, ?, ?)", (key, kind, body))

@@ -1,4 +1,6 @@
-"""Fitted scikit-learn trees as the flat arrays of ``forest.py``."""
+"""Fitted scikit-learn trees as the flat arrays of ``forest.py``: scikit-learn, too, lets a left child follow
+its parent.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,16 @@ def flatten(forest: RandomForestRegressor | ExtraTreesRegressor) -> FlatForest:
     """The nodes of a fitted forest as arrays, trees one after another."""
     trees = [tree.tree_ for tree in forest.estimators_]
     starts = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1].astype(np.int32)
-    leaves = [tree.children_left < 0 for tree in trees]
-    feature = [np.where(leaf, -1, t.feature) for t, leaf in zip(trees, leaves, strict=True)]
+    leaf = np.concatenate([tree.children_left < 0 for tree in trees])
+    threshold = _round_down(np.concatenate([tree.threshold for tree in trees]))
+    value = np.concatenate([tree.value[:, 0, 0] for tree in trees]).astype(np.float32)
     return FlatForest(
         roots=starts,
-        feature=np.concatenate(feature).astype(np.int16),
-        threshold=_round_down(np.concatenate([tree.threshold for tree in trees])),
-        left=np.concatenate([t.children_left + s for t, s in zip(trees, starts, strict=True)]),
-        right=np.concatenate([t.children_right + s for t, s in zip(trees, starts, strict=True)]),
-        value=np.concatenate([tree.value[:, 0, 0] for tree in trees]).astype(np.float32),
+        feature=np.where(leaf, LEAF, np.concatenate([t.feature for t in trees])).astype(np.int16),
+        number=np.where(leaf, value, threshold),
+        right=np.concatenate(
+            [t.children_right.astype(np.int32) + s for t, s in zip(trees, starts, strict=True)]
+        ),
     )
 
 
@@ -43,10 +46,10 @@ def flatten_boosting(boosting: HistGradientBoostingRegressor) -> FlatForest:
     return FlatForest(
         roots=starts,
         feature=np.where(leaf, LEAF, nodes["feature_idx"]).astype(np.int16),
-        threshold=nodes["num_threshold"].astype(np.float32),
-        left=(nodes["left"] + offset).astype(np.int32),
+        number=np.where(
+            leaf, nodes["value"] * len(trees) + baseline, nodes["num_threshold"]
+        ).astype(np.float32),
         right=(nodes["right"] + offset).astype(np.int32),
-        value=np.where(leaf, nodes["value"] * len(trees) + baseline, 0.0).astype(np.float32),
     )
 
 
@@ -61,13 +64,15 @@ def sum_of(forests: Sequence[FlatForest], weights: Sequence[float]) -> FlatFores
     starts = np.cumsum([0, *(len(forest.feature) for forest in forests)])[:-1].astype(np.int32)
     pairs = list(zip(forests, starts, strict=True))
     share = [np.float32(trees * w / len(f.roots)) for f, w in zip(forests, weights, strict=True)]
+    weighted = [
+        np.where(f.feature == LEAF, f.number * s, f.number)
+        for f, s in zip(forests, share, strict=True)
+    ]
     return FlatForest(
         roots=np.concatenate([forest.roots + start for forest, start in pairs]),
         feature=np.concatenate([forest.feature for forest in forests]),
-        threshold=np.concatenate([forest.threshold for forest in forests]),
-        left=np.concatenate([forest.left + start for forest, start in pairs]),
+        number=np.concatenate(weighted),
         right=np.concatenate([forest.right + start for forest, start in pairs]),
-        value=np.concatenate([f.value * s for f, s in zip(forests, share, strict=True)]),
     )
 
 

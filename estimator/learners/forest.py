@@ -22,16 +22,14 @@ CASES_AT_ONCE = 256  # their walks through a few hundred trees fit in a core's c
 class FlatForest:
     """Nodes of all trees in one row of arrays [nodes]; ``roots`` [trees] index into them.
 
-    A leaf has feature ``LEAF`` and its value; a case goes left when its feature is at most the threshold,
-    compared in single precision as scikit-learn does.
+    A leaf has feature ``LEAF`` and its value in ``number``. Elsewhere a case whose feature is at most
+    ``number``, in single precision as in scikit-learn, goes left, to the next node, others to ``right``.
     """
 
     roots: NDArray[np.int32]
     feature: NDArray[np.int16]
-    threshold: NDArray[np.float32]
-    left: NDArray[np.int32]
+    number: NDArray[np.float32]
     right: NDArray[np.int32]
-    value: NDArray[np.float32]
 
     def predict(self, features: Floats) -> Floats:
         """Mean over trees [cases] for features [cases, features]."""
@@ -50,11 +48,11 @@ class FlatForest:
             inner = feature != LEAF
             walking = walking[inner]
             if not len(walking):
-                leaves = self.value[node].reshape(len(features), len(self.roots))
+                leaves = self.number[node].reshape(len(features), len(self.roots))
                 return np.asarray(np.mean(leaves, axis=1), dtype=np.float64)
             at = node[walking]
-            goes_left = features[case[walking], feature[inner]] <= self.threshold[at]
-            node[walking] = np.where(goes_left, self.left[at], self.right[at])
+            goes_left = features[case[walking], feature[inner]] <= self.number[at]
+            node[walking] = np.where(goes_left, at + 1, self.right[at])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

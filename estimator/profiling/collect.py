@@ -113,10 +113,11 @@ def _welcome(store: Store, shared: Shared, hello: Hello, progress: Progress) -> 
     shared.members[hello.address] = node
     if node.sku in shared.queues:
         return
-    missing = store.missing(shared.job.cases, node.sku)
+    job = shared.job
+    missing, planned = store.missing(job.cases, node.sku, job.rounds), len(job.cases) * job.rounds
     progress.skus.append(node.sku)
-    progress.planned += len(shared.job.cases)
-    progress.present += len(shared.job.cases) - len(missing)
+    progress.planned += planned
+    progress.present += planned - len(missing)
     shared.queues[node.sku] = CaseQueue.of(missing)
 
 

@@ -32,8 +32,8 @@ def plans_of(store_path: Path, job: Job, skus: Mapping[str, Sku], sku: str | Non
     nodes = list(first_nodes(job).values()) if job.addresses else []
     where, read_only = (store_path, True) if store_path.exists() else (":memory:", False)
     with Store.open(where, read_only=read_only) as store:
-        plans = preview(store, nodes, job.cases)
-        plans += [preview_alone(store, sku, job.cases)] if sku is not None else []
+        plans = preview(store, nodes, job)
+        plans += [preview_alone(store, sku, job)] if sku is not None else []
     return [(p, device_time(p.missing, skus.get(p.sku), job.settings)) for p in plans]
 
 

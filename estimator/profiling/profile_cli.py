@@ -81,6 +81,13 @@ def _degrees(
     "--keep-samples", is_flag=True, help="Store every sample, not their statistics alone."
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(1, 99),
+    default=1,
+    show_default=True,
+    help="Measure every case so often, a round of all after the other; from three on the median counts.",
+)
+@click.option(
     "--cross-check",
     type=click.IntRange(0),
     default=4,
@@ -108,6 +115,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     method: str | None,
     max_samples: int | None,
     keep_samples: bool,
+    rounds: int,
     cross_check: int,
     token_file: Path | None,
     tls_ca: Path | None,
@@ -147,7 +155,7 @@ def profile_command(  # noqa: PLR0913  # one option each
     checks = cross_check if len(agents) > 1 else 0
     security = client_security(token_file, tls_ca, tls_cert, tls_key)
     settings = Settings(max_case_s=max_case_s, max_samples=max_samples, method=method)
-    job = Job(agents, tuple(cases), settings, budget, security, checks, keep_samples)
+    job = Job(agents, tuple(cases), settings, budget, security, checks, keep_samples, rounds)
     if dry_run:
         plans = plans_of(store_path, job, {**shipped_skus(), **compiled.skus}, sku)
         click.echo(json_text(plans) if as_json else as_text(plans))

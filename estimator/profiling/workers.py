@@ -63,6 +63,7 @@ class Job:
     security: ClientSecurity = field(default_factory=ClientSecurity)
     cross_checks: int = 0  # cases that every GPU measures, to compare nodes of one SKU
     keep_samples: bool = False
+    rounds: int = 1  # of all cases, one after the other
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Choices made before: by the very data, of learners that there are; other data are chosen for anew."""
+"""What was found out before: of the very data, of learners that there are; of other data it is found anew."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 
 from servecast.estimator import kept_choices
-from servecast.estimator.kept_choices import KeptChoice, data_key, kept_choice
+from servecast.estimator.kept_choices import (
+    calibration_line,
+    data_key,
+    kept_calibration,
+    kept_choice,
+)
 from servecast.estimator.learners.choice import LEARNERS
-from servecast.estimator.models import Fitting, fitted
+from servecast.estimator.learners.uncertainty import LEVELS, Calibration
+from servecast.estimator.models import Fitting, calibrated, fitted
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples, samples_of
 from servecast.estimator.store import Store
@@ -43,11 +49,53 @@ def test_data_never_chosen_for_have_no_kept_choice() -> None:
 
 def test_a_kept_choice_is_fitted_without_another_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cross-validated error stands beside the model, as it was kept."""
-    kept = {data_key(KIND, gemms(), 132): KeptChoice("shallow", 0.0123)}
-    monkeypatch.setattr(kept_choices, "_kept", lambda: kept)
+    keep(monkeypatch, {"learner": "shallow", "error": 0.0123})
     with Store.open(":memory:") as store:
         model = fitted(store, Fitting(KIND, gemms(), 132))
     assert (model.learner, model.error) == ("shallow", 0.0123)
+
+
+def keep(monkeypatch: pytest.MonkeyPatch, line: dict[str, object]) -> None:
+    """As if the file had this line of the test's data alone."""
+    monkeypatch.setattr(kept_choices, "_kept", lambda: {data_key(KIND, gemms(), 132): line})
+
+
+def kept_line(half_width: float, **other: object) -> dict[str, object]:
+    calibration = Calibration(np.zeros(0), np.full((2, len(LEVELS)), half_width))
+    return {"learner": "shallow", "error": 0.0123} | calibration_line(calibration) | other
+
+
+def test_a_kept_calibration_answers_without_another_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(monkeypatch, kept_line(0.125))
+    with Store.open(":memory:") as store:
+        found = calibrated(store, Fitting(KIND, gemms(), 132))
+        assert store.artefacts() == {"model": 1}, "only the model was fitted"
+    assert found.half_widths.tolist() == [[0.125] * 4] * 2
+
+
+@pytest.mark.parametrize("stale", [{"code": "of other code"}, {"learner": "few"}])
+def test_a_calibration_of_other_code_or_another_learner_is_never_used(
+    monkeypatch: pytest.MonkeyPatch, stale: dict[str, object]
+) -> None:
+    keep(monkeypatch, kept_line(0.125, **stale))
+    assert kept_calibration(KIND, gemms(), 132, "shallow") is None
+    slower = replace(gemms(), seconds=gemms().seconds * 1.01)
+    assert kept_calibration(KIND, slower, 132, "shallow") is None
+
+
+def test_what_errors_depend_on_is_every_learners_module() -> None:
+    """But of those that compare learners, answer without one, or change no number."""
+    beside = {"__init__", "baselines", "beyond", "borrowing", "evaluate", "side_by_side"}
+    folder = files("servecast.estimator").joinpath("learners")
+    modules = {file.name.removesuffix(".py") for file in folder.iterdir() if ".py" in file.name}
+    assert modules - beside == set(kept_choices.CALIBRATING)
+
+
+def test_a_calibration_is_kept_to_three_digits() -> None:
+    edges, widths = np.array([1.23456e-5]), np.full((3, len(LEVELS)), 0.0123456)
+    line = calibration_line(Calibration(edges, widths))
+    assert line["edges_s"] == [1.235e-05]
+    assert line["half_widths"] == [[0.0123] * 4] * 3
 
 
 def test_every_kept_choice_is_a_learner_with_its_error() -> None:
@@ -55,3 +103,6 @@ def test_every_kept_choice_is_a_learner_with_its_error() -> None:
     for line in json.loads(text).values():
         assert line["learner"] in LEARNERS, line["of"]
         assert 0 < line["error"] < 1, line["of"]
+        if "code" in line:
+            classes = len(line["edges_s"]) + 2
+            assert np.array(line["half_widths"]).shape == (classes, len(LEVELS)), line["of"]
