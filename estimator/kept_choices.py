@@ -23,11 +23,8 @@ from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples
 
 FILE = "choices.json"
-# What decides how far a learner of some name is off, besides the data.
-CALIBRATING = (
-    *("calibrate", "choice", "features", "flatten", "forest", "nearby"),
-    *("regressors", "roofline", "roofline_fit", "splits", "uncertainty"),
-)
+# Modules of learners that do not decide how far one of them is off.
+BESIDE = {"baselines", "beyond", "borrowing", "evaluate", "side_by_side"}
 
 
 def data_key(kind: KernelKind, samples: Samples, num_sms: int) -> str:
@@ -50,9 +47,13 @@ class KeptChoice:
 def calibrating_code() -> str:
     """Changes with any module that kept errors depend on."""
     folder = files("servecast.estimator").joinpath("learners")
+    bodies = {
+        file.name: file.read_bytes() for file in folder.iterdir() if file.name.endswith(".py")
+    }
     digest = hashlib.sha256()
-    for name in CALIBRATING:
-        digest.update(folder.joinpath(f"{name}.py").read_bytes())
+    for name in sorted(bodies):
+        if name.removesuffix(".py") not in BESIDE:
+            digest.update(bodies[name])
     return digest.hexdigest()[:16]
 
 
