@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -142,6 +142,17 @@ def test_an_unstable_case_is_measured_once_more_after_the_others_and_both_rows_a
     assert (done.measured, done.unstable, done.done, done.planned) == (2, 2, 2, 2)
     assert stored(store) == [case(1), case(1), case(2), case(2)]
     assert collect(store, job([serve(agent)], case(1), case(2))).present == 2
+
+
+def test_rounds_measure_all_cases_once_then_all_again(serve: Serve, store: Store) -> None:
+    agent = Scripted(lambda case: measured(10.0 + len(agent.asked)))
+    twice = replace(job([serve(agent)], case(1), case(2)), rounds=2)
+    done = collect(store, twice)
+    assert agent.asked == [case(1), case(2), case(1), case(2)]
+    assert (done.measured, done.planned, done.present) == (4, 4, 0)
+    done = collect(store, replace(twice, rounds=3))
+    assert agent.asked[4:] == [case(1), case(2)]
+    assert (done.measured, done.planned, done.present) == (2, 6, 4)
 
 
 def test_what_no_agent_can_run_is_counted_and_ends_the_run(serve: Serve, store: Store) -> None:

@@ -128,6 +128,40 @@ def test_of_a_case_measured_again_the_calm_rows_are_read(
     assert data.num_rows == len(read) + 1
 
 
+@pytest.mark.parametrize(
+    ("rows", "read"),
+    [
+        ([(9.0, CALM), (5.0, TAIL), (5.1, DRIFTS)], [5.1]),
+        ([(9.0, CALM), (5.0, CALM), (5.2, CALM), (1.0, CALM)], [5.0, 5.2]),
+        ([(5.0, CALM), (5.0, CALM), (5.0, CALM)], [5.0]),
+    ],
+    ids=["one restless moment", "an even number", "all alike"],
+)
+def test_of_a_case_measured_three_times_or_more_the_middle_counts_whatever_it_is_flagged(
+    rows: list[tuple[float, tuple[str, ...]]], read: list[float]
+) -> None:
+    """A row that is slow from its first sample to its last looks calm."""
+    with Store.open(":memory:") as store:
+        store.add_measurements(
+            replace(measured(8), timing=Timing(mean_s, 10, 0.1), flags=flags, measured_at_ns=number)
+            for number, (mean_s, flags) in enumerate(rows)
+        )
+        store.add_measurements([measured(9, 1.0)])
+        data = store.kernel_data("gpu", "linear", ("bf16", ""), ["agent"])
+        assert len(store.measurements("gpu")) == len(rows) + 1
+    assert sorted(data.seconds[data.dims["rows"] == 8]) == read
+    assert data.num_rows == len(read) + 1
+
+
+def test_in_rounds_a_case_lacks_as_many_measurements_as_it_has_fewer() -> None:
+    with Store.open(":memory:") as store:
+        store.add_measurements([measured(8), replace(measured(8), measured_at_ns=1), measured(9)])
+        cases = [case(8), case(9), case(7)]
+        assert store.missing(cases, "gpu") == (case(7),)
+        in_three = (case(7), case(9), case(7), case(8), case(9), case(7))
+        assert store.missing(cases, "gpu", rounds=3) == in_three
+
+
 def test_a_quarantined_batch_is_counted_but_not_read() -> None:
     batch = MeasurementBatch(
         *("linear", "bf16", "", "gpu", Origin("silicon")),

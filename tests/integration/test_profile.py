@@ -155,6 +155,10 @@ def test_the_plan_for_a_gpu_that_nobody_has_tells_how_long_one_would_take(
     told = profile(spec, "--dry-run", "--sku", "h100-sxm", "--store", str(tmp_path / "s.duckdb"))
     last = told.stdout.splitlines()[-1]
     assert re.fullmatch(r"h100-sxm: \d+ cases to measure, .* to .* minutes of one GPU", last)
+    thrice = profile(spec, "--dry-run", "--sku", "h100-sxm", "--rounds", "3").stdout.splitlines()[
+        -1
+    ]
+    assert int(thrice.split()[1]) == 3 * int(last.split()[1])
     wrong = profile(spec, "--dry-run", "--sku", "h100-smx")
     sentence = "Error: --sku h100-smx: no such SKU is declared (did you mean 'h100-sxm'?)\n"
     assert (wrong.returncode, wrong.stderr) == (2, sentence)
