@@ -69,126 +69,132 @@ What was found and put right:
   request into the very next step. With asynchronous scheduling, as the scripts ask for, TTFT of Llama 70B
   on vLLM and H100 went from 13 % to 6 % without a fitted constant.
 - **Cached prefixes, and preempted requests that find their blocks again.** vLLM's freed blocks stay cached
-  until taken. The RTX 4090 recording, short of blocks all along, went from +4.8 % to +0.4 % in TTFT and from
-  +2.8 % to +0.1 % in TPOT.
+  until taken. The RTX 4090 recording, short of blocks all along, went from +4.8 % to +0.4 % in TTFT and
+  from +2.8 % to +0.1 % in TPOT.
 - **Prefill and decodes in one attention launch are slower than apart**, measured 20 to 100 % on the
   decodes' part: with asynchronous scheduling it halves the RTX PRO 6000's error.
-- **A long sequence keeps its batch's attention waiting**: where FlashAttention does not split sequences over
-  blocks, the longest ends last. LLMServingSim timed such batches (`skew.csv`, sums of three launches each);
-  by one of its patterns, in proportion to the requests' length skew, TTFT, TPOT and E2E of the RTX PRO
-  6000's Llama went from -8.5, -3.1 and -4.5 % to -4.3, -1.2 and -2.0 %. LLMServingSim's own simulation of
-  that run is 4.0, 1.0 and 1.8 % short (`llmservingsim_validation.txt` beside it). The RTX 4090's profile
-  says that it has no such sweep, though the file is there, and it is not read: chosen with that run's errors
-  in sight, which reading it made larger.
+- **A long sequence keeps its batch's attention waiting**: where FlashAttention does not split sequences
+  over blocks, the longest ends last. LLMServingSim timed such batches (`skew.csv`, sums of three launches
+  each); by one of its patterns, in proportion to the requests' length skew, TTFT, TPOT and E2E of the RTX
+  PRO 6000's Llama went from -8.5, -3.1 and -4.5 % to -4.3, -1.2 and -2.0 %. LLMServingSim's own simulation
+  of that run is 4.0, 1.0 and 1.8 % short (`llmservingsim_validation.txt` beside it). The RTX 4090's profile
+  says that it has no such sweep, though the file is there, and it is not read: chosen with that run's
+  errors in sight, which reading it made larger.
 - **Data-parallel ranks that share experts wait for each other in every step**, and an expert has what both
-  ranks sent it. Stepped together, the experts and the exchange timed at the mean of the ranks' tokens and all
-  else at the slowest rank's, Qwen3-30B went from -20.7, -4.0 and -4.5 % in TTFT, TPOT and E2E to +5.7, +1.5
-  and +1.6 %. The exchange is from the datasheet's link: nobody timed it. Padding all ranks' small batches to
-  the largest is not simulated; it would lengthen steps, and this was known when it was left out.
+  ranks sent it. Stepped together, the experts and the exchange timed at the mean of the ranks' tokens and
+  all else at the slowest rank's, Qwen3-30B went from -20.7, -4.0 and -4.5 % in TTFT, TPOT and E2E to +5.7,
+  +1.5 and +1.6 %. The exchange is from the datasheet's link: nobody timed it. Padding all ranks' small
+  batches to the largest is not simulated; it would lengthen steps, and this was known when it was left out.
 - **TensorRT-LLM's fp8 GEMM rows find their input's scale first**, 8 to 12 µs by a table of its own;
   checkpoints with static scales skip it. Without it TPOT of Llama 70B fell from 21 % to 5 % on H200, from
   33 % to 7 % on B200.
 - **"Balanced" experts read all weights from 32 tokens on**, which no routing does. With the mildest power
-  law, the publisher's own default, TPOT of DeepSeek on TensorRT-LLM without drafting fell from 24 % to 11 %,
-  of gpt-oss on vLLM from 16 to 30 % to 7 to 15 %.
-- **TensorRT-LLM waits 20 steps for a batch to fill** where InferenceX's script asks for it (1024 in and out,
-  tp below 8): TTFT is 20 times TPOT longer at any load. With data-parallel attention it waits until every
-  rank has a prompt; both are in `benchmarks/silicon_settings.py` by the scripts' own numbers.
-- **What lies outside the engine belongs to a release**: that of October 2025's vLLM on B200 was too much for
-  0.15. It is fitted by release; another takes the least that any host of its engine has. A client is away
-  for as long between two requests.
+  law, the publisher's own default, TPOT of DeepSeek on TensorRT-LLM without drafting fell from 24 % to 11
+  %, of gpt-oss on vLLM from 16 to 30 % to 7 to 15 %.
+- **TensorRT-LLM waits 20 steps for a batch to fill** where InferenceX's script asks for it (1024 in and
+  out, tp below 8): TTFT is 20 times TPOT longer at any load. With data-parallel attention it waits until
+  every rank has a prompt; both are in `benchmarks/silicon_settings.py` by the scripts' own numbers.
+- **What lies outside the engine belongs to a release**: that of October 2025's vLLM on B200 was too much
+  for 0.15. It is fitted by release; another takes the least that any host of its engine has. A client is
+  away for as long between two requests.
 - **NVIDIA's runs are AIConfigurator's**, and its generator's rules for benchmarks are public: a step holds
-  one prompt, 1,500 tokens and the clients, and TensorRT-LLM cuts none. With a budget of 8,192 all prompts of
-  lock-stepped clients were one batch: TTFT of Qwen3-32B was 39 % off on TensorRT-LLM, 40 % on vLLM, where
-  16 % and 14 % are left.
+  one prompt, 1,500 tokens and the clients, and TensorRT-LLM cuts none. With a budget of 8,192 all prompts
+  of lock-stepped clients were one batch: TTFT of Qwen3-32B was 39 % off on TensorRT-LLM, 40 % on vLLM,
+  where 16 % and 14 % are left.
 - **vLLM's clients on H100**: `fit_hosts.py` prints 0 of points simulated with 5 ms, and 5 ms of points
-  simulated with none. The points it is fitted to are 5.6 % off in the median with 5 ms and 5.8 % without, so
-  5 ms stand. Qwen3-32B, held out, depends on it far more: TTFT is 14 % off with it and 31 % without, for
+  simulated with none. The points it is fitted to are 5.6 % off in the median with 5 ms and 5.8 % without,
+  so 5 ms stand. Qwen3-32B, held out, depends on it far more: TTFT is 14 % off with it and 31 % without, for
   clients who come back at once stay in step.
 - **SGLang stood still once** on two days of November 2025: TTFT was seconds longer exactly in the points
-  whose first prompts exceed one step's tokens, as if a kernel were compiled when the first prompt is cut. One
-  number for each of the two runs; they were held for a fault before.
+  whose first prompts exceed one step's tokens, as if a kernel were compiled when the first prompt is cut.
+  One number for each of the two runs; they were held for a fault before.
 - **Qwen3.5's linear attention** has an operator now, and B300 and GB200 a datasheet.
 - **One source of the points multiplies tp by ep**: the same measurements stand in its other sources with
   the plain degrees; they are read so.
 - **SGLang looks for new requests every 10 or 30 decode steps** where its script asks for it: most of what
   its TTFT on Blackwell lacked.
 - **Runs that draft, and whose rows do not say so.** InferenceX's multi-token-prediction runs of DeepSeek-R1
-  on TensorRT-LLM are known by image and day (`benchmarks/silicon_runs.py`, with the pull requests that tell).
-  Simulated with the tokens that their scripts draft and with the acceptance that SGLang's makers published
-  for DeepSeek-V3 (2.18 tokens a check with two drafted, 2.44 with three), TPOT of these 57 rows is 14 % off,
-  where it was 39 %. Nothing was fitted to it.
+  on TensorRT-LLM are known by image and day (`benchmarks/silicon_runs.py`, with the pull requests that
+  tell). Simulated with the tokens that their scripts draft and with the acceptance that SGLang's makers
+  published for DeepSeek-V3 (2.18 tokens a check with two drafted, 2.44 with three), TPOT of these 57 rows
+  is 14 % off, where it was 39 %. Nothing was fitted to it.
 - **Experts' models read one size for another.** The samples of a kernel and the launches of a program name
   its sizes in different orders, and a model took them as they came: experts of a shape that no table has
   were too slow. TPOT of gpt-oss on TensorRT-LLM and B200, whose table knows the experts of one GPU
   only, went from 14.6 % off to 6.2 %, held out as it is. Rows of a table, and GEMMs, were right.
-- **All-reduces of another version.** The newest tables' small all-reduces are 2 to 7 us faster than those of
-  the engines that were measured: on 4 H100 TensorRT-LLM 1.2's take 11 us, 1.3's 4 to 6; a step of Qwen3-32B
-  has 128. Tables of older versions are public, and a point takes the oldest that is not older than its
-  engine (`benchmarks/silicon_collectives.py`). On TensorRT-LLM the TPOT error of Qwen3-32B fell from
-  9.5 to 8.0 %, of version 1.0 on 4 GPUs from 8.3 to 4.5 %; on 8 GPUs it rose from 11.2 to 11.6 %. On SGLang
-  it fell from 8.4 to 7.1 %.
+- **All-reduces of another version.** The newest tables' small all-reduces are 2 us faster than those of the
+  engines that were measured; a step of Qwen3-32B has 128. Tables of older versions are public, and a point
+  takes the oldest that is not older than its engine (`benchmarks/silicon_collectives.py`), but TensorRT-LLM
+  1.0 and 1.1 not that of 1.2: 1.2 looked its kernel up in a list, which costs 11 us on 4 GPUs where one
+  kernel takes 4. On SGLang the TPOT error of Qwen3-32B fell from 8.4 to 7.1 %.
+- **NVIDIA's TensorRT-LLM 1.0 waited for its host.** AIConfigurator's templates of that time switch the
+  overlap scheduler off unless told otherwise, and its generator told engines that only decode. With vLLM's
+  synchronous host in place of TensorRT-LLM's, which nobody measured, TPOT of its 94 points is 2.9 % off,
+  where it was 6.9 %, on 8 GPUs 2.3 % where it was 11.6 %. With 1.2's all-reduces 4 GPUs had looked right
+  without, so the missing millisecond seemed to grow with the GPUs. Nothing was fitted to it.
 - **vLLM's host, where no asynchronous scheduling hides it.** 0.4 ms a step and 4 us a sequence had been
   assumed. A real vLLM takes 0.7 ms and 17 us (`benchmarks/vllm_host.py`, on a processor of ours; no serving
   point is in it). Together with the all-reduces, the TPOT error of Qwen3-32B in bf16 on vLLM fell from 13.3
-  to 7.6 %, of dense models on H100 and H200 from 8.8 to 7.0 %.
-  `servecast simulate` still assumes the smaller terms.
+  to 7.6 %. `servecast simulate` still assumes the smaller terms.
+- **vLLM sorts the vocabulary.** NVIDIA's clients tell no temperature, so the model's
+  `generation_config.json` holds: Qwen3's asks for the best 20 tokens and 95 % of the probability, and vLLM
+  0.12 sorts 152,000 logits of each request for that: 20 us each, by what vLLM's makers published (pull
+  request 40376). TPOT of Qwen3-32B on vLLM is 3.6 % off with it, where it was 7.6 %. InferenceX's clients
+  ask for a temperature of 0, SGLang's benchmark too.
 - **SGLang runs prompts first and lets all decodes wait**; with NVIDIA's fixed lengths its clients stay in
   step, and TTFT is a whole convoy. Batched as SGLang does, Qwen3-32B's TTFT error fell from 61 % to 14 %,
   TPOT's from 20 % to 8 %; nothing was fitted to it.
 
 The groups with the largest errors, and what is known of their causes:
 
-- **Qwen3-32B fp8 h100 vllm (one row)**: weights and the caches of its 24 clients in bf16 take 18 ms a token
-  at the memory's full bandwidth; 16.9 were measured. Its cache was not in bf16, or fewer ran. Not told.
-- **Qwen3-32B on TensorRT-LLM and SGLang**: TPOT is short by a millisecond a step on 8 GPUs, and by 10
-  to 30 us for each request of a step. Llama's steps on vLLM miss half a millisecond as well at tp 4 and 8, at
-  tp 2 none: what is left grows with the GPUs, not with the model. TensorRT-LLM 1.0's and SGLang 0.5.1's
-  GEMM and attention tables are not public; those of 1.3 and 0.5.14 stand for them. On TensorRT-LLM, 128
-  clients wait a quarter of a second longer than predicted; Llama on 8 H200 loses 5 ms a token there, too:
-  6,000 tokens a second are what its server sends, it seems.
-- **Qwen3-32B on vLLM**: 128 clients miss 2 to 3 ms a step more than the host that we measured,
-  which had no GPU to copy to. At tp 2 and 64 clients of 4,096 tokens the cache was full, and TTFT a queue.
+- **Dense models at tp 4 and 8 on vLLM and SGLang**: steps of Llama and of Qwen3-32B miss 0.6 to 0.7 ms
+  there, at tp 2 none, Llama's on TensorRT-LLM none at any tp. Ranks that wait for the slowest at each
+  all-reduce would miss more at 8 GPUs than at 4, which Llama's do not; not known. SGLang 0.5.1's GEMM and
+  attention tables are not public; those of 0.5.14 stand for them.
+- **Llama on 8 H200, TensorRT-LLM, 128 clients**: 5 ms a token more than predicted at any length, with 64
+  clients none: as if steps of that many were not replayed from a graph. On 2 GPUs, whose kernels take
+  longer than their launches, nothing is missing.
+- **Qwen3-32B on vLLM, tp 2, 64 clients of 4,096 tokens**: the cache was full, and TTFT a queue.
 - **gpt-oss-120b fp4 h100 and h200 vllm**: the scripts take Marlin experts (`VLLM_MXFP4_USE_MARLIN=1`), the
   tables time Triton's: long prompts take twice as long. At 32 clients and tp 4 one run took 15.9 ms a token
   where 64 clients took 9.7: a fault of that run.
 - **gpt-oss-120b fp4 b200 vllm**: the script asks for experts whose inputs are rounded to fp8
-  (`VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1`); vLLM's table times those that take bf16: 8 to 128 rows on one GPU
-  take 30 to 50 % longer than in TensorRT-LLM's table, which times the former.
+  (`VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1`); vLLM's table times those that take bf16: 8 to 128 rows on one
+  GPU take 30 to 50 % longer than in TensorRT-LLM's table, which times the former.
 - **DeepSeek-R1 trtllm, drafting with data-parallel attention (12 rows)**: TPOT of long prompts comes out a
   third too short. The ranks are simulated apart, but each waits for the others' prompts.
-- **DeepSeek-R1 trtllm, TTFT**: on H200 without drafts 10 steps longer than predicted, with drafts up to four
-  times as long after short prompts, on B200 half as long again to twice: prompts are launched layer by layer
-  from the host, the drafting layer too, which no kernel's time holds.
-- **DeepSeek-R1 fp8 b200 trtllm, 1.2.0rc6 (three rows)**: 13 and 17 ms a token against 19 and 23; the scripts
-  take TensorRT-LLM's own experts since then, the table times others.
+- **DeepSeek-R1 trtllm, TTFT**: on H200 without drafts 10 steps longer than predicted, with drafts up to
+  four times as long after short prompts, on B200 half as long again to twice: prompts are launched layer by
+  layer from the host, the drafting layer too, which no kernel's time holds.
+- **DeepSeek-R1 fp8 b200 trtllm, 1.2.0rc6 (three rows)**: 13 and 17 ms a token against 19 and 23; the
+  scripts take TensorRT-LLM's own experts since then, the table times others.
 - **gpt-oss-120b fp4 h200 trtllm**: TensorRT-LLM's table knows the experts of one GPU; other degrees are its
   model's. 64 clients on one GPU waited 26 s for their first token at the time per token of fewer: a limit
   that the script does not tell.
 - **SGLang's runs that draft**: Qwen3.5 fp8 of 0.5.9 at tp 4, ep 1 on B200 and B300 is
-  `qwen3.5_fp8_b200_mtp.sh`'s (image v0.5.9-cu130, where the others have v0.5.9-cu130-amd64), and DeepSeek-R1
-  fp8 on B200 of 2026-03-25 is of both kinds, pairs of equal labels a third apart. They are simulated without
-  drafts: SGLang's batches know none, and the latter rows cannot be told apart.
+  `qwen3.5_fp8_b200_mtp.sh`'s (image v0.5.9-cu130, where the others have v0.5.9-cu130-amd64), and
+  DeepSeek-R1 fp8 on B200 of 2026-03-25 is of both kinds, pairs of equal labels a third apart. They are
+  simulated without drafts: SGLang's batches know none, and the latter rows cannot be told apart.
 - **DeepSeek-R1 and Qwen3.5 fp8 on sglang, B200**: prompts of 8,192 tokens take well over half as long again
   as the tables' kernels, by TTFT and by what they add to TPOT, and fp4's do not: another kernel for fp8
-  experts than the script asks for. Outputs of 8,192 tokens are batched as vLLM does: SGLang's own policy runs
-  in plain classes there.
-- **Qwen3-32B fp4 on GB200 (NVIDIA's runs)**: 144 to 384 requests an engine have a TTFT of 18 to 54 s, a queue
-  that nothing told explains: fleets behind Dynamo, with settings not told.
+  experts than the script asks for. Outputs of 8,192 tokens are batched as vLLM does: SGLang's own policy
+  runs in plain classes there.
 - **Qwen3.5 on sglang**: small launches of its linear layers (gates, splits of the projection, the shared
   expert's gate) have no rows in the tables, and fp8 on B200 is as above. Held out.
 - **gpt-oss-120b h100 and h200 vllm, TTFT**: prompts take 1.9 times the tables' at any length: Marlin's
   experts, as above, which were timed for other shapes alone.
-- **Time outside the engine** of SGLang on B200 and H200 (above 100 ms) holds more than a client: launches of
-  prefill layers from the host, and answers sent every 10 to 50 tokens.
+- **Time outside the engine** of SGLang on B200 and H200 (above 100 ms) holds more than a client: launches
+  of prefill layers from the host, and answers sent every 10 to 50 tokens.
 
 What is not answered, by rules that look at no prediction (`benchmarks/silicon_runs.py`): fleets of GB200
 whose GPUs are labelled as one tensor-parallel group; five rows of gpt-oss on H100 whose script told its
 client 512 at any concurrency, while prompts and the engine's running limit had another number (their TTFT
 is that of ten prompts for each of 4, 8 or 64 running requests); and eleven rows of fleets behind Dynamo
 0.9.0, in which the time per token follows the clients of the fleet: 8 ms with one, 21 with two who have an
-engine each, 133 with 64. Left in, simulated as labelled, the first five alone would add two points to the
-mean TPOT error of all rows, and the eleven 0.7.
+engine each, 133 with 64; and eight of NVIDIA's rows that tell no clients, only the largest batch that their
+engine was built for. Left in, simulated as labelled, the first five alone would add two points to the
+mean TPOT error of all rows, the eleven 0.7, and the eight, taken to have as many clients as that batch, 0.2;
+of dense models on H100 and H200 these add 0.7.
 
 The RTX PRO 6000's Llama recording: steps without a prompt can be timed by the tokens that requests got
 between two others' ends. Those of 33 to 64 decodes are the ones most too short. FlashAttention splits the

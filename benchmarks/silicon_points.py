@@ -43,7 +43,8 @@ SHORTEST = 0.8
 @dataclass(frozen=True, slots=True)
 class Case:
     """One point in milliseconds, ``measured`` that day. ``peer`` is AIConfigurator's; None: it refuses.
-    NVIDIA's are of a fleet with ``fleet_clients``; ``concurrency`` is one engine's.
+    NVIDIA's are of a fleet with ``fleet_clients``; ``concurrency`` is one engine's. Where ``told`` is false
+    the row gives an engine's largest batch in their place.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Case:
     osl: int
     parallelism: Parallelism
     concurrency: int
+    told: bool
     inferencex: bool
     measured: str
     image: str
@@ -93,11 +95,11 @@ def read_cases(folder: Path) -> list[Case]:
 
 
 def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
-    told, parallelism = row["silicon_data_source"], parallelism_of(row)
-    inferencex = "aic-auto-gap-analysis" not in told
-    clients = re.search(r"silicon_concurrency=(\d+)", told)
-    day = re.search(r"measured=(\d+-\d+-\d+)", told)
-    image = re.search(r"image=([^;]+)", told)
+    source, parallelism = row["silicon_data_source"], parallelism_of(row)
+    inferencex = "aic-auto-gap-analysis" not in source
+    clients = re.search(r"silicon_concurrency=(\d+)", source)
+    day = re.search(r"measured=(\d+-\d+-\d+)", source)
+    image = re.search(r"image=([^;]+)", source)
     # NVIDIA's runs tell the clients of a fleet, and beside them the batch of one engine's rank.
     of_engine = int(float(row["batch_size"])) * parallelism.dp
     return Case(
@@ -111,6 +113,7 @@ def _case(row: dict[str, str], peer: dict[str, str]) -> Case:
         osl=int(row["osl"]),
         parallelism=parallelism,
         concurrency=int(clients[1]) if clients and inferencex else of_engine,
+        told=clients is not None,
         inferencex=inferencex,
         measured=day[1] if day else "",
         image=image[1] if image else "",

@@ -36,6 +36,8 @@ def check_protocol(case: Case) -> None:
     bug = "gpt-oss" in case.model and (case.backend, case.system) == ("vllm", "h100_sxm")
     if bug and case.concurrency == BUG_CLIENTS and case.measured <= BUG_UNTIL:
         raise UserError("512 clients by a script's bug: engine and prompts had another number")
+    if not case.told:
+        raise UserError("the row tells no clients, only an engine's largest batch")
     if case.image == CROWDED_FLEETS and case.fleet_clients > 1:
         raise UserError("a fleet whose time per token follows its clients, not an engine's batch")
 

@@ -18,7 +18,17 @@ SCRIPTS = "github.com/SemiAnalysisAI/InferenceX, benchmarks/"
 HOST_PROGRAM = "benchmarks/vllm_host.py"
 SYNCHRONOUS_HOST = {"host_step_s": 0.00073, "host_per_sequence_s": 1.7e-5}
 """Of vLLM where nothing hides it: NVIDIA's runs do not ask for asynchronous scheduling. As `HOST_PROGRAM`
-printed it of vLLM 0.32 on a virtual machine of two cores, medians of three runs; fitted to no point."""
+printed it of vLLM 0.32 on a virtual machine of two cores, medians of three runs; fitted to no point. It
+stands for TensorRT-LLM's, which nobody measured."""
+NO_OVERLAP = "ai-dynamo/aiconfigurator at 77cd250, generator/backends/trtllm.py"
+"""disable_overlap_scheduler is true by its templates of TensorRT-LLM 1.0, and the generator gives false only
+to engines that decode for others. Later rules turned it over."""
+SORT_S = 1.34e-10
+"""Of a logit, where vLLM sorts them to sample by top-k and top-p. SOURCE: github.com/vllm-project/vllm, pull
+request 40376: 1.06 to 1.07 ms for 64 rows of 131,072, 2.35 to 2.40 ms for 128, on H200 and B200."""
+SORTED_VOCABULARY = 151936
+"""NVIDIA's clients tell no temperature (aiconfigurator, eval/benchmarks/genai_perf_runner.py), so Qwen3's
+generation_config.json holds: top_k 20, top_p 0.95. vLLM 0.12 sorts for it (pull request 26859)."""
 SPARE_TOKENS = 1500
 """Of a step of NVIDIA's runs beyond a prompt and its clients. SOURCE: ai-dynamo/aiconfigurator,
 generator/rule_plugin/benchmark/{vllm,trtllm}.rule: max_num_tokens = max_batch_size + isl + 1500, and
@@ -106,8 +116,12 @@ def _generated(case: Case, engine: EngineProfile) -> Settings:
         return Settings(engine, max(256, case.concurrency), 8192, kv_fraction=0.88, policy="sglang")
     seqs, tokens = case.concurrency, case.concurrency + case.isl + SPARE_TOKENS
     if case.backend == "vllm":
-        return Settings(engine.given(HOST_PROGRAM, **SYNCHRONOUS_HOST), seqs, tokens)
+        sorting = SYNCHRONOUS_HOST["host_per_sequence_s"] + SORT_S * SORTED_VOCABULARY
+        host = {**SYNCHRONOUS_HOST, "host_per_sequence_s": sorting}
+        return Settings(engine.given(HOST_PROGRAM, **host), seqs, tokens)
     kv_cache = "bf16" if case.precision == "" else "fp8"
+    if case.version.startswith("1.0."):
+        engine = engine.given(NO_OVERLAP, async_scheduling=False, **SYNCHRONOUS_HOST)
     return Settings(engine, seqs, tokens, kv_cache, 0.8, policy=WHOLE_PROMPTS)
 
 
