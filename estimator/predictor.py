@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.hardware import Sku
-from servecast.estimator.anchored_times import anchored
+from servecast.estimator.anchored_times import believed, missed_between
 from servecast.estimator.collective_times import algorithm_starts, between_sizes
 from servecast.estimator.learners.beyond import LINE_SHARE as BEYOND_SHARE
 from servecast.estimator.learners.beyond import beyond, lined_beyond
@@ -192,14 +192,17 @@ class Predictor:
         model = self.models.get(kind)
         if model is None:
             return self._between(kind, dims, samples)
-        seconds = model.predict(feature_matrix(kind, dims, self.num_sms))
+        features = feature_matrix(kind, dims, self.num_sms)
+        seconds = model.predict(features)
         if "rows" in dims:
-            seconds = anchored(
-                kind,
-                lambda points: model.predict(feature_matrix(kind, points, self.num_sms)),
-                (dims, seconds),
+            share = believed(kind)
+            missed = missed_between(
+                lambda points: model.predict(feature_matrix(kind, points, self.num_sms), share),
+                dims,
                 (samples.dims, samples.seconds),
             )
+            within = seconds if share == 1 else model.predict(features, share)
+            seconds = np.where(np.isnan(missed), seconds, within * np.exp(missed))
             seconds = self._lined(kind, dims, samples, seconds)
         inside = SOURCE_CODE[Source.INTERPOLATED]
         outside = SOURCE_CODE[Source.EXTRAPOLATED]
@@ -210,14 +213,15 @@ class Predictor:
         seconds, source = self._analytical(kind, dims)
         if "rows" not in dims:
             return seconds, source
-        found = anchored(
-            kind,
+        missed = missed_between(
             lambda points: analytical_s(self.sku, kind, points),
-            (dims, seconds),
+            dims,
             (samples.dims, samples.seconds),
         )
+        outside = np.isnan(missed)
+        found = np.where(outside, seconds, seconds * np.exp(missed))
         inside = SOURCE_CODE[Source.INTERPOLATED]
-        return found, np.where(found == seconds, source, inside).astype(np.int8)
+        return found, np.where(outside, source, inside).astype(np.int8)
 
     def _lined(self, kind: KernelKind, dims: Dims, samples: Samples, seconds: Floats) -> Floats:
         """Beyond the most rows measured, where lines foretell better than trees."""

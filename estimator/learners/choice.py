@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from servecast.estimator.learners.borrowing import BorrowedTrees
-from servecast.estimator.learners.features import INCREASING, feature_matrix, positions, side_of
+from servecast.estimator.learners.features import (
+    INCREASING,
+    bounds_of,
+    feature_matrix,
+    positions,
+    side_of,
+)
 from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.regressors import (
     GROWERS,
@@ -44,7 +50,11 @@ UNTRIED_ERROR = 0.2  # what experts of unseen shapes, the worst predicted kernel
 
 
 def _trees(*members: str) -> Callable[[KernelKind, Dims], KernelLearner]:
-    return lambda kind, dims: RooflineTrees(members, positions(kind, dims, side_of(kind)))
+    return lambda kind, dims: RooflineTrees(
+        members,
+        positions(kind, dims, side_of(kind)),
+        bounds=bounds_of(kind, dims),
+    )
 
 
 def _nearby(kind: KernelKind, dims: Dims) -> KernelLearner:

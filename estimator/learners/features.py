@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from servecast.estimator.learners.routing import routed_load
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import (
     ACTIVATION_BYTES,
@@ -75,7 +76,7 @@ def _attention_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
 
 
 def _expert_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
-    """Rows are taken as spread evenly, as benchmarks of routed experts spread them."""
+    """Of rows that are spread evenly."""
     columns = {name: d[name].astype(np.float64) for name in d}
     share = columns["top_k"] / columns["total_experts"]
     per_expert = columns["rows"] * share
@@ -91,17 +92,25 @@ def _expert_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
     return columns
 
 
-def _expert_bound(kind: KernelKind, d: Dims) -> tuple[Floats, Floats]:
-    """FLOPs of whole tiles, and bytes of the experts that evenly spread rows touch."""
-    hidden, inter, experts = (
-        d[x].astype(np.float64) for x in ("hidden", "intermediate", "experts")
-    )
-    per_expert = d["rows"] * d["top_k"] / d["total_experts"].astype(np.float64)
-    touched = experts * np.minimum(per_expert, 1)
-    rows = np.ceil(np.maximum(per_expert, 1) / EXPERT_TILE_ROWS) * EXPERT_TILE_ROWS
-    matrices = 3 * hidden * inter  # gate, up and down
+def _expert_bounds(kind: KernelKind, d: Dims) -> dict[str, Floats]:
+    """FLOPs of whole tiles and bytes of the experts touched, of rows that are spread evenly and as routed."""
+    rows: Floats = (d["rows"] * d["top_k"]).astype(np.float64) / d["total_experts"]  # of each
+    even: Floats = d["experts"].astype(np.float64) * np.minimum(rows, 1)
+    tiles: Floats = even * np.ceil(np.maximum(rows, 1) / EXPERT_TILE_ROWS)
+    flops, moved = _expert_work(kind, d, (even, tiles))
+    loads = routed_load(d, EXPERT_TILE_ROWS)
+    routed_flops, routed_bytes = _expert_work(kind, d, loads)
+    routed = {"routed_flops": routed_flops, "routed_bytes": routed_bytes}
+    return {"flops": flops, **routed, "bytes": moved}
+
+
+def _expert_work(kind: KernelKind, d: Dims, loads: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """FLOPs and bytes of so many experts touched and of so many tiles of theirs."""
+    touched, tiles = loads
+    matrices = 3 * d["hidden"].astype(np.float64) * d["intermediate"]  # gate, up and down
     moved = touched * matrices * bytes_per_element(kind.dtype)
-    return 2 * touched * rows * matrices, moved + 2 * ACTIVATION_BYTES * d["rows"] * hidden
+    rows = 2 * ACTIVATION_BYTES * d["rows"] * d["hidden"].astype(np.float64)
+    return 2 * tiles * EXPERT_TILE_ROWS * matrices, moved + rows
 
 
 def feature_columns(kind: KernelKind, dims: Dims, num_sms: int) -> dict[str, Floats]:
@@ -116,8 +125,9 @@ def feature_columns(kind: KernelKind, dims: Dims, num_sms: int) -> dict[str, Flo
     elif kind.kernel.startswith(("attention", "latent")):
         middle = _attention_columns(dims, num_sms)
     elif kind.kernel == "experts":
-        middle = _expert_columns(dims, num_sms)
-        flops, moved = _expert_bound(kind, dims)
+        bounds = _expert_bounds(kind, dims)
+        flops, moved = bounds.pop("flops"), bounds.pop("bytes")
+        middle = _expert_columns(dims, num_sms) | bounds
     else:
         middle = {name: column.astype(np.float64) for name, column in dims.items()}
     intensity = work.flops / np.maximum(work.num_bytes, 1)
@@ -143,3 +153,12 @@ def positions(kind: KernelKind, dims: Dims, names: tuple[str, ...]) -> tuple[int
     one = {name: np.ones(1, dtype=np.int64) for name in dims}
     columns = list(feature_columns(kind, one, num_sms=1))
     return tuple(columns.index(name) for name in names if name in columns)
+
+
+def bounds_of(kind: KernelKind, dims: Dims) -> tuple[tuple[int, int], ...]:
+    """Columns of FLOPs and of bytes under a roofline: of experts two pairs, for tables differ in routing."""
+    names = [("flops", "bytes")]
+    if kind.kernel == "experts":
+        names.append(("routed_flops", "routed_bytes"))
+    pairs = (positions(kind, dims, pair) for pair in names)
+    return tuple((flops, moved) for flops, moved in pairs)

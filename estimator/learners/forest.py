@@ -67,9 +67,9 @@ class KernelModel:
     error: float = math.nan
     nearby: Nearby | None = None
 
-    def predict(self, features: Floats) -> Floats:
-        """Seconds [cases] for features whose first column is FLOPs and last is bytes."""
-        more = self.forest.predict(features)
+    def predict(self, features: Floats, share: float = 1.0) -> Floats:
+        """Seconds [cases] of ``features`` [cases, features]; ``share`` of what trees add is believed."""
+        more = share * self.forest.predict(features)
         if self.nearby is not None:
             more = more + self.nearby.predict(features)
         return np.asarray(self.roofline.predict(features) * np.exp(more), dtype=np.float64)
@@ -84,6 +84,7 @@ class KernelModel:
             "error": np.array(self.error),
             "roofline": np.array(roofline),
             "side": side,
+            "bound": np.array(self.roofline.bound),
         }
         if self.nearby is not None:
             told |= {f"near_{f.name}": np.array(getattr(self.nearby, f.name)) for f in NEARBY}
@@ -96,7 +97,8 @@ class KernelModel:
             forest = FlatForest(**{f.name: saved[f.name] for f in fields(FlatForest)})
             launch_s, s_per_flop, s_per_byte = (float(x) for x in saved["roofline"])
             side = tuple((int(column), float(rate)) for column, rate in saved["side"])
-            roofline = FittedRoofline(launch_s, s_per_flop, s_per_byte, side)
+            flops, moved = (int(column) for column in saved["bound"])
+            roofline = FittedRoofline(launch_s, s_per_flop, s_per_byte, side, (flops, moved))
             nearby = None
             if "near_place" in saved:
                 rows, inputs, outputs = (int(x) for x in saved["near_place"])

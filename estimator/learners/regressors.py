@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.learners.forest import FlatForest, KernelModel
 from servecast.estimator.learners.nearby import nearby_of
-from servecast.estimator.learners.roofline import FittedRoofline
+from servecast.estimator.learners.roofline import FIRST_AND_LAST, FittedRoofline
 from servecast.estimator.learners.roofline_fit import fit_roofline
 from servecast.estimator.measurement import Floats
 
@@ -167,6 +167,8 @@ class RooflineTrees(KernelLearner):
     place : tuple of int
         The columns of a GEMM's rows, inputs and outputs, where what the trees miss at nearby matrices is
         to be added.
+    bounds : tuple of pairs of int
+        The columns of FLOPs and bytes; of several pairs that which fits better.
     effort : float
         Share of the usual number of trees.
     random_state : int
@@ -183,12 +185,14 @@ class RooflineTrees(KernelLearner):
         members: tuple[str, ...] = ("forest",),
         side: tuple[int, ...] = (),
         place: tuple[int, ...] = (),
+        bounds: tuple[tuple[int, int], ...] = (FIRST_AND_LAST,),
         effort: float = 1.0,
         random_state: int = 0,
     ) -> None:
         self.members = members
         self.side = side
         self.place = place
+        self.bounds = bounds
         self.effort = effort
         self.random_state = random_state
 
@@ -200,7 +204,7 @@ class RooflineTrees(KernelLearner):
         ValueError
             A time is not positive.
         """
-        features, roofline, residual = over_roofline(self, X, y, self.side)
+        features, roofline, residual = over_roofline(self, X, y, self.side, self.bounds)
         growth = Growth(self.random_state, self.effort)
         trees = [grown(name, features, residual, growth) for name in self.members]
         forest = mean_of([flat(each) for each in trees])
@@ -285,6 +289,7 @@ def over_roofline(
     X: Any,  # noqa: N803
     y: Any,
     side: tuple[int, ...],
+    bounds: tuple[tuple[int, int], ...] = (FIRST_AND_LAST,),
 ) -> tuple[Floats, FittedRoofline, Floats]:
     """Features, a roofline fitted to them, and the logarithm of each time over it.
 
@@ -294,7 +299,7 @@ def over_roofline(
         A time is not positive.
     """
     features, seconds = positive(estimator, X, y)
-    roofline = fit_roofline(features, seconds, side)
+    roofline = fit_roofline(features, seconds, side, bounds)
     return features, roofline, np.log(seconds / roofline.predict(features))
 
 

@@ -34,6 +34,7 @@ LINK_EFFICIENCY = 0.7
 LAUNCH_S = 2e-6
 COLLECTIVE_LAUNCH_S = 5e-6  # small all-reduces from a CUDA graph in the same tables
 SEND_LAUNCH_S = 10e-6  # p2p_latency of every system of NVIDIA's aiconfigurator
+FIRST_AND_LAST = (0, -1)  # where features hold FLOPs and bytes
 
 
 def analytical_s(sku: Sku, kind: KernelKind, dims: Dims) -> Floats:
@@ -57,16 +58,19 @@ def _launch_s(kind: KernelKind) -> float:
 class FittedRoofline:
     """``launch_s + max(flops * s_per_flop, bytes * s_per_byte)``, and what runs beside that in proportion to
     columns of the features: ``side`` pairs them with seconds per unit (an fp8 GEMM quantises its input).
+    ``bound`` are the columns of FLOPs and bytes.
     """
 
     launch_s: float
     s_per_flop: float
     s_per_byte: float
     side: tuple[tuple[int, float], ...] = ()
+    bound: tuple[int, int] = FIRST_AND_LAST
 
     def predict(self, features: Floats) -> Floats:
-        """Seconds [cases] of features [cases, features] with FLOPs first and bytes last."""
+        """Seconds [cases] of features [cases, features]."""
         amounts = np.maximum(features, 0)
-        bound = np.maximum(amounts[:, 0] * self.s_per_flop, amounts[:, -1] * self.s_per_byte)
+        flops, moved = (amounts[:, column] for column in self.bound)
+        bound = np.maximum(flops * self.s_per_flop, moved * self.s_per_byte)
         beside = sum((amounts[:, column] * rate for column, rate in self.side), start=0.0)
         return np.asarray(self.launch_s + bound + beside, dtype=np.float64)

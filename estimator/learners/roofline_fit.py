@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import nnls
 
-from servecast.estimator.learners.roofline import FittedRoofline
+from servecast.estimator.learners.roofline import FIRST_AND_LAST, FittedRoofline
 from servecast.estimator.measurement import Floats
 
 MAX_FIT_ROWS = 4000  # a handful of parameters needs no more; a strided choice keeps every region
@@ -18,31 +18,45 @@ ROUNDS = 25  # it settles in ten
 LEAST_ERROR = 0.02  # of the logarithm: repeats of one GEMM differ by that much
 
 
-def fit_roofline(features: Floats, seconds: Floats, side: Sequence[int] = ()) -> FittedRoofline:
+def fit_roofline(
+    features: Floats,
+    seconds: Floats,
+    side: Sequence[int] = (),
+    bounds: Sequence[tuple[int, int]] = (FIRST_AND_LAST,),
+) -> FittedRoofline:
     """Least absolute log error, by least squares reweighted and cases reassigned to compute or memory.
 
-    ``seconds`` [cases] are positive; ``side`` are columns that cost time of their own.
+    ``seconds`` [cases] are positive; ``side`` are columns that cost time of their own, ``bounds`` pairs of
+    columns of FLOPs and bytes of which the better is taken.
     """
     step = max(1, len(seconds) // MAX_FIT_ROWS)
     part, target = np.maximum(features[::step], 0), seconds[::step]
-    best = FittedRoofline(
-        float(target.min()), _rate(target, part[:, 0]), _rate(target, part[:, -1])
-    )
+    fits = [_fit(part, target, side, bound) for bound in bounds]
+    return min(fits, key=lambda fit: fit[1])[0]
+
+
+def _fit(
+    part: Floats, target: Floats, side: Sequence[int], bound: tuple[int, int]
+) -> tuple[FittedRoofline, float]:
+    """And its error."""
+    per_flop, per_byte = (_rate(target, part[:, column]) for column in bound)
+    best = FittedRoofline(float(target.min()), per_flop, per_byte, bound=bound)
     guess, least = best, _error(best, part, target)
     for _ in range(ROUNDS):
         guess = _refit(guess, part, target, side)
         error = _error(guess, part, target)
         if error < least:
             best, least = guess, error
-    return best
+    return best, least
 
 
 def _refit(
     guess: FittedRoofline, part: Floats, seconds: Floats, side: Sequence[int]
 ) -> FittedRoofline:
     """Non-negative least squares of the relative error, small errors counted in full."""
-    computes = part[:, 0] * guess.s_per_flop >= part[:, -1] * guess.s_per_byte
-    columns = [np.ones(len(part)), part[:, 0] * computes, part[:, -1] * ~computes]
+    flops, moved = (part[:, column] for column in guess.bound)
+    computes = flops * guess.s_per_flop >= moved * guess.s_per_byte
+    columns = [np.ones(len(part)), flops * computes, moved * ~computes]
     columns += [part[:, column] for column in side]
     scales = np.array([float(np.mean(column)) or 1.0 for column in columns])
     thought = guess.predict(part)
@@ -57,6 +71,7 @@ def _refit(
         float(found[1]) or guess.s_per_flop,
         float(found[2]) or guess.s_per_byte,
         tuple((column, float(rate)) for column, rate in zip(side, found[3:], strict=True)),
+        guess.bound,
     )
 
 

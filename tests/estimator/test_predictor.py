@@ -16,11 +16,12 @@ from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
 from servecast.compiler.kernels import KernelCase
 from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
-from servecast.estimator.anchored_times import anchored
+from servecast.estimator.anchored_times import missed_between
 from servecast.estimator.learners.beyond import beyond
 from servecast.estimator.learners.choice import fit_best
-from servecast.estimator.learners.features import feature_matrix
-from servecast.estimator.learners.roofline import analytical_s
+from servecast.estimator.learners.features import feature_matrix, positions
+from servecast.estimator.learners.forest import LEAF, FlatForest, KernelModel
+from servecast.estimator.learners.roofline import FittedRoofline, analytical_s
 from servecast.estimator.measurement import Ints, Measurement, MeasurementBatch, Origin, Timing
 from servecast.estimator.physics import KernelKind, shortest_s
 from servecast.estimator.predictor import Predictor, samples_of
@@ -232,15 +233,35 @@ def test_too_few_samples_for_a_model_still_put_the_datasheet_right_between_them(
     assert [SOURCES[code] for code in answer.source] == told
 
 
-def test_between_token_counts_experts_lean_to_the_line() -> None:
-    """A model that says 1 s, at 2 and 6 s measured: a third of its correction, the rest a line."""
+def test_what_is_missed_between_measured_rows_is_a_line_of_logarithms_and_unknown_outside() -> None:
+    """Of 1 s, at 2 and 8 s measured: 4 s half-way in octaves."""
     rows = np.array([16, 64])
-    measured = {"rows": rows, "hidden": 0 * rows + 8}, np.array([2.0, 6.0])
-    case = {"rows": np.array([32, 128]), "hidden": np.array([8, 8])}, np.ones(2)
+    measured = {"rows": rows, "hidden": 0 * rows + 8}, np.array([2.0, 8.0])
+    asked = {"rows": np.array([32, 64, 128, 32]), "hidden": np.array([8, 8, 8, 9])}
+    missed = missed_between(lambda dims: np.ones(len(dims["rows"])), asked, measured)
+    assert np.exp(missed) == pytest.approx([4.0, 8.0, np.nan, np.nan], nan_ok=True)
+
+
+def test_between_token_counts_experts_believe_half_of_their_trees(gpu: Sku) -> None:
+    """A tree that quadruples a roofline of 1 s at 32 tokens alone, where neighbours took 1 s: 2 s, not 4."""
     kind = KernelKind("experts", "bf16")
-    found = anchored(kind, lambda dims: np.ones(len(dims["rows"])), case, measured)
-    power, line = np.sqrt(2 * 6), 2 + 4 / 3
-    assert found == pytest.approx([power ** (1 / 3) * line ** (2 / 3), 1.0])
+    rows = np.array([16, 64])
+    sizes = {"hidden": 8, "intermediate": 8, "experts": 4, "total_experts": 4, "top_k": 2}
+
+    def tokens(counts: Ints) -> dict[str, Ints]:
+        return {"rows": counts, **{name: 0 * counts + size for name, size in sizes.items()}}
+
+    at = positions(kind, tokens(rows), ("rows",))[0]
+    tree = FlatForest(  # a left child is the next node
+        roots=np.array([0], dtype=np.int32),
+        feature=np.array([at, LEAF, at, LEAF, LEAF], dtype=np.int16),
+        number=np.array([20, 0, 50, np.log(4), 0], dtype=np.float32),
+        right=np.array([2, 0, 4, 0, 0], dtype=np.int32),
+    )
+    model = KernelModel(FittedRoofline(1.0, 0.0, 0.0), tree)
+    samples = samples_of(tokens(rows), np.ones(2), np.zeros(2, dtype=np.bool_))
+    found = Predictor(gpu, 132, samples={kind: samples}, models={kind: model})
+    assert found.predict(kind, tokens(np.array([16, 32, 128]))).seconds == pytest.approx([1, 2, 1])
 
 
 def test_beyond_the_most_rows_a_quantising_gemm_follows_its_line(gpu: Sku) -> None:
