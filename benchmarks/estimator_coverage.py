@@ -6,9 +6,11 @@
 
 Intervals are calibrated on some shapes and looked at on others: a fifth of the shapes of the silicon
 tables, and with ``--folders`` all shapes of one model after another in the profiles of LLMServingSim and
-Vidur, learnt from the other models on that GPU. ``rows`` has each table's shares of rows. ``--join`` prints
-of several such files the classes: the rows of a kernel and format over GPUs, seeds and models, in a table
-whose stars mark what is off by more than two points.
+Vidur, learnt from the other models on that GPU. The learner is the shipped choice where there is one.
+``rows`` has each table's shares of rows. ``--join`` prints of several such files the classes: the rows of a
+kernel and format over GPUs, seeds and models, each share with its standard error. Rows of one shape err
+alike, on all GPUs: shapes are drawn, not rows (the error of a ratio over clusters, Cochran 1977). A star
+marks what is off by more than two points, two what is so by more than two standard errors besides.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ from typing import Any
 import numpy as np
 from estimator_data import Table, folder_rows, kinds_of, silicon_tables, tables_of
 
+from servecast.estimator.kept_choices import kept_choice
 from servecast.estimator.learners.calibrate import calibrate
 from servecast.estimator.learners.choice import choose, fit_best
 from servecast.estimator.learners.features import feature_matrix
-from servecast.estimator.learners.splits import shapes_of, unseen_shapes
+from servecast.estimator.learners.splits import SWEPT, Mask, shapes_of, unseen_shapes
 from servecast.estimator.learners.uncertainty import LEVELS, coverage
-from servecast.estimator.measurement import Measurement
+from servecast.estimator.measurement import Floats, Measurement
 from servecast.estimator.models import num_sms_of
 from servecast.estimator.physics import COLLECTIVES, KernelKind
 from servecast.estimator.predictor import Samples
@@ -42,16 +45,29 @@ Row = dict[str, Any]
 
 def covered(table: Table, known: Samples, wanted: Samples, seed: int) -> Row:
     kind, sms = table.kind, num_sms_of(table.sku)
-    learner = choose(kind, known, sms, seed).best
+    kept = kept_choice(kind, table.samples, sms)
+    learner = kept.learner if kept else choose(kind, known, sms, seed).best
     calibration = calibrate(kind, known, sms, learner, seed)
     model = fit_best(kind, known, sms, learner)
     predicted = model.predict(feature_matrix(kind, wanted.dims, sms))
     outside = (~known.inside(wanted.dims)).astype(np.int64)
-    found = coverage(calibration, predicted, wanted.seconds, outside)
-    shares = {named(level): round(x, 4) for level, x in found.items()}
-    shapes = int(shapes_of(wanted).max()) + 1
-    counts = {"rows": len(wanted.seconds), "shapes": shapes}
-    return {**table.named, "learner": learner, **counts, **shares}
+    by_shape = {}
+    for shape in np.unique(shapes_of(wanted)):
+        rows = shapes_of(wanted) == shape
+        found = coverage(calibration, predicted[rows], wanted.seconds[rows], outside[rows])
+        count = int(rows.sum())
+        by_shape[shape_name(wanted, rows)] = [count, *(round(count * x) for x in found.values())]
+    counts, *inside = np.array(list(by_shape.values())).T
+    shares = {
+        named(level): round(float(hits.sum() / counts.sum()), 4)
+        for level, hits in zip(LEVELS, inside, strict=True)
+    }
+    sizes = {"rows": len(wanted.seconds), "shapes": len(by_shape)}
+    return {**table.named, "learner": learner, **sizes, **shares, "by_shape": by_shape}
+
+
+def shape_name(samples: Samples, rows: Mask) -> str:
+    return " ".join(str(d[rows][0]) for n, d in sorted(samples.dims.items()) if n not in SWEPT)
 
 
 def named(level: float) -> str:
@@ -71,13 +87,24 @@ def together(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
 
 
 def line(key: tuple[str, str], group: Sequence[Row]) -> str:
-    total = sum(row["rows"] for row in group)
-    cells = []
-    for level in LEVELS:
-        share = 100 * sum(row["rows"] * row[named(level)] for row in group) / total
-        cells.append(f"{share:.1f}{' *' if abs(share - 100 * level) > MOST_OFF else ''}")
-    shapes = sum(row["shapes"] for row in group)
-    return "| " + " | ".join((*key, str(len(group)), str(shapes), str(total), *cells)) + " |"
+    by_shape: dict[str, list[int]] = {}
+    for row in group:
+        for shape, counts in row["by_shape"].items():
+            before = by_shape.get(shape, [0] * len(counts))
+            by_shape[shape] = [a + b for a, b in zip(before, counts, strict=True)]
+    counts, *inside = np.array(list(by_shape.values()), dtype=np.float64).T
+    cells = [cell(level, counts, hits) for level, hits in zip(LEVELS, inside, strict=True)]
+    told = (len(group), len(by_shape), int(counts.sum()))
+    return "| " + " | ".join((*key, *map(str, told), *cells)) + " |"
+
+
+def cell(level: float, counts: Floats, hits: Floats) -> str:
+    share, shapes = hits.sum() / counts.sum(), len(counts)
+    off = ((hits - share * counts) ** 2).sum() * shapes / max(shapes - 1, 1)
+    error = 100 * float(np.sqrt(off)) / counts.sum()
+    far = abs(100 * (share - level))
+    star = "" if far <= MOST_OFF else " *" if far <= 2 * error else " **"
+    return f"{100 * share:.1f} ± {error:.1f}{star}"
 
 
 def print_joined(files: Sequence[Path]) -> None:
