@@ -32,8 +32,8 @@ from servecast.compiler.program import Program
 from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.search.bisection import LIKELY, Known, find_capacity
-from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
+from servecast.simulator.search.bisection import Known, find_capacity
+from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import Capacity, Judge
 from servecast.simulator.search.market import Market
 from servecast.simulator.search.pool import Here
@@ -156,10 +156,10 @@ class Counts:
 
     def _capacities(self, judge: Judge, fleets: list[Fleet]) -> None:
         """Each search starts where the likely rate and the configuration before it say."""
-        share, known = LIKELY, None
+        share, known = 1.0, None
         for fleet in fleets:
             upper = fleet.replicas * max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
-            likely = fleet.replicas * likely_rate_per_s(judge.workload, fleet.tables, fleet.limits)
+            likely = judge.likely_per_s(fleet)
             capacity = find_capacity(judge, fleet, upper, share * likely, known)
             self.searched += 1
             if isinstance(capacity, Capacity):

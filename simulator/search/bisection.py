@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 from servecast.compiler.service import Slo
-from servecast.simulator.engine.disaggregation import Disaggregated
 from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.metrics.attained import Run
-from servecast.simulator.search.bounds import likely_rate_per_s
 from servecast.simulator.search.bracket import HIGHEST, IDLE, TOLERANCE, Bracket, places
 from servecast.simulator.search.capacity import Capacity, Hopeless, Judge
 from servecast.simulator.search.serving import Serving
 from servecast.simulator.search.twins import Peak, are_twins
-from servecast.simulator.traffic.workload import Workload
 
-LIKELY = 0.77
-"""Of `bounds.likely_rate_per_s`: the median capacity over limits and GPUs that were tried."""
 FINE = 16
 """Parts of a step of the grid: some 0.06 % each."""
 SAME = 1e-6
@@ -49,7 +44,7 @@ def find_capacity(
     None guesses by the tables. The upper rate is no limit: a trace too short to fill the queue may go
     beyond.
     """
-    guess = _likely(judge.workload, serving) if guess_per_s is None else guess_per_s
+    guess = judge.likely_per_s(serving) if guess_per_s is None else guess_per_s
     at = min(max(round(places(guess / upper_rate_per_s)), IDLE), HIGHEST)
     bracket, peak = Bracket(), None
     breaks: tuple[Slo, ...] = ()
@@ -138,14 +133,6 @@ def _between(twin: Capacity, upper_rate_per_s: float) -> Bracket:
     """What a twin's grid says of another one: at most one place is left between."""
     low = places(twin.rate_per_s / upper_rate_per_s)
     return Bracket(low=floor(low + SAME), high=ceil(low + 1 - SAME))
-
-
-def _likely(workload: Workload, serving: Serving) -> float:
-    """Of one pool; of two, the lesser."""
-    if isinstance(serving, Disaggregated):
-        return min(_likely(workload, serving.prefill), _likely(workload, serving.decode))
-    one = likely_rate_per_s(workload, serving.tables, serving.limits)
-    return LIKELY * serving.replicas * one
 
 
 def grid_rate(upper_rate_per_s: float, place: int) -> float:

@@ -15,9 +15,8 @@ NEAR = 3
 """First step down from a guess that breaks."""
 FAR = 16
 """The longest first step up from one that holds: a probe that breaks is soon given up."""
-CURVATURE, STRAIGHT = 2.0, 1.0
-"""Places that a run seems to leave for each that it does: queues that grow join, which a run cannot foresee.
-Without that it is 1."""
+STRAIGHT, CURVED = 0.1, 4.0
+"""Places that a run seems to leave for each that it does, at least and at most."""
 CAUTION = 0.25
 """Added to the places that are left: the median of what is missing when a run is just below its capacity."""
 PATIENCE = 3
@@ -39,7 +38,7 @@ class Bracket:
     low: int | None = None
     high: int | None = None
     room: float = inf
-    curvature: float = CURVATURE
+    curvature: float = 1.0
     held: int = 0  # probes
     broke: int = 0  # before any held
     overshot: int = 0  # broke after one had held
@@ -60,7 +59,7 @@ class Bracket:
     def holds(self, at: int, room: float) -> None:
         if self.low is not None and self.room < inf and room < inf:
             seen = (self.room - room) / (at - self.low)
-            self.curvature = min(max(seen, STRAIGHT), 2 * CURVATURE)
+            self.curvature = min(max(seen, STRAIGHT), CURVED)
         self.low, self.room = at, room
         self.held += 1
 
@@ -79,6 +78,6 @@ class Bracket:
         if self.high is None:
             return min(self.low + int(min(aim, FAR << (self.held - 1))), HIGHEST)
         width, back = self.high - self.low, 1 << max(self.overshot - 1, 0)
-        if width <= 3 or self.room == inf or least + back > width:
+        if width <= 3 or aim >= width or least + back > width:
             return self.low + width // 2
         return self.low + min(int(aim), width - back)

@@ -17,7 +17,8 @@ from servecast.simulator.engine.routing import Engine
 from servecast.simulator.metrics.attained import Run, attained_share
 from servecast.simulator.metrics.metrics import allowed_late
 from servecast.simulator.search.bracket import TOLERANCE
-from servecast.simulator.search.headroom import headroom
+from servecast.simulator.search.headroom import likely_headroom
+from servecast.simulator.search.likely import likely_rate_per_s
 from servecast.simulator.search.serving import Serving, run, value
 from servecast.simulator.search.twins import Peak
 from servecast.simulator.traffic.workload import Ints, Workload
@@ -140,9 +141,13 @@ class Judge:
             return () if attained else self._asked
         return broken
 
+    def likely_per_s(self, serving: Serving) -> float:
+        """Where the capacity may be, by the tables and the arrivals."""
+        return likely_rate_per_s(self.workload, serving, self._late)
+
     def room(self) -> float:
         """By what factor the rate of the last probe may seem to rise."""
-        return inf if self.last is None else headroom(self.last, self._late)
+        return inf if self.last is None else likely_headroom(self.last, self._late)
 
     def records(self, serving: Serving, rate_per_s: float | None = None) -> Run:
         """The whole run; valid until the engine's next one."""

@@ -7,7 +7,8 @@ are served when they are, however early they come: one that comes sooner waits l
 
 from __future__ import annotations
 
-from math import inf
+from dataclasses import dataclass
+from math import exp, inf, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,58 @@ from servecast.simulator.metrics.attained import Run
 
 CALM_S = 0.1
 """Who waits no longer found a replica that kept up: the next queue begins there."""
+FORESEEN = 0.4
+"""A run tells nothing of rates higher by more than this, a logarithm."""
+JOINED, GROWTH = 0.75, 0.0286
+"""Of what each queue by itself leaves; and how the rate goes with the wait where nothing else is known. Both
+fitted to the runs 1 to 15 % below capacity of llama-2-7b's configurations in `benchmarks/vidur_grid.py`."""
 
 
 def headroom(found: Run, targets: LateTargets) -> float:
-    """The factor on the rate at which more requests than may be wait, or get their first token, too late.
+    """The factor on the rate at which more requests than may be wait, or get their first token, too late,
+    were the queues of the run to stay apart.
 
     Infinite where none would, or where the run does not tell.
     """
+    return exp(min(waits.room() for waits in _waits(found, targets)))
+
+
+def likely_headroom(found: Run, targets: LateTargets) -> float:
+    """The same, as queues join: a guess."""
+    return exp(min(waits.likely_room() for waits in _waits(found, targets)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    """Of each request, and how long its queue was there before; no more than ``most`` may wait for longer."""
+
+    wait_s: Floats
+    queued_s: Floats
+    limit_s: float
+    most: int
+
+    def room(self) -> float:
+        """The factor's logarithm: at f times the rate a request comes ``queued_s * (1 - 1 / f)`` sooner."""
+        if self.limit_s == inf or self.most >= len(self.wait_s):
+            return inf
+        sooner = np.full(len(self.wait_s), inf)
+        np.divide(self.limit_s - self.wait_s, self.queued_s, out=sooner, where=self.queued_s > 0)
+        share = float(np.partition(sooner, self.most)[self.most])
+        return -log1p(-share) if share < 1 else inf
+
+    def likely_room(self) -> float:
+        """Queues join the more, the shorter they still are beside the limit."""
+        if self.limit_s == inf or self.most >= len(self.wait_s):
+            return inf
+        room = self.room()
+        last_s = float(np.partition(self.wait_s, -self.most - 1)[-self.most - 1])
+        if room > FORESEEN:
+            return GROWTH * log(self.limit_s / max(last_s, CALM_S))
+        return JOINED * room * max(last_s, 0.0) / self.limit_s
+
+
+def _waits(found: Run, targets: LateTargets) -> list[_Waits]:
+    """For a place in a batch, and for the first token."""
     records = found.prefill if isinstance(found, DisaggregatedRun) else found
     arrival_s, scheduled_s = records.arrival_s, records.scheduled_s
     first_token_s, replica = records.first_token_s, records.replica
@@ -34,11 +80,12 @@ def headroom(found: Run, targets: LateTargets) -> float:
         first_token_s, replica = first_token_s[order], replica[order]
     wait_s = scheduled_s - arrival_s
     queued_s = arrival_s - arrival_s[_queue_began(wait_s, replica)]
-    queue = _factor(wait_s, queued_s, targets.queue_delay_s, targets.max_late_queue_delay)
-    if targets.ttft_s == inf:
-        return queue
-    ttft_s = first_token_s - arrival_s
-    return min(queue, _factor(ttft_s, queued_s, targets.ttft_s, targets.max_late_ttft))
+    late, most = targets.queue_delay_s, targets.max_late_queue_delay
+    first, most_first = targets.ttft_s, targets.max_late_ttft
+    return [
+        _Waits(wait_s, queued_s, late, most),
+        _Waits(first_token_s - arrival_s, queued_s, first, most_first),
+    ]
 
 
 def _queue_began(wait_s: Floats, replica: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -47,13 +94,3 @@ def _queue_began(wait_s: Floats, replica: NDArray[np.int32]) -> NDArray[np.int64
     calm[0] = True
     calm[1:] |= replica[1:] != replica[:-1]
     return np.asarray(np.maximum.accumulate(np.where(calm, np.arange(len(wait_s)), 0)))
-
-
-def _factor(wait_s: Floats, queued_s: Floats, limit_s: float, most: int) -> float:
-    """At a rate of f times the run's, a request comes ``queued_s * (1 - 1 / f)`` sooner."""
-    if limit_s == inf or most >= len(wait_s):
-        return inf
-    sooner = np.full(len(wait_s), inf)
-    np.divide(limit_s - wait_s, queued_s, out=sooner, where=queued_s > 0)
-    share = float(np.partition(sooner, most)[most])
-    return 1 / (1 - share) if share < 1 else inf

@@ -12,11 +12,11 @@ from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import RuntimeTables
 from servecast.estimator.uncertain import Step
 from servecast.simulator.metrics.energy import Drawing
-from servecast.simulator.search.bounds import likely_rate_per_s
 from servecast.simulator.search.certainty import Certainty
 from servecast.simulator.search.found import Beaten, Carried, PairCarried
 from servecast.simulator.search.insight import Insight
 from servecast.simulator.search.journal import Journal, question_key
+from servecast.simulator.search.likely import full_replica
 from servecast.simulator.search.outcome import AnyOutcome, Outcome, PairOutcome
 from servecast.simulator.search.pair_search import PairSearch
 from servecast.simulator.search.pairs import Pairing
@@ -195,8 +195,8 @@ class Searching:
     def _promise(self, tables: RuntimeTables, placement: Placement, candidate: Candidate) -> float:
         """Requests per dollar of a replica that is always full."""
         degrees = placement.parallelism
-        rate_per_s = likely_rate_per_s(self.demand.searched, tables, candidate.limits) * degrees.dp
-        return rate_per_s / (degrees.gpus * placement.sku.usd_per_hour)
+        full = full_replica(self.demand.searched, tables, candidate.limits)
+        return full.rate_per_s * degrees.dp / (degrees.gpus * placement.sku.usd_per_hour)
 
     def _stake(self, outcome: AnyOutcome) -> Stake | None:
         if not isinstance(outcome.found, Carried | PairCarried):

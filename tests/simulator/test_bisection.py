@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise, product
+from math import log
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from servecast.simulator.search.bisection import Known, find_capacity, whole_run
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.bracket import HIGHEST, IDLE, Bracket
 from servecast.simulator.search.capacity import Capacity, Judge
-from servecast.simulator.search.headroom import headroom
+from servecast.simulator.search.headroom import headroom, likely_headroom
 from servecast.simulator.search.twins import Peak, are_twins
 from servecast.simulator.traffic.arrivals import gamma_arrivals, stream
 from servecast.simulator.traffic.workload import Workload
@@ -74,11 +75,10 @@ def test_a_bracket_closes_where_the_targets_break_whatever_the_runs_seemed_to_sa
 
 
 def test_a_run_that_tells_how_far_it_is_ends_a_search_in_three_probes() -> None:
-    """It sees twice as many places as there are: queues that grow will join."""
     bracket, at, probes = Bracket(), -10, []
     while not bracket.closed:
         probes.append(at)
-        bracket.holds(at, -2.0 * at + 0.5) if at <= 0 else bracket.breaks(at)
+        bracket.holds(at, 0.5 - at) if at <= 0 else bracket.breaks(at)
         at = bracket.next_place()
     assert probes == [-10, 0, 1]
 
@@ -93,6 +93,16 @@ def test_the_headroom_of_a_queue_worked_by_hand(engine: Engine) -> None:
     assert records.scheduled_s[-1] == pytest.approx(4.59)
     asked = LateTargets(queue_delay_s=2.5, max_late_queue_delay=0)
     assert headroom(records, asked) == pytest.approx(3.6 / 2.09)
+
+
+def test_what_a_run_lets_hope_for_is_less_as_short_queues_join(engine: Engine) -> None:
+    """That last request waits 0.99 of 1.3 s: of its own queue's room 0.75 * 0.99 / 1.3 counts."""
+    ones = np.ones(10, np.int64)
+    traffic = Workload("even", 0.4 * np.arange(10.0), ones, 50 * ones)
+    records = engine.run(traffic, Fleet(tables(), EngineLimits(1, 64, 100)))
+    asked = LateTargets(queue_delay_s=1.3, max_late_queue_delay=0)
+    alone = log(headroom(records, asked))
+    assert log(likely_headroom(records, asked)) == pytest.approx(alone * 0.75 * 0.99 / 1.3)
 
 
 def test_the_headroom_is_that_of_the_worst_of_several_replicas(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.metrics import summarise, value
 from servecast.simulator.search.bisection import find_capacity, whole_run
-from servecast.simulator.search.bounds import likely_rate_per_s, max_rate_per_s
+from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.bracket import TOLERANCE
 from servecast.simulator.search.capacity import (
     QUEUE_DELAY,
@@ -146,17 +146,6 @@ def test_late_counts_follow_the_first_percentile_target_of_each_metric() -> None
     assert (late.ttft_s, late.max_late_ttft) == (0.5, 10)
     assert late.e2e_s == float("inf")
     assert (late.queue_delay_s, late.max_late_queue_delay) == (5.0, 1)
-
-
-def test_a_likely_rate_worked_by_hand() -> None:
-    """Prompts of 4 and outputs of 3 are two tokens a decode: eight decodes are steps of 16 tokens, which take
-    0.01 + 16 * 0.0002 s and end 8 / 3 requests."""
-    one = np.full(10, 4, np.int64)
-    traffic = Workload("drawn", np.arange(10.0), one, one - 1)
-    likely = likely_rate_per_s(traffic, TABLES, LIMITS)
-    assert likely == pytest.approx(8 / 3 / (0.01 + 16 * 0.0002))
-    few = replace(LIMITS, kv_blocks=1)  # 16 tokens: two requests of 5.5 on average
-    assert likely_rate_per_s(traffic, TABLES, few) == pytest.approx(2 / 3 / (0.01 + 4 * 0.0002))
 
 
 def test_what_a_search_returns_is_the_whole_run_at_its_capacity(engine: Engine) -> None:
