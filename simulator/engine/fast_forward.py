@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servecast.simulator.engine.batching import admissible
-from servecast.simulator.engine.in_flight import complete, launch
+from servecast.simulator.engine.in_flight import complete
 from servecast.simulator.engine.prefix_cache import evict
 from servecast.simulator.engine.prompts_first import lower_ratio
 from servecast.simulator.engine.state import INFINITY, NONE, Simulation
@@ -36,6 +36,14 @@ def quiet_until(sim: Simulation, r: int, decodes: int) -> float:
     if replica.next_arrival < 0 or (run.ordered == 1 and front(sim, r) >= 0):
         return INFINITY
     return sim.requests[replica.next_arrival].arrival_s
+
+
+def count_most(sim: Simulation, decodes: int, blocks: int) -> None:
+    """No step of decodes had more of these."""
+    run = sim.run[0]
+    run.most_tokens = max(run.most_tokens, decodes)
+    run.most_sequences = max(run.most_sequences, decodes)
+    run.most_blocks = max(run.most_blocks, blocks)
 
 
 def fast_forward(sim: Simulation, r: int, until_s: float) -> bool:
@@ -97,6 +105,7 @@ def forward_alone(sim: Simulation, r: int, until_s: float) -> bool:
     if run.prompts_first:
         lower_ratio(sim, r, n - run.num_steps)
     run.num_steps = n
+    count_most(sim, width, kv_blocks - free)
     batch.end_s = batch.previous_end_s = sim.stages[r].free_s = end_s
     batch.step, batch.cached, replica.now_s, replica.free = step, cached, now_s, free
     replica.seen_s = seen_s
@@ -130,6 +139,51 @@ def brings_tokens_alone(sim: Simulation, lane: int) -> bool:
     return batch.decodes > 0 and batch.joined < 0 and sim.pool[day] < 0
 
 
+def pass_stages(sim: Simulation, r: int, lane: int, at_s: float) -> float:
+    """Send the lane's decodes down the pipeline, as `in_flight.launch` does, and log them but for their
+    times of leaving; when they are through."""
+    run, batch, times = sim.run[0], sim.lanes[lane], sim.times
+    width, stages, after = batch.decodes, run.num_stages, run.num_tokens
+    x = batch.cached * run.per_kv_step
+    j = int(x)
+    j = j if j < run.num_kv - 2 else run.num_kv - 2
+    share, plane = x - j, run.num_sequences * run.num_kv
+    token, sequence, send = run.token_at + width, run.sequence_at + width, run.send_at + width
+    k = run.decode_at + width * run.num_kv + j
+    sent_s = 0.0
+    for stage in range(r * stages, r * stages + stages):
+        clock = sim.stages[stage]
+        at_s = max(at_s + sent_s, clock.free_s)
+        if stage == r * stages:
+            sim.steps[run.num_steps].start_s = at_s
+        fixed_s = times[token] + times[sequence]
+        at_s += fixed_s + (times[k] + (times[k + 1] - times[k]) * share)
+        clock.free_s = at_s
+        sent_s = times[send]
+        token, sequence, send, k = (
+            token + after,
+            sequence + run.num_sequences,
+            send + after,
+            k + plane,
+        )
+    return at_s
+
+
+def log_decodes(sim: Simulation, r: int, lane: int, end_s: float) -> None:
+    """The lane's decodes are in flight, and through at ``end_s``."""
+    run, batch = sim.run[0], sim.lanes[lane]
+    log, width = sim.steps[run.num_steps], batch.decodes
+    log.end_s = batch.end_s = end_s
+    log.prefill_s = 0.0
+    log.tokens = log.sequences = log.decodes = batch.tokens = batch.sequences = width
+    log.cached = batch.cached
+    log.used_blocks = run.kv_blocks - sim.replicas[r].free
+    log.lane = lane
+    batch.number = run.num_steps
+    batch.in_flight = 1
+    run.num_steps += 1
+
+
 def forward_pipeline(sim: Simulation, r: int, until_s: float) -> bool:
     """`fast_forward` of several stages: each batch that is through goes round again at once."""
     replica, run = sim.replicas[r], sim.run[0]
@@ -141,15 +195,20 @@ def forward_pipeline(sim: Simulation, r: int, until_s: float) -> bool:
     if arrival_s < 0.0:
         return False
     stages, block_mask = run.num_stages, run.block_tokens - 1
-    first = run.num_steps
+    first, most = run.num_steps, 0
     while replica.now_s < until_s and run.num_steps < len(sim.steps):
         batch = sim.lanes[lane]
         crossing = sim.pool[run.phase_at + lane * run.block_tokens + (-batch.step & block_mask)]
         if crossing + run.whole_blocks > replica.free:
             break
         replica.free -= crossing
-        batch.tokens = batch.sequences = batch.decodes
-        launch(sim, r, lane)
+        most = max(most, batch.decodes)
+        end_s = pass_stages(sim, r, lane, replica.now_s)
+        log_decodes(sim, r, lane, end_s)
+        place = replica.oldest + replica.in_flight
+        sim.stages[r * stages + (place if place < stages else place - stages)].flight = lane
+        replica.in_flight += 1
+        replica.stalled += 1
         lane = sim.stages[r * stages + replica.oldest].flight
         end_s = sim.lanes[lane].end_s + run.host_step_s
         if end_s >= arrival_s or end_s > until_s or not brings_tokens_alone(sim, lane):
@@ -157,6 +216,9 @@ def forward_pipeline(sim: Simulation, r: int, until_s: float) -> bool:
             break
         complete(sim, r)
         replica.now_s = replica.seen_s = max(replica.now_s, end_s)
-    if run.caching and run.num_steps > first:
+    if run.num_steps == first:
+        return False
+    count_most(sim, most, run.kv_blocks - replica.free)
+    if run.caching:
         evict(sim, r)  # what the steps took
-    return run.num_steps > first
+    return True

@@ -43,6 +43,9 @@ def launch(sim: Simulation, r: int, lane: int) -> None:
     step.decodes = batch.decodes
     step.cached = batch.cached
     step.used_blocks = run.kv_blocks - replica.free
+    run.most_tokens = max(run.most_tokens, batch.tokens)
+    run.most_sequences = max(run.most_sequences, batch.sequences)
+    run.most_blocks = max(run.most_blocks, run.kv_blocks - replica.free)
     step.lane = lane
     batch.in_flight = 1
     replica.in_flight += 1

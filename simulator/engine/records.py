@@ -31,6 +31,15 @@ class LateTargets:
     max_late_gaps: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Most:
+    """No step had more."""
+
+    tokens: int
+    sequences: int
+    used_blocks: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
     """Views into the engine's buffers, valid until its next run; ``copy`` keeps them.
@@ -52,6 +61,7 @@ class Records:
     kv_blocks: int
     prefix_hit_tokens: Ints | None  # [requests] of the prompt; None: there was no prefix cache
     broken_metric: str | None  # more was late than may be: the rest was not simulated
+    most: Most | None = None  # of all steps, where the engine has counted
     lock_step: bool = True  # a step's decodes all had a token in their lane's step before
     sums: StepSums | None = None  # of a run in chunks, instead of its steps and segments
     modes: Mapping[str, Any] = field(default_factory=dict)  # JSON: what the fleet's modes did

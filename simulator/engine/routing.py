@@ -32,7 +32,7 @@ from servecast.simulator.engine.pools import (
     outcome_of,
     records,
 )
-from servecast.simulator.engine.records import LateTargets, Records
+from servecast.simulator.engine.records import LateTargets, Most, Records
 from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set_router, set_targets
 from servecast.simulator.engine.scheduling import LivelockError
@@ -294,6 +294,7 @@ def _records(
         kv_blocks=int(run.kv_blocks),
         prefix_hit_tokens=_prefix_hits(sim, fits) if run.caching else None,
         broken_metric=_broken_metric(run),
+        most=Most(int(run.most_tokens), int(run.most_sequences), int(run.most_blocks)),
     )
 
 

@@ -208,9 +208,7 @@ class Run:
     max_path: int = 0  # blocks of the longest prompt
     # Rules of other engines: `batch_rules.py`
     ruled: int = 0  # by any but the first of these
-    whole_blocks: int = (
-        0  # a prompt's blocks are taken on admission, and one is free for each decode
-    )
+    whole_blocks: int = 0  # a prompt's are taken on admission, and one is free for each decode
     whole_prompts: int = 0  # never cut
     growing: int = 1  # decodes need further blocks
     one_batch: int = 0  # requests are admitted where nothing runs
@@ -274,6 +272,9 @@ class Run:
     num_steps: int = 0
     num_segments: int = 0
     num_gaps: int = 0
+    most_tokens: int = 0  # of any step
+    most_sequences: int = 0
+    most_blocks: int = 0
 
 
 class Simulation(NamedTuple):

@@ -52,6 +52,7 @@ def unfold(records: Records, kv_blocks: int, block_tokens: int) -> Records:
         steps=steps,
         segments=segments,
         kv_blocks=kv_blocks,
+        most=None,
         lock_step=False,
     )
 

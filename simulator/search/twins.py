@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from servecast.simulator.engine.dispatch import DEFERRED
 from servecast.simulator.engine.orders import ORDERS
 from servecast.simulator.engine.policy import parse_policy
-from servecast.simulator.engine.records import Records
+from servecast.simulator.engine.records import Most, Records
 from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.metrics.attained import Run
@@ -28,12 +28,9 @@ class Peak:
         """Of prefill and decode apart none is kept: their pools have limits of their own."""
         if not isinstance(found, Records) or len(found.steps) == 0:
             return cls()
+        most = found.most or _most(found)
         # Each lane of a pipeline runs a batch; a prefill that finds no room in any runs, too.
-        return cls(
-            running=found.stages * int(found.sequences.max()) + 1,
-            tokens=int(found.tokens.max()),
-            kv_blocks=int(found.steps["used_blocks"].max()),
-        )
+        return cls(found.stages * most.sequences + 1, most.tokens, most.used_blocks)
 
     def most(self, *others: Peak) -> Peak:
         every = (self, *others)
@@ -42,6 +39,11 @@ class Peak:
             max(peak.tokens for peak in every),
             max(peak.kv_blocks for peak in every),
         )
+
+
+def _most(found: Records) -> Most:
+    steps = found.steps
+    return Most(*(int(steps[name].max()) for name in ("tokens", "sequences", "used_blocks")))
 
 
 def are_twins(one: Fleet, other: Serving, peak: Peak, workload: Workload) -> bool:

@@ -46,6 +46,8 @@ def assert_equal(records: Records, reference: ReferenceRun) -> None:
         theirs = [s for s in reference.steps if s.replica == number]
         for name in ("start_s", "end_s", "tokens", "sequences", "decodes", "cached", "used_blocks"):
             assert mine[name].tolist() == [getattr(s, name) for s in theirs], name
+    for name in ("tokens", "sequences", "used_blocks"):
+        assert getattr(records.most, name) == max(records.steps[name], default=0)
 
 
 def simulate_closed(workload: Workload, fleet: Fleet, clients: int) -> Records:
@@ -64,6 +66,15 @@ def test_every_time_equals_the_reference_to_the_last_bit(
         check_invariants(records)
         if seed % 3 == 0:
             assert_equal(interpreted.run(workload, fleet), reference)
+
+
+@pytest.mark.parametrize(("seed", "stages"), [(100097, 3), (101750, 4)])
+def test_a_front_that_fits_beside_another_lane_s_more_decodes_is_not_passed_over(
+    compiled: Engine, seed: int, stages: int
+) -> None:
+    """They leave less of the budget, so its first chunk needs fewer blocks."""
+    workload, fleet = random_case(seed, stages)
+    assert_equal(compiled.run(workload, fleet), simulate_reference(workload, fleet))
 
 
 def test_closed_loop_clients_equal_the_reference_to_the_last_bit(
