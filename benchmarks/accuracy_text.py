@@ -9,9 +9,9 @@ it first cut a prompt, both to one half of the models (`FITTED` in `benchmarks/s
 `CLIENT_S` and `FIRST_CUT_S` in `silicon_settings.py`; `benchmarks/fit_hosts.py` prints them; vLLM 0.6 to
 Llama, `apex_gate.py --fit`). No other number was fitted, but choices were made with the errors in sight,
 those of models held out too: which settings of an engine's scripts hold where a row does not tell them
-(that NVIDIA's runs follow AIConfigurator's rules, but SGLang's not; Qwen3.5's running limit), which table
-stands for a kernel, and that one interval's width serves all engines. Read the held-out rows as untouched
-by numbers, not by eyes.
+(that NVIDIA's runs follow AIConfigurator's rules, but SGLang's not; what its clients ask of sampling;
+Qwen3.5's running limit), which table stands for a kernel, whose host for TensorRT-LLM's, and that one
+interval's width serves all engines. Read the held-out rows as untouched by numbers, not by eyes.
 
 ```sh
 python benchmarks/scoreboard.py ../shared/data --store scoreboard.duckdb --quick --out slice.md
@@ -54,10 +54,17 @@ models on H100 and H200, TTFT 15 % and TPOT 5 %; over all rows TTFT 25 %, TPOT 1
 COVERAGE = """
 ## Intervals
 
-A prediction's 90 % interval as a factor either way: the 90 % quantile of the errors of the models that may
-be fitted to. Coverage is the share of measured values inside; it should be 85 to 95 %. By engine there are
-one or two models to calibrate on: such widths covered 78 % of the TTFT of models held out, and are not
-used.
+A point's 90 % interval is a factor either way: what nine in ten points of the models that may be fitted to
+keep to. Coverage is the share of measured values inside; it should be 85 to 95 %. Runs that draft have
+widths of their own: their prompts are launched layer by layer, the drafting layer too, and so much was
+known before a width was; no run of a model held out drafts as simulated. One width for all covered 97 % of
+the TTFT of models held out, for it was the drafting runs'. By engine there are one or two models to
+calibrate on: such widths covered 78 %, and are not used.
+
+A recording's statistics (mean and four percentiles) are held against the width of the other two
+recordings'. Two runs are few to calibrate on; beside them stands the coverage of a metric over recordings
+and points held out together. The intervals in the recordings' own tables are of other samples of the same
+requests, and tell nothing of what is wrong with a prediction.
 """
 
 BOTTOM = """
@@ -179,8 +186,11 @@ The groups with the largest errors, and what is known of their causes:
   as the tables' kernels, by TTFT and by what they add to TPOT, and fp4's do not: another kernel for fp8
   experts than the script asks for. Outputs of 8,192 tokens are batched as vLLM does: SGLang's own policy
   runs in plain classes there.
-- **Qwen3.5 on sglang**: small launches of its linear layers (gates, splits of the projection, the shared
-  expert's gate) have no rows in the tables, and fp8 on B200 is as above. Held out.
+- **Qwen3.5 on sglang, B200 and H200, 0.5.9 and nightly builds of February 2026**: a step takes 1 to 3 ms
+  more than predicted from the first client on, in bf16 and fp8, at tp 4 and 8. Runs of 0.5.10 on B300 and
+  of April's nightly on B200 do not: TPOT of those 35 rows is 6 % off, 2 % too long in the mean. The tables
+  are 0.5.14's, and no older ones are public; until then each linear attention launched four projections
+  apart (SGLang's pull request 20074). fp8's long prompts on B200 are as above. Held out.
 - **gpt-oss-120b h100 and h200 vllm, TTFT**: prompts take 1.9 times the tables' at any length: Marlin's
   experts, as above, which were timed for other shapes alone.
 - **Time outside the engine** of SGLang on B200 and H200 (above 100 ms) holds more than a client: launches
@@ -189,7 +199,7 @@ The groups with the largest errors, and what is known of their causes:
 What is not answered, by rules that look at no prediction (`benchmarks/silicon_runs.py`): fleets of GB200
 whose GPUs are labelled as one tensor-parallel group; five rows of gpt-oss on H100 whose script told its
 client 512 at any concurrency, while prompts and the engine's running limit had another number (their TTFT
-is that of ten prompts for each of 4, 8 or 64 running requests); and eleven rows of fleets behind Dynamo
+is that of ten prompts for each of 4, 8 or 64 running requests); eleven rows of fleets behind Dynamo
 0.9.0, in which the time per token follows the clients of the fleet: 8 ms with one, 21 with two who have an
 engine each, 133 with 64; and eight of NVIDIA's rows that tell no clients, only the largest batch that their
 engine was built for. Left in, simulated as labelled, the first five alone would add two points to the

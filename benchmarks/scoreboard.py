@@ -14,11 +14,10 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from accuracy_coverage import METRICS, Recording, coverage_section, distance
 from accuracy_text import BOTTOM, COVERAGE, MIDDLE, OPEN_LOOP, TOP
 from apex_gate import score
 from silicon_answers import PREDICTING, Answer, digest_of, grouped, read_answers, summary
@@ -30,20 +29,19 @@ from servecast.simulator.commands.validate_job import ValidateOptions, run_valid
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "accuracy.md"
-SHOWN = ("mean", "p50", "p90", "p99")
 RECORDINGS = (
     ("RTX4090__Llama-3.1-8B", "rtx-4090", "llama.llm", "llama-3.1-8b"),
     ("RTXPRO6000__Llama-3.1-8B", "rtx-pro-6000", "llama.llm", "llama-3.1-8b"),
     ("RTXPRO6000__Qwen3-30B-A3B-Instruct-2507", "rtx-pro-6000", "qwen3.llm", "qwen3-30b-a3b"),
 )
-NOMINAL = 0.9
 CLIENTS = (8, 32, 128)  # bounds of the classes that errors are shown by
 Row = dict[str, Any]
 
 
-def recorded_section(data: Path, store: Path, count: int) -> list[str]:
-    """Gate 3: whole recordings, request by request; the first ``count``."""
+def recorded_section(data: Path, store: Path, count: int) -> tuple[list[str], list[Recording]]:
+    """Gate 3: whole recordings, request by request; the first ``count``. Also how far off each is."""
     lines: list[str] = []
+    recordings: list[Recording] = []
     for name, sku, spec, model in RECORDINGS[:count]:
         asked = ValidateOptions(
             REPOSITORY / "spec" / spec,
@@ -56,10 +54,16 @@ def recorded_section(data: Path, store: Path, count: int) -> list[str]:
         )
         lines += ["", f"### {name}", ""]
         try:
-            lines += _recorded(run_validation(asked))
+            found = run_validation(asked)
         except UserError as error:
             lines.append(f"Not answered: {error}")
-    return lines
+            continue
+        lines += _recorded(found)
+        rows = [row for row in found["comparison"] if row["metric"] in METRICS]
+        recordings.append(
+            [(row["metric"], distance(row["predicted_s"], row["measured_s"])) for row in rows]
+        )
+    return lines, recordings
 
 
 def _recorded(found: Row) -> list[str]:
@@ -79,12 +83,11 @@ def _recorded(found: Row) -> list[str]:
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in found["comparison"]:
-        if row["statistic"] in SHOWN:
-            lines.append(
-                f"| {row['metric']} | {row['statistic']} | {row['measured_s']:.4g} | "
-                f"{row['predicted_s']:.4g} | {_signed(row['error'])} | "
-                f"{_signed(row['error_low'])} … {_signed(row['error_high'])} |"
-            )
+        lines.append(
+            f"| {row['metric']} | {row['statistic']} | {row['measured_s']:.4g} | "
+            f"{row['predicted_s']:.4g} | {_signed(row['error'])} | "
+            f"{_signed(row['error_low'])} … {_signed(row['error_high'])} |"
+        )
     return lines
 
 
@@ -179,46 +182,6 @@ def _silicon_row(name: str, answers: list[Answer]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def coverage_section(answers: list[Answer], recorded_lines: list[str]) -> list[str]:
-    """Widths from the rows that may be fitted to; coverage on the models held out."""
-    fitted = [a for a in answers if a.case.is_fitted]
-    held_out = [a for a in answers if not a.case.is_fitted]
-    engines = sorted({answer.case.backend for answer in held_out})
-    lines = [
-        "| metric | factor either way | models fitted to | models held out | "
-        f"{' | '.join(engines)} | recordings |",
-        f"| --- | ---: | ---: | ---: | {'---: | ' * len(engines)}---: |",
-    ]
-    recorded = _recorded_ratios(recorded_lines)
-    for metric in ("ttft", "tpot"):
-        width = float(np.quantile(_distances(fitted, metric), NOMINAL))
-        parts = [[a for a in held_out if a.case.backend == engine] for engine in engines]
-        shares = [_covered(_distances(rows, metric), width) for rows in (fitted, held_out, *parts)]
-        shares.append(_covered(np.abs(np.log(recorded[metric])), width))
-        lines.append(f"| {metric} | {np.exp(width):.2f} | {' | '.join(map(_share, shares))} |")
-    return lines
-
-
-def _distances(answers: Sequence[Answer], metric: str) -> np.ndarray[Any, Any]:
-    """Absolute logarithms of predicted over measured."""
-    ratios = [getattr(a, f"{metric}_ms") / getattr(a.case, f"{metric}_ms") for a in answers]
-    return np.abs(np.log(np.array(ratios)))
-
-
-def _covered(distances: np.ndarray[Any, Any], width: float) -> float | None:
-    return float(np.mean(distances <= width)) if len(distances) else None
-
-
-def _recorded_ratios(lines: list[str]) -> dict[str, list[float]]:
-    """Predicted over measured of every statistic shown of the recordings."""
-    ratios: dict[str, list[float]] = {"ttft": [], "tpot": []}
-    for line in lines:
-        cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) > 5 and cells[1] in ratios:
-            ratios[cells[1]].append(float(cells[4]) / float(cells[3]))
-    return ratios
-
-
 def worst_groups(answers: list[Answer], count: int = 10) -> list[str]:
     """By mean error of both metrics, worst first."""
     by_group = {
@@ -263,12 +226,13 @@ def main() -> None:
     if asked.quick and asked.out == PAGE:
         parser.error("--quick needs --out: the page shows all")
     _prepared(asked.data, asked.store)
-    recorded = recorded_section(asked.data, asked.store, 1 if asked.quick else len(RECORDINGS))
-    text = "\n".join(recorded if asked.quick else _page(asked, recorded))
+    count = 1 if asked.quick else len(RECORDINGS)
+    recorded, recordings = recorded_section(asked.data, asked.store, count)
+    text = "\n".join(recorded if asked.quick else _page(asked, recorded, recordings))
     asked.out.write_text(text + "\n", encoding="utf-8")
 
 
-def _page(asked: argparse.Namespace, recorded: list[str]) -> list[str]:
+def _page(asked: argparse.Namespace, recorded: list[str], recordings: list[Recording]) -> list[str]:
     cases = read_cases(asked.data / "measured" / "silicon")
     answers, code = read_answers(cases, asked.rows)
     return [
@@ -279,7 +243,7 @@ def _page(asked: argparse.Namespace, recorded: list[str]) -> list[str]:
         MIDDLE.format(fitted=", ".join(FITTED), state=state(code)),
         *silicon_section(cases, answers),
         COVERAGE,
-        *coverage_section(answers, recorded),
+        *coverage_section(answers, recordings),
         BOTTOM,
         *(f"{i}. {name}" for i, name in enumerate(worst_groups(answers), start=1)),
     ]
