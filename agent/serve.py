@@ -18,6 +18,7 @@ from servecast.agent.server import AgentServer
 from servecast.compiler.errors import AgentError
 
 LOOK_S = 0.5  # between two looks whether a device is lost
+LONGEST_STOP_S = 8.0  # one launch may take longer, and nothing ends it but the process
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +69,20 @@ def serve_until_stopped(server: AgentServer, as_json: bool = False) -> None:
     while not stopping.wait(LOOK_S) and not server.service.lost.is_set():
         pass
     log.info("stopping")
+    leave_in_time(LONGEST_STOP_S, AgentError.exit_code if server.service.lost.is_set() else 0)
     server.stop()
     log.info("stopped")
     if server.service.lost.is_set():
         raise AgentError("a device failed for good; a new process can use it again")
+
+
+def leave_in_time(seconds: float, exit_code: int) -> None:
+    """Ends the process then, whatever still runs. Its calls have been handed back by that time."""
+
+    def leave() -> None:
+        log.warning("left while a launch still ran")
+        os._exit(exit_code)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()

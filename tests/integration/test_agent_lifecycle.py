@@ -126,6 +126,21 @@ def test_a_case_longer_than_the_grace_is_handed_back(served: Served, agent: Agen
     assert time.monotonic() - begin < 10
 
 
+def test_a_launch_that_never_ends_keeps_no_agent_alive_beyond_its_time() -> None:
+    """Nothing of the process answers any more but the signal's thread."""
+    stuck = (
+        "import threading, time; from servecast.agent.serve import leave_in_time; "
+        "leave_in_time(0.2, 5); threading.Thread(target=time.sleep, args=(30,)).start(); time.sleep(30)"
+    )
+    begin = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", stuck], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 5
+    assert "left while a launch still ran" in ended.stderr
+    assert time.monotonic() - begin < 20
+
+
 def test_a_second_sigterm_ends_at_once(served: Served, agent: Agent) -> None:
     stream = agent.profile([linear()], ENDLESS)
     next(stream)
