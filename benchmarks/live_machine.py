@@ -23,6 +23,7 @@ MAX_NUM_SEQS, MAX_BATCHED_TOKENS, MAX_CONTEXT = 32, 256, 512
 # products jump, and between 4 and 8 an octave's plan has 6 alone.
 PLANNED = (MAX_BATCHED_TOKENS, 7, 5)
 MAX_SAMPLES = 30  # of a case: each waits for a matrix product
+SLICE_S = 20  # of the profile, between two looks at how fast the machine is
 GAUGES = 9
 START_S = 180.0  # for vLLM's kernels to load on a machine that does other things
 
@@ -154,15 +155,26 @@ def reference_work(python: str) -> Iterator[Callable[[], float]]:
         yield lambda: median(once_s() for _ in range(GAUGES))
 
 
-def profile(address: str, folder: Path, slice_s: float, gauge: Callable[[], float]) -> list[float]:
-    """Puts both models' kernels into the folder's store, slice by slice; what ``gauge`` gave between them."""
-    spec = folder / "live.llm"
-    spec.write_text(LIVE.spec + HOST_PROBE.spec + SKU_SPEC)
+def profile(
+    address: str, folder: Path, rounds: int, gauge: Callable[[], float]
+) -> list[list[float]]:
+    """Puts both models' kernels into the folder's store, so often, a round of all after the other; what
+    ``gauge`` gave in each round, between its slices.
+    """
+    (folder / "live.llm").write_text(LIVE.spec + HOST_PROBE.spec + SKU_SPEC)
+    return [_profile_round(address, folder, number + 1, gauge) for number in range(rounds)]
+
+
+def _profile_round(
+    address: str, folder: Path, number: int, gauge: Callable[[], float]
+) -> list[float]:
     gauged = [gauge()]
     for model, tokens in product((LIVE, HOST_PROBE), PLANNED):
         command = [sys.executable, "-c", "from servecast.simulator.cli import main; main()"]
-        command += ["profile", str(spec), "--model", model.name, "--agent", address, "--tp", "1"]
-        command += ["--store", str(folder / STORE), "--json", "--budget", f"{slice_s}s"]
+        command += ["profile", str(folder / "live.llm"), "--model", model.name, "--tp", "1"]
+        command += ["--agent", address, "--store", str(folder / STORE), "--json"]
+        command += ["--rounds", str(number)]  # the store has those before
+        command += ["--budget", f"{SLICE_S}s"]
         command += ["--method", "cpu_step", "--max-samples", str(MAX_SAMPLES)]
         command += ["--max-num-batched-tokens", str(tokens), "--max-context", str(MAX_CONTEXT)]
         command += ["--max-num-seqs", str(min(MAX_NUM_SEQS, tokens))]

@@ -3,10 +3,13 @@
     SERVECAST_VLLM_PYTHON=vllm/bin/python python benchmarks/live_vllm.py [--quick] [--clock wall] [--out F]
 
 1. An agent of that Python (one OpenMP thread) profiles two models of random weights: the one to predict,
-   and one of as many layers that computes little. Fixed work, matrix products, is timed between the slices.
+   and one of as many layers that computes little, three times over. Fixed work, matrix products, is timed
+   between the slices.
 2. vLLM runs the second, in closed loops of 1 to 16 clients, six rounds: what its steps take beside their
    kernels in every other round gives `host_step_s` and `host_per_sequence_s`; the others check them.
 3. The simulator predicts Poisson arrivals at three loads and closed loops of two sizes, and writes it down.
+   Of a seed's traces the first counts that can judge a prediction: none of its statistics goes farther than
+   the limit where every step takes 2.5 % more or less, as the predictions themselves tell.
 4. vLLM runs all of them, then all again, and again. A statistic counts by its median over the repeats; how
    far the repeats lie from it is the floor that no prediction can be better than.
 
@@ -19,8 +22,8 @@ Step times are compared batch by batch as vLLM formed them, latencies over the r
 rejected (exit code 3) where the machine was too restless to judge: more than BUSY programs wanted it, fixed
 work took SLOWER more in one run or slice than in another, no second repeat of a run is within REPEAT of its
 median, or, by the wall clock, others had the processor for more than STOLEN of a run's time. A statistic
-whose repeats lie farther from their median than a prediction may is not decided, neither way: exit code 3
-where nothing decided is above its limit. Exit code 1: something is.
+whose repeats lie farther from their median than a prediction may, or that no trace of the seed steadied, is
+not decided, neither way: exit code 3 where nothing decided is above its limit. Exit code 1: something is.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,8 +60,8 @@ from live_prediction import (
     closed,
     host_profile,
     measured_run,
-    opened,
     probe_rounds,
+    steady,
 )
 from live_verdict import GATED, not_decided, rejections, table, too_far
 
@@ -66,19 +70,22 @@ from servecast.simulator.measured.validate import compare
 
 LOADS = (0.3, 0.5, 0.7)  # of the predicted capacity
 CONCURRENCIES = (2, 8)
-SLICE_S = 20  # of the profile, between two looks at how fast the machine is
 REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    requests: int
+    """``rounds`` are the profile's."""
+
+    opened: int  # requests of an open loop
+    closed: int
     loads: tuple[float, ...]
     concurrencies: tuple[int, ...]
+    rounds: int
 
 
-FULL = Size(60, LOADS, CONCURRENCIES)
-QUICK = Size(30, LOADS[1:2], CONCURRENCIES[1:])
+FULL = Size(120, 60, LOADS, CONCURRENCIES, 3)
+QUICK = Size(30, 30, LOADS[1:2], CONCURRENCIES[1:], 1)
 
 
 def errors_of(run: Run, predictor: Predictor, repeats: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,31 +121,32 @@ def runs_of(size: Size, predictor: Predictor, seed: int) -> list[Run]:
     capacity_per_s = len(full.requests) / float(predictor.run(full).finish_s.max())
     return [
         *(
-            opened(f"open {load:.0%}", load * capacity_per_s, size.requests, seed)
+            steady(predictor, f"open {load:.0%}", load * capacity_per_s, size.opened, seed)
             for load in size.loads
         ),
-        *(closed(f"closed {n}", n, size.requests, seed) for n in size.concurrencies),
+        *(closed(f"closed {n}", n, size.closed, seed) for n in size.concurrencies),
     ]
 
 
 def live(python: str, size: Size, clock: str, seed: int, folder: Path) -> dict[str, Any]:
     """The whole comparison as JSON."""
     with agent(python, folder) as address, reference_work(python) as gauge:
-        reference_s = profile(address, folder, SLICE_S, gauge)
+        by_round_s = profile(address, folder, size.rounds, gauge)
     busy = os.getloadavg()[0]
-    told_by = Clock(clock, median(reference_s))
+    told_by = Clock(clock, median(chain.from_iterable(by_round_s)))
     engine, probed = probe_host(python, folder, told_by)
     predictor = Predictor(folder / "live.llm", LIVE.name, folder / STORE, engine)
     runs = runs_of(size, predictor, seed)
-    predicted_at_s = write_predictions(folder, runs, predictor)
+    moves = {run.name: predictor.moves(run) for run in runs}
+    predicted_at_s = write_predictions(folder, runs, predictor, moves)
     asked = [closed("warm", 4, 8), *runs * REPEATS]
     measured_at_s = time.time()
     _, *told = replay(python, LIVE, asked, told_by)
     (folder / "measured.json").write_text(json.dumps({"probe": probed["told"], "runs": told}))
     slowness = [median(one["slowness"]) for one in (*probed["told"], *told)]
-    slowness += [some_s / told_by.reference_s for some_s in reference_s]
+    slowness += [median(some_s) / told_by.reference_s for some_s in by_round_s]
     results = [
-        result_of(run, predictor, told[number :: len(runs)], clock)
+        result_of(run, predictor, told[number :: len(runs)], clock) | {"moves": moves[run.name]}
         for number, run in enumerate(runs)
     ]
     found = {
@@ -195,11 +203,18 @@ def result_of(
     return {"name": run.name, **machine, **errors_of(run, predictor, repeats)}
 
 
-def write_predictions(folder: Path, runs: list[Run], predictor: Predictor) -> float:
+def write_predictions(
+    folder: Path, runs: list[Run], predictor: Predictor, moves: dict[str, dict[str, float]]
+) -> float:
     """Before the engine runs; gives the moment."""
     at_s = time.time()
     rows = {
-        run.name: {"finish_s": predictor.run(run).finish_s.tolist(), **asdict(run)} for run in runs
+        run.name: {
+            "finish_s": predictor.run(run).finish_s.tolist(),
+            "moves": moves[run.name],
+            **asdict(run),
+        }
+        for run in runs
     }
     (folder / "predicted.json").write_text(json.dumps({"at_s": at_s, "runs": rows}))
     return at_s
@@ -213,7 +228,7 @@ def main() -> int:
         "--quick", action="store_true", help="one load and one closed loop, few requests"
     )
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
-    parser.add_argument("--requests", type=int, help="of each run; 60, with --quick 30")
+    parser.add_argument("--requests", type=int, help="of each open loop; 120, with --quick 30")
     parser.add_argument("--seed", type=int, default=0, help="of the traffic")
     parser.add_argument("--out", type=Path, help="keep the profile, predictions and result here")
     asked = parser.parse_args()
@@ -221,7 +236,7 @@ def main() -> int:
     if not python:
         parser.error("SERVECAST_VLLM_PYTHON names no Python with vLLM")
     size = QUICK if asked.quick else FULL
-    size = replace(size, requests=asked.requests or size.requests)
+    size = replace(size, opened=asked.requests or size.opened)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from engine_cases import tables_of
 from pages import documented
 
 from servecast.simulator.engine.deployment import EngineLimits
+from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.reference.reference import simulate_reference
 
@@ -106,12 +107,17 @@ def test_a_machine_half_as_fast_passes_half_the_seconds_and_being_gauged_takes_n
     assert clock.slowness == pytest.approx([1.0] * clocks.GAUGES + [2.0] * clocks.GAUGES)
 
 
-def result(step_mape: float, error: float, farthest: float = 0.02) -> dict[str, Any]:
-    """Of one run, all its statistics alike; of three repeats the farthest from their median."""
+def result(
+    step_mape: float, error: float, farthest: float = 0.02, moves: float = 0.03
+) -> dict[str, Any]:
+    """Of one run, all its statistics alike; of three repeats the farthest from their median, and how far
+    predictions move.
+    """
     names = [f"{metric} {p}" for metric in ("ttft", "tpot", "e2e") for p in ("p50", "p90")]
     latencies = {n: {"error": error} for n in names}
     floor = {n: [0.01, farthest] for n in names}
-    return {"name": "r", "step_mape": step_mape, "latencies": latencies, "floor": floor}
+    judged_by = {"floor": floor, "moves": dict.fromkeys(names, moves)}
+    return {"name": "r", "step_mape": step_mape, "latencies": latencies, **judged_by}
 
 
 def test_errors_within_a_tenth_pass_and_larger_ones_are_named(verdict: ModuleType) -> None:
@@ -121,14 +127,16 @@ def test_errors_within_a_tenth_pass_and_larger_ones_are_named(verdict: ModuleTyp
 
 
 @pytest.mark.parametrize("error", [0.0, -0.2])
-def test_repeats_that_lie_a_tenth_apart_decide_nothing_whatever_the_error(
-    verdict: ModuleType, error: float
+@pytest.mark.parametrize(("farthest", "moves"), [(0.16, 0.03), (0.02, 0.12)])
+def test_repeats_or_predictions_that_lie_a_tenth_apart_decide_nothing_whatever_the_error(
+    verdict: ModuleType, error: float, farthest: float, moves: float
 ) -> None:
-    restless = [result(0.0, error, farthest=0.16)]
+    restless = [result(0.0, error, farthest, moves)]
     assert verdict.too_far(restless) == []
     assert len(verdict.not_decided(restless)) == 6
-    first = verdict.not_decided(restless)[0]
-    assert first == "r: ttft p50, a repeat is 16.0% from the median"
+    assert verdict.not_decided(restless)[0] == (
+        f"r: ttft p50, a repeat is {farthest:.1%} from the median, predictions move by {moves:.1%}"
+    )
     assert verdict.not_decided([result(0.0, error, farthest=0.1)]) == []
 
 
@@ -151,7 +159,7 @@ class Perfect:
     def steps_s(self, run: object, steps: list[dict[str, Any]]) -> list[float]:
         return [0.002, 0.001]
 
-    def run(self, run: Any) -> object:
+    def run(self, run: Any) -> Records:
         limits = EngineLimits(max_num_seqs=4, max_batched_tokens=16, kv_blocks=100)
         fleet = Fleet(tables_of(rng=np.random.default_rng(0)), limits)
         return Engine().run(self.prediction.workload_of(run), fleet).copy()
@@ -167,6 +175,44 @@ def test_a_run_counts_by_the_median_of_its_repeats_and_tells_how_far_they_lie(
     assert found["floor"]["e2e p50"] == pytest.approx([0.1, 0.5])
     assert found["steps"] == 6
     assert found["step_mape"] == pytest.approx((0 + 1 / 3 + 1 / 9) / 3)
+
+
+def test_times_that_follow_the_steps_move_as_they_do(prediction: ModuleType) -> None:
+    run = prediction.Run("r", ((0.0, 8, 3), (0.0, 4, 5)))
+    moves = prediction.Predictor.moves(Perfect(prediction), run)
+    assert list(moves.values()) == pytest.approx([0.025] * 6)
+
+
+def test_a_statistic_moves_farther_where_a_request_comes_just_after_another_has_left(
+    prediction: ModuleType,
+) -> None:
+    """On a slower machine it meets that one, and waits for the step."""
+    perfect, first = Perfect(prediction), (0.0, 8, 9)
+    left_s = float(perfect.run(prediction.Run("r", (first,))).finish_s[0])
+    far, near = (
+        prediction.Predictor.moves(perfect, prediction.Run("r", (first, (times * left_s, 16, 2))))
+        for times in (2.0, 1.01)
+    )
+    assert far["ttft p90"] == pytest.approx(0.025)
+    assert near["ttft p90"] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("moves", "chosen"),
+    [([0.3, 0.12, 0.09, 0.01], 2), ([0.3, 0.12] + [0.2] * 58, 1)],
+    ids=["the first within the limit", "of none the least"],
+)
+def test_the_first_trace_that_can_judge_a_prediction_is_taken(
+    prediction: ModuleType, moves: list[float], chosen: int
+) -> None:
+    left = iter(moves)
+
+    class Told:
+        def moves(self, run: object) -> dict[str, float]:
+            return {"ttft p50": 0.0, "e2e p90": next(left)}
+
+    found = prediction.steady(Told(), "a", 1.0, 5, 23)
+    assert found == prediction.opened("a", 1.0, 5, f"23.{chosen}")
 
 
 class Kernels:
