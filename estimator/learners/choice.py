@@ -31,8 +31,7 @@ from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import Dims, KernelKind
 from servecast.estimator.predictor import Samples
 
-MAX_ROWS = 12000  # of a kernel rank learners as all do; 5,000 favour those that learn less
-MAX_GEMM_ROWS = 24000  # half as many leave too few neighbours to learn from
+MAX_ROWS = 24000  # of a kernel; half as many leave too few neighbours and favour what learns less
 FOLDS = 3
 USED = 2  # of them: one alone is won by luck, and each costs nearly as much as the fit itself
 FEW_ROWS = 2000  # up to so many, trees of few leaves are worth a try
@@ -119,8 +118,7 @@ def choose(
     kind: KernelKind, samples: Samples, num_sms: int, seed: int = 0, donors: Donors = ()
 ) -> Choice:
     """Every learner's errors on shapes left out, learnt from the others."""
-    most = MAX_GEMM_ROWS if _many_gemms(kind, len(samples.seconds)) else MAX_ROWS
-    part = samples.rows(some_shapes(samples, most, seed))
+    part = samples.rows(some_shapes(samples, MAX_ROWS, seed))
     if shapes_of(part).max() + 1 < MIN_SHAPES:
         return Choice()
     features = feature_matrix(kind, part.dims, num_sms)

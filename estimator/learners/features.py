@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from servecast.estimator.learners.flash_decode import decode_columns
 from servecast.estimator.learners.routing import routed_load
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import (
@@ -60,7 +61,7 @@ def _attention_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
     visible = np.where(window > 0, np.minimum(window, total), total)
     blocks = columns["batch"] * np.ceil(chunk / BLOCK_TOKENS)
     waves = blocks * columns["heads"] / num_sms
-    return columns | {
+    found = columns | {
         "group": columns["heads"] / kv_heads,
         "batch_heads": columns["batch"] * columns["heads"],
         "batch_kv_heads": columns["batch"] * kv_heads,
@@ -73,6 +74,8 @@ def _attention_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
         "query_width": columns["heads"] * columns.get("head_dim", np.ones_like(total)),
         "kv_width": kv_heads * columns.get("head_dim", np.ones_like(total)),
     }
+    decodes = "chunk" not in d and "kv_heads" in d
+    return found | decode_columns(found, num_sms) if decodes else found
 
 
 def _expert_columns(d: Dims, num_sms: int) -> dict[str, Floats]:
