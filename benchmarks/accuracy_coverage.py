@@ -1,24 +1,29 @@
 """How often intervals hold: widths from some measured values, coverage on others.
 
 A width is the largest distance of nine in ten calibrating values, as a factor either way. Points are split by
-models (`silicon_points.FITTED`), and by whether their runs draft; a recording's widths are the other
-recordings'.
+models (`silicon_points.FITTED`), and by whether their runs draft, open-loop runs by models; a recording's
+widths are the other recordings'.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, exp, log
 
 from silicon_answers import Answer
+from silicon_points import FITTED
 from silicon_runs import drafts
 
 NOMINAL = 0.9
 METRICS = ("queue_delay", "ttft", "tpot", "e2e")
 OF_POINTS = ("ttft", "tpot")
-CLASSES = {"plain": False, "drafting": True}
+CLASSES = {"plain points": False, "drafting points": True}
 Recording = list[tuple[str, float]]
 """Metric and distance of every statistic of a recorded run."""
+OpenLoop = dict[str, list[tuple[float, float | None]]]
+"""Errors of TTFT and TPOT of runs, by a name that begins with the engine and the model."""
 
 
 def distance(predicted: float, measured: float) -> float:
@@ -32,38 +37,63 @@ def width(distances: Sequence[float]) -> float:
     return sorted(distances)[min(rank, len(distances)) - 1]
 
 
-def coverage_section(answers: list[Answer], recordings: list[Recording]) -> list[str]:
-    """Tables of the points and of the recordings."""
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Distances to calibrate on, and by engine those that are held out."""
+
+    name: str
+    fitted: list[float]
+    held: dict[str, list[float]]
+
+
+def coverage_section(
+    answers: list[Answer], open_loop: OpenLoop, recordings: list[Recording]
+) -> list[str]:
+    """Tables of the points and open-loop runs, and of the recordings."""
     engines = sorted({answer.case.backend for answer in answers})
     lines = [
-        f"| points | factor either way | models fitted to | models held out | {' | '.join(engines)} |",
+        f"| runs | factor either way | models fitted to | models held out | {' | '.join(engines)} |",
         f"| --- | ---: | ---: | ---: | {'---: | ' * len(engines)}".rstrip(),
     ]
     inside: dict[str, list[bool]] = {}
     for metric in OF_POINTS:
-        for kind, drafting in CLASSES.items():
-            of_kind = [answer for answer in answers if drafts(answer.case) == drafting]
-            fitted = [_distance(a, metric) for a in of_kind if a.case.is_fitted]
-            if not fitted:
+        splits = [_of_points(answers, metric, kind) for kind in CLASSES]
+        for split in (*splits, _of_open_loop(open_loop, metric)):
+            if not split.fitted:
                 continue
-            held = [a for a in of_kind if not a.case.is_fitted]
-            reach = width(fitted)
-            parts = [[a for a in held if a.case.backend == engine] for engine in engines]
-            shares = [
-                _share(_inside([_distance(a, metric) for a in p], reach)) for p in (held, *parts)
-            ]
-            cells = [f"{exp(reach):.2f}", _share(_inside(fitted, reach)), *shares]
-            lines.append(f"| {metric}, {kind} | {' | '.join(cells)} |")
-            inside.setdefault(metric, []).extend(
-                _inside([_distance(a, metric) for a in held], reach)
-            )
+            reach = width(split.fitted)
+            parts = [_inside(split.held.get(engine, []), reach) for engine in engines]
+            held = [each for part in parts for each in part]
+            shares = map(_share, (_inside(split.fitted, reach), held, *parts))
+            lines.append(f"| {split.name} | {exp(reach):.2f} | {' | '.join(shares)} |")
+            inside.setdefault(metric, []).extend(held)
     return [*lines, "", *_recorded(recordings, inside)]
 
 
+def _of_points(answers: list[Answer], metric: str, kind: str) -> Split:
+    split = Split(f"{metric}, {kind}", [], defaultdict(list))
+    for answer in answers:
+        case = answer.case
+        if drafts(case) == CLASSES[kind]:
+            far = distance(getattr(answer, f"{metric}_ms"), getattr(case, f"{metric}_ms"))
+            (split.fitted if case.is_fitted else split.held[case.backend]).append(far)
+    return split
+
+
+def _of_open_loop(runs: OpenLoop, metric: str) -> Split:
+    split = Split(f"{metric}, open loop", [], defaultdict(list))
+    for name, errors in runs.items():
+        engine, model, _ = name.split(maxsplit=2)
+        into = split.fitted if any(model in each for each in FITTED) else split.held[engine]
+        found = (row[OF_POINTS.index(metric)] for row in errors)
+        into += [distance(1 + error, 1) for error in found if error is not None]
+    return split
+
+
 def _recorded(recordings: list[Recording], of_points: dict[str, list[bool]]) -> list[str]:
-    """Each recording's statistics in the width of the others'; with the points held out."""
+    """Each recording's statistics in the width of the others'; with all that is held out."""
     lines = [
-        "| recordings | factors either way | values | inside | with the points held out |",
+        "| recordings | factors either way | values | inside | with all held out |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
     for metric in METRICS:
@@ -79,10 +109,6 @@ def _recorded(recordings: list[Recording], of_points: dict[str, list[bool]]) -> 
         cells = [", ".join(f"{exp(f):.3f}" for f in factors), str(len(inside))]
         lines.append(f"| {metric} | {' | '.join(cells)} | {_share(inside)} | {_share(both)} |")
     return lines
-
-
-def _distance(answer: Answer, metric: str) -> float:
-    return distance(getattr(answer, f"{metric}_ms"), getattr(answer.case, f"{metric}_ms"))
 
 
 def _inside(distances: Sequence[float], reach: float) -> list[bool]:

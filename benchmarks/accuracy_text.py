@@ -61,10 +61,13 @@ known before a width was; no run of a model held out drafts as simulated. One wi
 the TTFT of models held out, for it was the drafting runs'. By engine there are one or two models to
 calibrate on: such widths covered 78 %, and are not used.
 
+Open-loop runs are APEX+'s: widths from Llama's, tried on Mistral's and Mixtral's, SGLang's runs among them
+whose TTFT is held to be no kernel's.
+
 A recording's statistics (mean and four percentiles) are held against the width of the other two
-recordings'. Two runs are few to calibrate on; beside them stands the coverage of a metric over recordings
-and points held out together. The intervals in the recordings' own tables are of other samples of the same
-requests, and tell nothing of what is wrong with a prediction.
+recordings'. Two runs are few to calibrate on; beside them stands the coverage of a metric over all that is
+held out: recordings, points and open-loop runs. The intervals in the recordings' own tables are of other
+samples of the same requests, and tell nothing of what is wrong with a prediction.
 """
 
 BOTTOM = """

@@ -165,7 +165,9 @@ class Predictor:
 
 
 def score(folder: Path, store: Path, engine: EngineProfile | None = None) -> dict[str, Any]:
-    """Errors by engine, model and degree, and every run that was not answered."""
+    """Errors by engine, model and degree, of TTFT and TPOT run by run and summed up, and every run that was
+    not answered.
+    """
     predictor = Predictor(store, engine)
     errors: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
     refused = []
@@ -180,7 +182,8 @@ def score(folder: Path, store: Path, engine: EngineProfile | None = None) -> dic
         errors[f"{run.engine} {run.model} {label}{run.tp}"].append((ttft_s / run.ttft_s - 1, tpot))
     groups = {name: summary(rows) for name, rows in sorted(errors.items())}
     every = [row for rows in errors.values() for row in rows]
-    return {"runs": len(every), "all": summary(every), "groups": groups, "refused": refused}
+    found = {"runs": len(every), "all": summary(every), "groups": groups, "refused": refused}
+    return found | {"errors": errors}
 
 
 def summary(rows: list[tuple[float, float | None]]) -> dict[str, Any]:

@@ -91,9 +91,8 @@ def _recorded(found: Row) -> list[str]:
     return lines
 
 
-def open_loop_section(data: Path, store: Path) -> list[str]:
-    """The 106 runs of APEX+."""
-    found = score(data / "measured" / "apex-plus-h100-vllm-0.6", store)
+def open_loop_section(found: Row) -> list[str]:
+    """The 106 runs of APEX+, as `score` has them."""
     lines = [
         f"{found['runs']} of {found['runs'] + len(found['refused'])} runs are answered; medians over runs.",
         "",
@@ -235,15 +234,16 @@ def main() -> None:
 def _page(asked: argparse.Namespace, recorded: list[str], recordings: list[Recording]) -> list[str]:
     cases = read_cases(asked.data / "measured" / "silicon")
     answers, code = read_answers(cases, asked.rows)
+    open_loop = score(asked.data / "measured" / "apex-plus-h100-vllm-0.6", asked.store)
     return [
         TOP,
         *recorded,
         OPEN_LOOP,
-        *open_loop_section(asked.data, asked.store),
+        *open_loop_section(open_loop),
         MIDDLE.format(fitted=", ".join(FITTED), state=state(code)),
         *silicon_section(cases, answers),
         COVERAGE,
-        *coverage_section(answers, recordings),
+        *coverage_section(answers, open_loop["errors"], recordings),
         BOTTOM,
         *(f"{i}. {name}" for i, name in enumerate(worst_groups(answers), start=1)),
     ]

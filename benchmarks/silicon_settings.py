@@ -29,6 +29,7 @@ request 40376: 1.06 to 1.07 ms for 64 rows of 131,072, 2.35 to 2.40 ms for 128, 
 SORTED_VOCABULARY = 151936
 """NVIDIA's clients tell no temperature (aiconfigurator, eval/benchmarks/genai_perf_runner.py), so Qwen3's
 generation_config.json holds: top_k 20, top_p 0.95. vLLM 0.12 sorts for it (pull request 26859)."""
+H100_MIB = 81559  # as nvidia-smi shows it
 SPARE_TOKENS = 1500
 """Of a step of NVIDIA's runs beyond a prompt and its clients. SOURCE: ai-dynamo/aiconfigurator,
 generator/rule_plugin/benchmark/{vllm,trtllm}.rule: max_num_tokens = max_batch_size + isl + 1500, and
@@ -113,7 +114,10 @@ def _generated(case: Case, engine: EngineProfile) -> Settings:
     been done: SGLang's defaults stand for it.
     """
     if case.backend == "sglang":
-        return Settings(engine, max(256, case.concurrency), 8192, kv_fraction=0.88, policy="sglang")
+        fraction = 0.88 if case.version.startswith("0.5.1.") else static_fraction(case)
+        return Settings(
+            engine, max(256, case.concurrency), 8192, kv_fraction=fraction, policy="sglang"
+        )
     seqs, tokens = case.concurrency, case.concurrency + case.isl + SPARE_TOKENS
     if case.backend == "vllm":
         sorting = SYNCHRONOUS_HOST["host_per_sequence_s"] + SORT_S * SORTED_VOCABULARY
@@ -123,6 +127,16 @@ def _generated(case: Case, engine: EngineProfile) -> Settings:
     if case.version.startswith("1.0."):
         engine = engine.given(NO_OVERLAP, async_scheduling=False, **SYNCHRONOUS_HOST)
     return Settings(engine, seqs, tokens, kv_cache, 0.8, policy=WHOLE_PROMPTS)
+
+
+def static_fraction(case: Case) -> float:
+    """Of an H100's memory that SGLang gives to weights and cache where it is not told. SOURCE:
+    github.com/sgl-project/sglang, pull request 10975 (0.5.3): what prompts of 8,192 tokens and graphs of 256
+    or 512 sequences need stays free.
+    """
+    graphs = 256 if case.parallelism.tp < 4 else 512
+    reserved_mib = 512 + 1.5 * 8192 + 2 * graphs + 128 * case.parallelism.tp
+    return 1 - reserved_mib / H100_MIB
 
 
 def _vllm(case: Case, engine: EngineProfile) -> Settings:
