@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from servecast.estimator.engine_profile import ENGINE_PROFILES
 from servecast.estimator.learners.uncertainty import ANALYTICAL_HALF_WIDTH, MEASURED_HALF_WIDTH
 from servecast.estimator.load import TableLoader, load_predictor
 from servecast.estimator.measurement import MeasurementBatch
+from servecast.estimator.profiling.profile_cli import profile_command
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, Source, TableBounds
 from servecast.estimator.uncertain import Step
@@ -194,6 +196,18 @@ def test_a_step_too_far_beyond_the_largest_measured_is_refused_with_what_to_meas
     )
     with pytest.raises(DataMissingError, match=message):
         TableLoader(path).tables(model(), gpu, replace(BOUNDS, max_batched_tokens=65536))
+
+
+def test_the_command_that_a_refusal_names_is_one_that_profile_takes(
+    path: Path, gpu: Sku, model: Model
+) -> None:
+    with pytest.raises(DataMissingError) as refused:
+        TableLoader(path).tables(model(), gpu, replace(BOUNDS, max_batched_tokens=65536))
+    _, _, named = str(refused.value).partition("servecast profile ")
+    taken = profile_command.make_context("profile", shlex.split(named.replace("SPEC", __file__)))
+    assert taken.params["tp"] == (1,)
+    assert taken.params["model"] == "small"
+    assert taken.params["max_num_batched_tokens"] == 65536
 
 
 def test_a_step_somewhat_beyond_the_largest_measured_is_noted(
