@@ -60,5 +60,8 @@ class Backend(Protocol):
     def enter(self, index: int) -> None:
         """Makes the calling thread the one that uses the device."""
 
+    def make_room(self, index: int) -> None:
+        """Gives back what was kept for later cases."""
+
     def release(self, index: int) -> None:
         """Gives freed memory back."""

@@ -29,7 +29,7 @@ CPU = Capability("cpu")
 SAMPLE_FLOOR_US = 1000.0  # of launches timed together: the monotonic clock's 0.1 us is 0.01 % of it
 ALONE_FLOOR_US = 100.0  # of launches timed one by one, whose clock is read and paid for each time
 CLOCK_TRIALS = 200
-POOL_SHARE = 4  # of the memory, one part in so many may stay filled between cases
+POOL_SHARE = 0.75  # of the memory may stay filled between cases
 DEFAULT_CACHE_BYTES = 32 << 20  # where the system does not say: a common L3
 DEFAULT_OWN_CACHE_BYTES = 1 << 20  # a common L2
 _INDEX2 = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
@@ -42,7 +42,7 @@ class CpuBackend:
 
     threads: int
     name: str = "cpu"
-    pool: Pool = field(default_factory=lambda: Pool(_meminfo_bytes("MemTotal") // POOL_SHARE))
+    pool: Pool = field(default_factory=lambda: Pool(int(_meminfo_bytes("MemTotal") * POOL_SHARE)))
     sample_floor_us: float = ALONE_FLOOR_US
     capability: Capability = CPU
 
@@ -103,6 +103,10 @@ class CpuBackend:
         """OpenMP keeps its number of threads for each calling thread."""
         del index
         torch.set_num_threads(self.threads)
+
+    def make_room(self, index: int) -> None:
+        del index
+        self.pool.drop()
 
     def release(self, index: int) -> None:
         """The allocator of the processor keeps nothing worth giving back."""

@@ -107,6 +107,9 @@ class CudaBackend:
     def enter(self, index: int) -> None:
         torch.cuda.set_device(index)
 
+    def make_room(self, index: int) -> None:
+        """Nothing is kept from case to case: a GPU's memory is filled at its own speed."""
+
     def release(self, index: int) -> None:
         del index
         torch.cuda.empty_cache()

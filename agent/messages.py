@@ -11,6 +11,7 @@ from servecast.compiler.kernels import KernelCase
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 20  # the largest request is 256 cases of some 200 bytes
 MAX_CASES = 256
+MAX_CALL_S = 43_200.0  # a deadline further off is none; a full request may take 8.5 hours
 
 
 class Status(StrEnum):

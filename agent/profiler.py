@@ -17,7 +17,7 @@ from servecast.agent.collective_kernels import COLLECTIVES
 from servecast.agent.group_profiler import GroupProfiler
 from servecast.agent.interlude import rows_of
 from servecast.agent.kernels.buffers import DeviceOutOfMemoryError
-from servecast.agent.kernels.kernel import Prepared, Shape
+from servecast.agent.kernels.kernel import Kernel, Prepared, Shape
 from servecast.agent.kernels.registry import Offer, offers
 from servecast.agent.messages import (
     Event,
@@ -124,7 +124,7 @@ class Profiler:
     ) -> Iterator[Event]:
         shape = Shape(case.dtype, case.kv_dtype, dict(case.dims))
         offer = self._offer(case)
-        prepared = offer.kernel.prepare(shape, self.backend.buffers(index))
+        prepared = self._prepared(offer.kernel, shape, index)
         if stopped():
             return
         method = settings.method or self.backend.methods[0]
@@ -143,6 +143,17 @@ class Profiler:
         after = self.backend.conditions(index)
         outcome = outcome_of(sampling, method, len(prepared.launches), before, after)
         yield replace(outcome, host_launch_us=host_launch_us, energy_j=spent, library=offer.library)
+
+    def _prepared(self, kernel: Kernel, shape: Shape, index: int) -> Prepared:
+        """Raises: DeviceOutOfMemoryError where it does not fit, also without what earlier cases left."""
+        buffers = self.backend.buffers(index)
+        try:
+            return kernel.prepare(shape, buffers)
+        except DeviceOutOfMemoryError:
+            if not buffers.might_fit():
+                raise
+        self.backend.make_room(index)
+        return kernel.prepare(shape, self.backend.buffers(index))
 
     def _offer(self, case: KernelCase) -> Offer:
         """The first library's that has the case's formats."""

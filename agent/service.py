@@ -15,6 +15,7 @@ from servecast.agent import wire
 from servecast.agent.cases import BadCaseError, UnknownKernelError
 from servecast.agent.device_thread import BusyError, DeviceThread, Job
 from servecast.agent.messages import (
+    MAX_CALL_S,
     MAX_CASES,
     PROTOCOL_VERSION,
     Event,
@@ -69,7 +70,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         ]
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.Node:  # noqa: N802  # gRPC's name
-        _check_version(request.protocol_version, context)
+        _check_call(request.protocol_version, context)
         return wire.node_to_wire(self._node)
 
     def Profile(  # noqa: N802  # gRPC's name
@@ -91,7 +92,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self, request: pb.ProfileRequest, context: grpc.ServicerContext
     ) -> tuple[list[KernelCase], Settings, Placement]:
         """The request's cases, settings and place, or an abort before anything runs."""
-        _check_version(request.protocol_version, context)
+        _check_call(request.protocol_version, context)
         if not 1 <= len(request.cases) <= MAX_CASES:
             message = f"a request has 1 to {MAX_CASES} cases, not {len(request.cases)}"
             _abort(context, Code.INVALID_ARGUMENT, message)
@@ -142,7 +143,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._profiler.close()
 
 
-def _check_version(theirs: int, context: grpc.ServicerContext) -> None:
+def _check_call(theirs: int, context: grpc.ServicerContext) -> None:
+    """The caller's version, and that it waits for no answer for ever."""
     if theirs != PROTOCOL_VERSION:
         older = "agent" if theirs > PROTOCOL_VERSION else "caller"
         _abort(
@@ -150,6 +152,9 @@ def _check_version(theirs: int, context: grpc.ServicerContext) -> None:
             Code.FAILED_PRECONDITION,
             f"the agent speaks protocol {PROTOCOL_VERSION}, the caller {theirs}: upgrade the {older}",
         )
+    if context.time_remaining() > MAX_CALL_S:
+        message = f"a call needs a deadline, {MAX_CALL_S:g} s from now at most"
+        _abort(context, Code.INVALID_ARGUMENT, message)
 
 
 def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:

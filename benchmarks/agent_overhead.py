@@ -1,18 +1,24 @@
-"""What a case costs an agent beside its measurement: making and filling its tensors, packing weights, gRPC.
+"""What a case costs an agent beside its measurement: making its tensors, gRPC, giving memory back.
 
     python benchmarks/agent_overhead.py            # an agent on this machine's processor, one thread
+    python benchmarks/agent_overhead.py --plan     # every case of Llama 3.1 8B at TP 1, 2, 4 and 8
 
-Prints one JSON object a case. ``measured_ms`` is the time within the agent's clocks, calibration included;
-``overhead_ms`` all other time from asking to the outcome, the least of ``REPEATS``, because neighbours only
-ever add. The first repeat, which fills memory that later cases find filled, stands beside it.
+Prints one JSON object a case: ``measured_ms`` is the time within the agent's clocks, calibration included,
+``once_ms`` that of filling memory and packing weights which later cases find ready; ``first_ms`` all other
+time from asking to the outcome when the size is met for the first time, ``again_ms`` the least of
+``REPEATS`` later ones, because neighbours only ever add. With ``--plan`` one object a kernel; its cases come
+twice, and their launches are prepared, and not run.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
 
 from servecast.agent.client import Agent
 from servecast.agent.cpu import CpuBackend
@@ -21,9 +27,16 @@ from servecast.agent.messages import Outcome, Settings, Status
 from servecast.agent.profiler import Profiler
 from servecast.agent.server import create_server
 from servecast.compiler.kernels import KernelCase
+from servecast.compiler.load import load_spec
+from servecast.compiler.shard import shard
+from servecast.compiler.sharded import Parallelism
+from servecast.estimator.profiling.plan import PlanLimits, plan_cases
 
-REPEATS = 5
+REPEATS = 4
 SETTINGS = Settings(min_samples=2, max_case_s=0.02)
+SPEC = Path(__file__).parents[1] / "spec" / "llama.llm"
+DEGREES = (1, 2, 4, 8)
+GROUPS = ("all_reduce", "all_gather")  # collectives: another process has their tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,27 @@ class CountingBackend(CpuBackend):
             return found
 
         return counted
+
+
+@dataclass(frozen=True, slots=True)
+class PreparingBackend(CountingBackend):
+    """Its clocks run nothing, and tell the same time always."""
+
+    def elapsed(
+        self, method: str, launches: Sequence[Launch], index: int, rows: int = 0
+    ) -> Callable[[int], float]:
+        return lambda count: 1e3 * count
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one case, in milliseconds; ``status`` of what came of it."""
+
+    beside_ms: float
+    once_ms: float
+    measured_ms: float
+    status: Status
+    case: KernelCase
 
 
 def case(kernel: str, kv_dtype: str = "", **dims: int) -> KernelCase:
@@ -69,30 +103,74 @@ CASES = {
 }
 
 
-def overhead_ms(agent: Agent, backend: CountingBackend, wanted: KernelCase) -> tuple[float, float]:
-    """Of one case: beside the measurement, and the measurement."""
+def cost(agent: Agent, backend: CountingBackend, wanted: KernelCase) -> Cost:
     backend.measured_s.clear()
-    begin_s = time.perf_counter()
+    begin_s, before_s = time.perf_counter(), backend.pool.once_s
     *_, (_, last) = agent.profile([wanted], SETTINGS)
     took_s = time.perf_counter() - begin_s
     assert isinstance(last, Outcome)
-    assert last.status is Status.MEASURED, last.message
-    measured_s = sum(backend.measured_s)
-    return (took_s - measured_s) * 1e3, measured_s * 1e3
+    assert last.status is not Status.FAILED, last.message
+    measured_s, once_s = sum(backend.measured_s), backend.pool.once_s - before_s
+    beside_s = took_s - measured_s - once_s
+    return Cost(beside_s * 1e3, once_s * 1e3, measured_s * 1e3, last.status, wanted)
+
+
+def of_each(agent: Agent, backend: CountingBackend) -> Iterator[dict[str, object]]:
+    """The first time and later ones, side by side."""
+    for name, wanted in CASES.items():
+        first, *again = (cost(agent, backend, wanted) for _ in range(1 + REPEATS))
+        told = {
+            "once_ms": first.once_ms,
+            "first_ms": first.beside_ms,
+            "again_ms": min(some.beside_ms for some in again),
+            "measured_ms": min(some.measured_ms for some in again),
+        }
+        yield {"case": name} | {key: round(value, 1) for key, value in told.items()}
+
+
+def of_plan(agent: Agent, backend: CountingBackend) -> Iterator[dict[str, object]]:
+    """Every case twice, in the plan's order; then by kernel."""
+    program = load_spec(SPEC).model("llama-3.1-8b")
+    programs = [shard(program, Parallelism(tp=degree)) for degree in DEGREES]
+    found: dict[str, list[tuple[Cost, Cost]]] = {}
+    for wanted in plan_cases(programs, PlanLimits()):
+        if wanted.kernel not in GROUPS:
+            twice = (cost(agent, backend, wanted), cost(agent, backend, wanted))
+            found.setdefault(wanted.kernel, []).append(twice)
+    found["all"] = [twice for of_kernel in found.values() for twice in of_kernel]
+    for kernel, costs in found.items():
+        yield (
+            {"kernel": kernel}
+            | _summary(costs)
+            | {"held_gib": round(backend.pool.held_bytes / 2**30, 1)}
+        )
+
+
+def _summary(costs: list[tuple[Cost, Cost]]) -> dict[str, object]:
+    first_ms, again_ms = ([some.beside_ms for some in part] for part in zip(*costs, strict=True))
+    return {
+        "cases": len(costs),
+        "out_of_memory": sum(first.status is Status.OUT_OF_MEMORY for first, _ in costs),
+        "median_first_ms": round(median(first_ms), 1),
+        "most_first_ms": round(max(first_ms), 1),
+        "median_again_ms": round(median(again_ms), 1),
+        "most_again_ms": round(max(again_ms), 1),
+        "above_50_ms": [dict(first.case.dims) for first, _ in costs if first.beside_ms > 50],
+        "once_s": round(sum(some.once_ms for twice in costs for some in twice) / 1e3, 1),
+    }
 
 
 def main() -> None:
-    backend = CountingBackend(1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plan", action="store_true", help="every case of an 8B model's plan")
+    plan = parser.parse_args().plan
+    backend = PreparingBackend(1) if plan else CountingBackend(1)
     server = create_server(Profiler(backend, "cpu"), "127.0.0.1", 0)
     server.start()
     with Agent(f"127.0.0.1:{server.port}") as agent:
-        for name, wanted in CASES.items():
-            found = [overhead_ms(agent, backend, wanted) for _ in range(REPEATS)]
-            best_ms, measured_ms = min(found)
-            told = {"overhead_ms": best_ms, "first_ms": found[0][0], "measured_ms": measured_ms}
-            print(
-                json.dumps({"case": name} | {k: round(v, 1) for k, v in told.items()}), flush=True
-            )
+        agent.describe()  # as a coordinator does first: it opens the connection
+        for told in of_plan(agent, backend) if plan else of_each(agent, backend):
+            print(json.dumps(told), flush=True)
     server.stop(0.0)
 
 

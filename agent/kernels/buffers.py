@@ -15,10 +15,10 @@ from servecast.agent.kernels.pool import Pool
 Kept = TypeVar("Kept")
 
 TILE_ELEMENTS = 1_000_003  # prime, so that the repeats of a tile align with no row
-TILE_SHIFT = 7919  # between the tensors of a case; prime, and no divisor of the tile
 MAX_COPIES = 64  # of tensors far smaller than the cache; more would be launches, not coldness
 COLD_CACHES = 2  # a rotation this many caches long leaves none of a copy behind when it comes round
 HEADROOM = 0.9  # of free memory: allocators and workspaces take the rest
+AHEAD_SHARE = 4  # of what a case may still need, one part in so many may be filled for later ones
 
 TORCH_DTYPES = {
     "fp32": torch.float32,
@@ -42,8 +42,8 @@ class Buffers:
     free_bytes: int
     cache_bytes: int
     pool: Pool | None = None
-    used_bytes: int = 0
-    _drawn: int = 0
+    used_bytes: int = 0  # by the case, in all
+    fresh_bytes: int = 0  # of them beside what the pool held already
     _generator: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,18 +51,27 @@ class Buffers:
         if self.pool is not None:
             self.pool.begin()
 
-    def reserve(self, num_bytes: int) -> None:
-        """Counts memory that a launch will take by itself.
+    @property
+    def spare_bytes(self) -> int:
+        return int(self.free_bytes * HEADROOM) - self.fresh_bytes
+
+    def reserve(self, num_bytes: int, held_bytes: int = 0) -> None:
+        """Counts memory that a launch will take by itself, or that it takes of which the pool has some.
 
         Raises: DeviceOutOfMemoryError before anything is allocated, because a host that runs out kills.
         """
         self.used_bytes += num_bytes
-        kept_bytes = self.pool.held_bytes if self.pool is not None else 0
-        budget = int(self.free_bytes * HEADROOM) + kept_bytes
-        if self.used_bytes > budget:
+        self.fresh_bytes += num_bytes - held_bytes
+        if self.spare_bytes < 0:
             raise DeviceOutOfMemoryError(
-                f"needs {self.used_bytes} bytes, {self.device} has {budget} to spare"
+                f"needs {self.used_bytes} bytes, {self.device} has "
+                f"{self.used_bytes + self.spare_bytes} to spare"
             )
+
+    def might_fit(self) -> bool:
+        """Whether what was counted so far would fit if the pool gave its memory back."""
+        held_bytes = self.pool.held_bytes if self.pool is not None else 0
+        return held_bytes > 0 and self.used_bytes <= HEADROOM * (self.free_bytes + held_bytes)
 
     def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         self.reserve(math.prod(shape) * dtype.itemsize)
@@ -73,26 +82,25 @@ class Buffers:
 
         A kernel may write to them only what is as random: the next case may find it.
         """
-        if self.pool is not None:
-            fill = partial(self._fill_random, scale)
-            piece = self.pool.draw(math.prod(shape), dtype, scale, fill)
-            if piece is not None:
-                self.reserve(piece.nbytes)
-                return piece.view(shape)
-        tensor = self.empty(*shape, dtype=dtype)
-        self._fill_random(scale, tensor.view(-1))
-        return tensor
-
-    def _fill_random(self, scale: float, flat: torch.Tensor) -> None:
-        self._drawn += 1  # no two tensors begin alike
-        tile = _random_tile(self.device).roll(self._drawn * TILE_SHIFT)
-        tile *= scale if flat.dtype.is_floating_point else 32 * scale
-        if not flat.dtype.is_floating_point:
-            tile = tile.round().clamp(-127, 127)
-        _fill(flat, tile.to(flat.dtype))
+        elements = math.prod(shape)
+        fill = partial(_fill_random, scale)
+        lacking = self.pool.lacks(elements, dtype, scale) if self.pool is not None else None
+        if self.pool is None or lacking is None:
+            tensor = self.empty(*shape, dtype=dtype)
+            fill(tensor.view(-1), self.used_bytes)  # no two tensors begin alike
+            return tensor
+        num_bytes = elements * dtype.itemsize
+        self.reserve(num_bytes, num_bytes - lacking)
+        before_bytes = self.pool.held_bytes
+        ahead_bytes = self.spare_bytes // AHEAD_SHARE
+        piece = self.pool.draw(elements, dtype, scale, ahead_bytes, fill)
+        self.fresh_bytes += self.pool.held_bytes - before_bytes - lacking
+        return piece.view(shape)
 
     def kept(self, name: tuple[Any, ...], num_bytes: int, make: Callable[[], Kept]) -> Kept:
         """What ``make`` gives; where there is a pool, what it gave to the first case that asked."""
+        held = self.pool is not None and self.pool.has(name)
+        self.reserve(num_bytes, num_bytes if held else 0)
         if self.pool is None:
             return make()
         found: Kept = self.pool.named(name, num_bytes, make)
@@ -126,6 +134,15 @@ class Buffers:
 def _random_tile(device: torch.device) -> torch.Tensor:
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(TILE_ELEMENTS, generator=generator, device=device)
+
+
+def _fill_random(scale: float, flat: torch.Tensor, begin: int) -> None:
+    """``begin`` says where in the tile to begin: a stretch goes on where the one before it ended."""
+    tile = _random_tile(flat.device).roll(-begin % TILE_ELEMENTS)
+    tile *= scale if flat.dtype.is_floating_point else 32 * scale
+    if not flat.dtype.is_floating_point:
+        tile = tile.round().clamp(-127, 127)
+    _fill(flat, tile.to(flat.dtype))
 
 
 def keeping(

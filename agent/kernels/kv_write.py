@@ -10,13 +10,17 @@ from servecast.agent.kernels.buffers import TORCH_DTYPES, Buffers
 from servecast.agent.kernels.kernel import Capability, Formats, Kernel, Prepared, Shape
 
 BLOCK_TOKENS = 16  # vLLM's default
+INT8_SCALE = 24.0  # of rows for such a cache: nearly all of its range, and none beyond
 SPARE_BLOCKS = 4  # times as many as are written, so that the blocks lie scattered
 
 
 def prepare(shape: Shape, buffers: Buffers) -> Prepared:
     """New rows [rows, width] are warm; the cache [blocks, block tokens, width] they go to is cold."""
     dtype = TORCH_DTYPES[shape.kv_dtype]
-    new = buffers.normal(shape["rows"], shape["width"], dtype=TORCH_DTYPES[shape.dtype])
+    scale = INT8_SCALE if dtype is torch.int8 else 1.0
+    new = buffers.normal(
+        shape["rows"], shape["width"], dtype=TORCH_DTYPES[shape.dtype], scale=scale
+    )
     cache, slots = scattered(shape["rows"], shape["width"], dtype, buffers)
     return Prepared(
         launches=tuple(partial(_write, cache, some, new) for some in slots),

@@ -40,30 +40,29 @@ def _prepare_float(shape: Shape, buffers: Buffers) -> Prepared:
     rows, inner, outer = shape["rows"], shape["in_features"], shape["out_features"]
     x = buffers.normal(rows, inner, dtype=dtype)
     buffers.reserve(rows * outer * dtype.itemsize)
-    launch = packed if packs(x) else plain
-    name = ("linear", shape.dtype, inner, outer)
     copies = buffers.copies(inner * outer * dtype.itemsize)
-    size = (1 + copies) * inner * outer * dtype.itemsize
-    first, weights = buffers.kept(name, size, lambda: _weights(x, shape, buffers))
+    if not packs(x):
+        weights = [buffers.normal(outer, inner, dtype=dtype) for _ in range(copies)]
+        return Prepared(
+            launches=tuple(plain(x, w) for w in weights),
+            reference=lambda: x.double() @ weights[0].double().t(),
+            tolerance=TOLERANCE[dtype],
+        )
+    name = ("linear", shape.dtype, inner, outer)
+    size = copies * inner * outer * dtype.itemsize
+    made = buffers.kept(name, size, lambda: _packed(shape, buffers, copies))
     return Prepared(
-        launches=tuple(launch(x, w) for w in weights),
-        reference=lambda: x.double() @ first.double().t(),
+        launches=tuple(packed(x, w) for w in made),
+        reference=lambda: x.double() @ made[0].to_dense().double().t(),
         tolerance=TOLERANCE[dtype],
     )
 
 
-def _weights(
-    x: torch.Tensor, shape: Shape, buffers: Buffers
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """One copy as it is, and all as they are multiplied: packed for oneDNN where it takes them so."""
-    inner, outer = shape["in_features"], shape["out_features"]
-    copies = buffers.copies(inner * outer * x.itemsize)
-    plain = [buffers.normal(outer, inner, dtype=x.dtype) for _ in range(copies)]
-    if buffers.pool is not None:
-        plain = [w.clone() for w in plain]  # the pool's own go to the next case
-    if not packs(x):
-        return plain[0], plain
-    return plain[0], [torch.ops.mkldnn._reorder_linear_weight(w) for w in plain]
+def _packed(shape: Shape, buffers: Buffers, copies: int) -> list[torch.Tensor]:
+    """Weights as oneDNN multiplies them; what they were packed from goes to the next case."""
+    size, dtype = (shape["out_features"], shape["in_features"]), TORCH_DTYPES[shape.dtype]
+    drawn = (buffers.normal(*size, dtype=dtype) for _ in range(copies))
+    return [torch.ops.mkldnn._reorder_linear_weight(w) for w in drawn]
 
 
 def packs(x: torch.Tensor) -> bool:

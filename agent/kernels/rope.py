@@ -18,8 +18,9 @@ def prepare(shape: Shape, buffers: Buffers) -> Prepared:
     rows, heads, half = shape["rows"], shape["heads"], shape["rotary_dim"] // 2
     x = buffers.normal(rows, heads, shape["head_dim"], dtype=dtype)
     positions = buffers.integers(rows, below=POSITIONS)
-    buffers.reserve(POSITIONS * 2 * half * 4 + 4 * rows * heads * half * dtype.itemsize)
-    table = cos_sin(half, x.device).to(dtype)
+    buffers.reserve(4 * rows * heads * half * dtype.itemsize)
+    name = ("rope", shape.dtype, half)
+    table = buffers.kept(name, POSITIONS * 2 * half * 4, lambda: cos_sin(half, x.device).to(dtype))
     rotate = fused(rotated, x.device)
     return Prepared(
         launches=(lambda: rotate(x, table, positions, half),),

@@ -41,7 +41,7 @@ def prepare_linear(shape: Shape, buffers: Buffers) -> Prepared:
     x = buffers.normal(rows, inner, dtype=dtype)
     copies = buffers.copies(inner * outer * dtype.itemsize)
     size = copies * inner * outer * dtype.itemsize
-    buffers.reserve(2 * size + rows * outer * dtype.itemsize)
+    buffers.reserve(rows * outer * dtype.itemsize)
     name = ("vllm linear", shape.dtype, inner, outer)
     first, handles = buffers.kept(name, 2 * size, lambda: _packed(shape, buffers, copies))
     return Prepared(

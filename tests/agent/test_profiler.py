@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import count, repeat
 
 import pytest
+import torch
 
 from servecast.agent.cpu import CpuBackend
-from servecast.agent.messages import Conditions, Outcome, Placement, Settings
+from servecast.agent.kernels.buffers import Buffers
+from servecast.agent.messages import Conditions, Outcome, Placement, Settings, Status
 from servecast.agent.profiler import Profiler
 from servecast.agent.stopping import Flag
 from servecast.compiler.kernels import KernelCase
@@ -33,10 +35,9 @@ class Counted(CpuBackend):
         return Conditions(throttle_reasons=next(self.reasons))
 
 
-def outcome(backend: CpuBackend, settings: Settings) -> Outcome:
-    *_, last = Profiler(backend, "cpu").profile(CASE, settings, Placement(), lambda: False)
+def outcome(backend: CpuBackend, settings: Settings, case: KernelCase = CASE) -> Outcome:
+    *_, last = Profiler(backend, "cpu").profile(case, settings, Placement(), lambda: False)
     assert isinstance(last, Outcome)
-    assert last.statistics is not None
     return last
 
 
@@ -61,3 +62,34 @@ def test_a_reason_to_be_slow_before_or_after_flags_the_case(reasons: list[tuple[
 
 def test_without_a_reason_nothing_is_flagged_as_throttled() -> None:
     assert Flag.THROTTLED not in outcome(Counted(1), SHORT).flags
+
+
+@dataclass(frozen=True, slots=True)
+class Small(CpuBackend):
+    """A processor with 60 MiB, of which its pool's are not free."""
+
+    def buffers(self, index: int) -> Buffers:
+        free_bytes = (60 << 20) - self.pool.held_bytes
+        return Buffers(torch.device("cpu"), free_bytes, 1 << 20, self.pool)
+
+
+def sum_of(dtype: str, rows: int) -> KernelCase:
+    """The addition of two tensors [rows, 4096], of 8 KiB a row in bf16."""
+    return KernelCase("add", dtype, "", (("rows", rows), ("width", 4096)))
+
+
+def test_what_earlier_cases_left_makes_room_for_a_case_that_fits_without_it() -> None:
+    backend = Small(1)
+    assert outcome(backend, SHORT, sum_of("bf16", 1024)).status is Status.MEASURED
+    assert torch.bfloat16 in backend.pool.formats
+    assert outcome(backend, SHORT, sum_of("fp32", 1024)).status is Status.MEASURED  # 48 MiB
+    assert backend.pool.formats == {torch.float32}
+
+
+def test_a_case_that_never_fits_is_out_of_memory_and_what_others_use_stays() -> None:
+    backend = Small(1)
+    outcome(backend, SHORT, sum_of("bf16", 1024))
+    found = outcome(backend, SHORT, sum_of("fp32", 8192))
+    assert found.status is Status.OUT_OF_MEMORY
+    assert "needs 134217728 bytes, cpu has" in found.message
+    assert backend.pool.formats == {torch.bfloat16}

@@ -204,6 +204,16 @@ def test_another_protocol_version_is_refused_with_who_is_older(
     )
 
 
+@pytest.mark.parametrize("timeout_s", [None, 50_000.0])
+def test_a_call_that_would_wait_for_ever_is_refused(serve: Serve, timeout_s: float | None) -> None:
+    with grpc.insecure_channel(serve().address) as channel:
+        stub = agent_pb2_grpc.AgentStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Describe(pb.DescribeRequest(protocol_version=1), timeout=timeout_s)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == "a call needs a deadline, 43200 s from now at most"
+
+
 def test_two_callers_never_measure_at_once(serve: Serve, linear: Linear) -> None:
     def script(case: KernelCase, stopped: Callable[[], bool]) -> Iterator[Event]:
         time.sleep(0.05)
