@@ -9,13 +9,8 @@ from sklearn.linear_model import RidgeCV
 
 from servecast.estimator.learners.flatten import mean_of, sum_of
 from servecast.estimator.learners.forest import FlatForest, KernelModel
-from servecast.estimator.learners.regressors import (
-    Growth,
-    KernelLearner,
-    flat,
-    grown,
-    over_roofline,
-)
+from servecast.estimator.learners.growers import Growth, flat, grown
+from servecast.estimator.learners.regressors import KernelLearner, over_roofline
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # of donors' weights; the leave-one-out error picks
 OWN = ("randomised", "shallow")  # learn what no donor knew, from few rows

@@ -19,8 +19,8 @@ from servecast.estimator.learners.features import (
     side_of,
 )
 from servecast.estimator.learners.forest import FlatForest, KernelModel
+from servecast.estimator.learners.growers import GROWERS
 from servecast.estimator.learners.regressors import (
-    GROWERS,
     KernelLearner,
     MonotoneBoosting,
     RooflineTrees,

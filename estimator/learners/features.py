@@ -1,8 +1,8 @@
 """What a learner sees of a kernel case, named, with units, in one place.
 
-Column 0 is FLOPs and the last is bytes, which the roofline under every learner reads; ``side_of`` names
-columns that cost time beside it. Trees do not mind monotone changes of a column, so counts stand as
-they are.
+Column 0 is FLOPs and the last is bytes, which the roofline under every learner reads, or one of the other
+pairs that ``bounds_of`` names; ``side_of`` names columns that cost time beside it. Trees do not mind
+monotone changes of a column, so counts stand as they are.
 """
 
 from __future__ import annotations

@@ -13,15 +13,17 @@ from servecast.estimator.learners.baselines import GridInterpolation, RawForest,
 from servecast.estimator.learners.borrowing import BorrowedTrees
 from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.learners.forest import KernelModel
-from servecast.estimator.learners.nearby import INPUTS_OCTAVES, PRIOR, nearby_of
-from servecast.estimator.learners.regressors import (
+from servecast.estimator.learners.growers import (
+    FEWER,
     GROWERS,
+    LEARNING_RATE,
+    MANY_ROWS,
     Growth,
-    MonotoneBoosting,
-    RooflineTrees,
     flat,
     grown,
 )
+from servecast.estimator.learners.nearby import INPUTS_OCTAVES, PRIOR, nearby_of
+from servecast.estimator.learners.regressors import MonotoneBoosting, RooflineTrees
 from servecast.estimator.learners.roofline_fit import fit_roofline
 
 LEARNERS = [
@@ -65,6 +67,29 @@ def test_what_costs_time_beside_the_roofline_is_told_apart() -> None:
     found = fit_roofline(beside, base + 4e-9 * rows, side=(2,))
     assert found.side == ((2, pytest.approx(4e-9, rel=0.02)),)
     assert found.launch_s == pytest.approx(3e-6, rel=0.02)
+
+
+def test_of_two_pairs_of_flops_and_bytes_the_one_that_tells_times_is_taken_and_saved() -> None:
+    """As of experts, whose rows some tables spread evenly and others route."""
+    features, _, base = cases()
+    routed = np.insert(
+        features, [1, 1], np.random.default_rng(3).uniform(1, 9, (len(base), 2)), axis=1
+    )
+    pairs = ((1, 2), (0, -1))
+    model = RooflineTrees(("forest",), bounds=pairs).fit(routed, base).model_
+    assert model.roofline.bound == (0, -1)
+    assert 1 / model.roofline.s_per_byte == pytest.approx(2e12, rel=0.02)
+    swapped = np.roll(routed, 2, axis=1)
+    other = RooflineTrees(("forest",), bounds=((2, 1), (0, -1))).fit(swapped, base).model_
+    assert other.roofline.bound == (2, 1)
+    again = KernelModel.from_bytes(other.to_bytes())
+    assert again.predict(swapped).tolist() == other.predict(swapped).tolist()
+
+
+def test_of_many_rows_boosting_grows_fewer_trees_that_each_correct_more() -> None:
+    few, many = (GROWERS["boosting"](Growth(), rows) for rows in (MANY_ROWS, MANY_ROWS + 1))
+    assert many.max_iter == FEWER * few.max_iter
+    assert many.learning_rate == pytest.approx(LEARNING_RATE / FEWER)
 
 
 def test_the_forest_learns_what_the_roofline_cannot_say() -> None:
