@@ -1,7 +1,7 @@
 """Memory that stays filled from case to case: touching it first takes longer than many measurements.
 
 Random numbers of a dtype and scale lie in one stretch of addresses, of which cases get views. It is filled as
-far as a case ever reached, and then as far again, so that few cases wait for it. What is made of them at some
+far as a case ever reached, and some way ahead, so that few cases wait for it. What is made of them at some
 cost (packed weights) is kept by name. Where a limit is met nothing more is kept, and cases make their own.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 MIN_GROWTH_BYTES = 32 << 20
+MAX_AHEAD_BYTES = 256 << 20  # more would take room from what is kept by name
 PAGE_BYTES = 4096  # pieces begin on pages of their own
 
 log = logging.getLogger(__name__)
@@ -71,14 +72,14 @@ class Pool:
     ) -> torch.Tensor:
         """A flat piece that no other draw of the case has; ``lacks`` must have said that there is room.
 
-        Where it must fill, it fills for later cases, too: as far again, ``ahead_bytes`` more at most.
+        Where it must fill, it fills for later cases, too: as far again, and no more than ``ahead_bytes``.
         """
         stretch = self._stretch(dtype, scale)
         lacking = stretch.end_of(elements) - stretch.filled
         if lacking > 0:
             again = max(stretch.filled, MIN_GROWTH_BYTES // dtype.itemsize)
             most = min(
-                lacking + ahead_bytes // dtype.itemsize,
+                lacking + min(ahead_bytes, MAX_AHEAD_BYTES) // dtype.itemsize,
                 (self.limit_bytes - self.held_bytes) // dtype.itemsize,
                 len(stretch.flat) - stretch.filled,
             )
