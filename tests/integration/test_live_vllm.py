@@ -215,6 +215,16 @@ def test_the_first_trace_that_can_judge_a_prediction_is_taken(
     assert found == prediction.opened("a", 1.0, 5, f"23.{chosen}")
 
 
+def test_a_step_is_told_by_its_decodes_or_by_the_tokens_of_one_with_a_chunk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    kind = import_module("live_steps").kind
+    assert kind({"tokens": {"0": 1, "1": 1, "2": 1}}) == ("decodes", 3)
+    assert kind({"tokens": {"0": 1, "1": 130}}) == ("tokens", 128)
+    assert kind({"tokens": {"0": 63}}) == ("tokens", 0)
+
+
 class Kernels:
     """Predicts a millisecond for every step."""
 
