@@ -188,6 +188,8 @@ def read_profile(path: Path) -> EngineProfile:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: is no engine profile of servecast calibrate")
         if found.pop("schema_version") != SCHEMA_VERSION:
             raise UserError(f"{path}: another version's engine profile; calibrate again")
         profile = EngineProfile(**{**found, "capture_sizes": tuple(found["capture_sizes"])})
@@ -195,15 +197,39 @@ def read_profile(path: Path) -> EngineProfile:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: is no engine profile of servecast calibrate: {error}") from error
-    for name in (
-        "host_step_s",
-        "host_per_sequence_s",
-        "client_s",
-        "matrix_factor",
-        "attention_factor",
-        "overlap",
-    ):
-        value = getattr(profile, name)
-        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise UserError(f"{path}: {name} {value!r} must be a number of 0 or more")
+    wrong = _wrong(profile)
+    if wrong:
+        raise UserError(f"{path}: {wrong}")
     return profile
+
+
+_TERMS = (
+    "host_step_s",
+    "host_per_sequence_s",
+    "client_s",
+    "matrix_factor",
+    "attention_factor",
+    "overlap",
+)
+
+
+def _wrong(profile: EngineProfile) -> str:
+    """What of a profile from a file is not what it can be; "" where all is well."""
+    for name in _TERMS:
+        value = getattr(profile, name)
+        if type(value) not in (int, float) or not 0 <= value < float("inf"):
+            return f"{name} {value!r} must be a number of 0 or more"
+    for name in ("name", "kernels", "since"):
+        if not isinstance(getattr(profile, name), str):
+            return f"{name} {getattr(profile, name)!r} must be text"
+    if not isinstance(profile.async_scheduling, bool):
+        return f"async_scheduling {profile.async_scheduling!r} must be true or false"
+    sizes = profile.capture_sizes
+    for size in (*sizes, profile.receive_every_steps):
+        if type(size) is not int or size < 1:
+            return f"capture_sizes and receive_every_steps are numbers of 1 or more, not {size!r}"
+    if list(sizes) != sorted(set(sizes)):
+        return "capture_sizes must rise"
+    if not isinstance(profile.sources, dict) or "host_step_s" not in profile.sources:
+        return "sources must tell at least where host_step_s comes from"
+    return ""

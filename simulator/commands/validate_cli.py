@@ -55,8 +55,9 @@ def validate_command(as_json: bool, quiet: bool, **options: Any) -> None:
     \b
     servecast validate spec/llama.llm bench.json --sku h100-sxm --kv-blocks 27600
 
-    RUN is what vllm bench serve --save-detailed writes, a recording of LLMServingSim, or a CSV. What the
-    recording tells of the engine is used; options override it.
+    RUN is what vllm bench serve --save-detailed, guidellm, aiperf or inference-perf writes, a recording of
+    LLMServingSim, Prometheus' range data of vLLM's metrics, or a CSV (docs/validate.md). What the recording
+    tells of the engine is used; options override it.
     """
     from rich.console import Console
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from servecast.compiler.errors import UserError
+from servecast.simulator.measured.json_parts import list_at, object_at
 from servecast.simulator.measured.run import (
     NO_FIRST_TOKEN,
     MeasuredRequest,
@@ -22,6 +23,7 @@ from servecast.simulator.measured.run import (
     read_json,
     streamed,
 )
+from servecast.simulator.traffic.trace_fields import FieldError, finite_number, tokens
 from servecast.simulator.traffic.workload import RejectedRow
 
 NS_PER_S, MS_PER_S = 1e9, 1e3
@@ -45,18 +47,27 @@ def read_vllm_bench(path: Path) -> MeasuredRun:
     if len({len(array) for array in arrays}) > 1:
         raise UserError(f"{path}: {', '.join(keys)} differ in length")
 
+    gaps_s: list[float] = []
+
     def outcome(index: int, row: Record) -> Outcome:
-        prompt, output, ttft_s, itls, start_s = row["values"]
-        if not output or not ttft_s:
+        if not row["output_lens"] or not row["ttfts"]:
             return RejectedRow(index, NO_FIRST_TOKEN)
-        latencies_s = streamed(ttft_s, ttft_s + sum(itls), output)
+        ttft_s, output = (
+            finite_number("ttfts", row["ttfts"]),
+            tokens("output_lens", row["output_lens"]),
+        )
+        gaps = [finite_number("itls", gap) for gap in list_at("itls", row["itls"])]
+        gaps_s.extend(gaps)
+        start_s, prompt = (
+            finite_number("start_times", row["start_times"]),
+            tokens("input_lens", row["input_lens"]),
+        )
+        latencies_s = streamed(ttft_s, ttft_s + sum(gaps), output)
         return MeasuredRequest(index, start_s, prompt, output, latencies_s)
 
-    rows = [{"values": values} for values in zip(*arrays, strict=True)]
+    rows = [dict(zip(keys, values, strict=True)) for values in zip(*arrays, strict=True)]
     run = _run(path, "vllm-bench", rows, outcome)
-    served = [itls for output, ttft_s, itls in zip(*arrays[1:4], strict=True) if output and ttft_s]
-    gaps = np.array([gap for itls in served for gap in itls])
-    return MeasuredRun(run.workload, run.clock, run.latencies_s, gaps)
+    return MeasuredRun(run.workload, run.clock, run.latencies_s, np.array(gaps_s))
 
 
 def read_guidellm(path: Path) -> MeasuredRun:
@@ -65,28 +76,39 @@ def read_guidellm(path: Path) -> MeasuredRun:
     Raises:
         UserError: it holds several benchmarks, or a field is missing.
     """
-    benchmarks = json_object(path)["benchmarks"]
-    if len(benchmarks) != 1:
-        raise UserError(
-            f"{path}: holds {len(benchmarks)} benchmarks, and one run is one load; save each to its own file"
-        )
-    found = benchmarks[0]["requests"]
-    failed = [*found.get("incomplete", ()), *found.get("errored", ())]
+    served, failed = _guidellm_requests(path)
 
     def outcome(index: int, row: Record) -> Outcome:
-        ttft_ms = row.get("time_to_first_token_ms")
-        if index >= len(found["successful"]) or ttft_ms is None:
+        if index >= len(served) or row.get("time_to_first_token_ms") is None:
             return RejectedRow(index, NO_FIRST_TOKEN)
-        latencies_s = streamed(ttft_ms / MS_PER_S, row["request_latency"], row["output_tokens"])
-        if (
-            row.get("inter_token_latency_ms") is not None
-        ):  # to the last token, not to the stream's end
-            latencies_s["tpot"] = row["inter_token_latency_ms"] / MS_PER_S
-        start_s = row["request_start_time"]
-        prompt, output = row["prompt_tokens"], row["output_tokens"]
+        told = _numbers(row, "time_to_first_token_ms", "request_latency", "request_start_time")
+        ttft_ms, e2e_s, start_s = told
+        output = tokens("output_tokens", row["output_tokens"])
+        latencies_s = streamed(ttft_ms / MS_PER_S, e2e_s, output)
+        if row.get("inter_token_latency_ms") is not None:
+            # To the last token, not to the stream's end.
+            latencies_s["tpot"] = _numbers(row, "inter_token_latency_ms")[0] / MS_PER_S
+        prompt = tokens("prompt_tokens", row["prompt_tokens"])
         return MeasuredRequest(index, start_s, prompt, output, latencies_s)
 
-    return _run(path, "guidellm", [*found["successful"], *failed], outcome)
+    return _run(path, "guidellm", [*served, *failed], outcome)
+
+
+def _guidellm_requests(path: Path) -> tuple[list[Any], list[Any]]:
+    """Those that were served, and those that were not."""
+    try:
+        benchmarks = list_at("benchmarks", json_object(path)["benchmarks"])
+        if len(benchmarks) != 1:
+            raise UserError(
+                f"{path}: holds {len(benchmarks)} benchmarks, and one run is one load;"
+                " save each to its own file"
+            )
+        found = object_at("requests", object_at("benchmarks[0]", benchmarks[0]).get("requests"))
+        served = list_at("successful", found.get("successful"))
+        failed = [found.get(name) or [] for name in ("incomplete", "errored")]
+        return served, [row for rows in failed for row in list_at("failed requests", rows)]
+    except FieldError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_aiperf(path: Path) -> MeasuredRun:
@@ -96,26 +118,31 @@ def read_aiperf(path: Path) -> MeasuredRun:
         UserError: a line is no record.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         if line.strip():
             try:
-                rows.append({"line": number, **json.loads(line)})
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}:{number}: is no JSON object: {error}") from error
+                row = object_at("the line", json.loads(line))
+                metadata = object_at("metadata", row.get("metadata") or {})
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: is no record of aiperf: {error}") from error
+            if metadata.get("benchmark_phase") != "warmup":
+                rows.append({**row, "metadata": metadata, "line": number})
 
     def outcome(index: int, row: Record) -> Outcome:
-        metrics = {name: found["value"] for name, found in (row.get("metrics") or {}).items()}
+        told = object_at("metrics", row.get("metrics") or {})
+        metrics = {name: object_at(name, found).get("value") for name, found in told.items()}
         if row.get("error") or "time_to_first_token" not in metrics:
             return RejectedRow(row["line"], NO_FIRST_TOKEN)
-        ttft_s = metrics["time_to_first_token"] / MS_PER_S
-        output = metrics["output_sequence_length"]
-        latencies_s = streamed(ttft_s, metrics["request_latency"] / MS_PER_S, output)
-        start_s = row["metadata"]["request_start_ns"] / NS_PER_S
-        prompt = metrics["input_sequence_length"]
+        ttft_ms, e2e_ms = _numbers(metrics, "time_to_first_token", "request_latency")
+        prompt, output = (
+            tokens(name, metrics[name])
+            for name in ("input_sequence_length", "output_sequence_length")
+        )
+        start_s = _numbers(row["metadata"], "request_start_ns")[0] / NS_PER_S
+        latencies_s = streamed(ttft_ms / MS_PER_S, e2e_ms / MS_PER_S, output)
         return MeasuredRequest(row["line"], start_s, prompt, output, latencies_s)
 
-    measured = [r for r in rows if r.get("metadata", {}).get("benchmark_phase") != "warmup"]
-    return _run(path, "aiperf", measured, outcome)
+    return _run(path, "aiperf", rows, outcome)
 
 
 def read_inference_perf(path: Path) -> MeasuredRun:
@@ -127,15 +154,30 @@ def read_inference_perf(path: Path) -> MeasuredRun:
     rows = read_json(path)
 
     def outcome(index: int, row: Record) -> Outcome:
-        times = (row.get("info") or {}).get("output_token_times") or []
+        info = object_at("info", row.get("info") or {})
+        times = list_at("output_token_times", info.get("output_token_times") or [])
         if row.get("error") or not times:
             return RejectedRow(index, NO_FIRST_TOKEN)
-        output = row["info"]["output_tokens"] or len(times)
-        start_s = row["start_time"]
-        latencies_s = streamed(times[0] - start_s, times[-1] - start_s, output)
-        return MeasuredRequest(index, start_s, row["info"]["input_tokens"], output, latencies_s)
+        first_s, last_s = (finite_number("output_token_times", times[at]) for at in (0, -1))
+        output = tokens("output_tokens", info["output_tokens"] or len(times))
+        start_s = _numbers(row, "start_time")[0]
+        latencies_s = streamed(first_s - start_s, last_s - start_s, output)
+        prompt = tokens("input_tokens", info["input_tokens"])
+        return MeasuredRequest(index, start_s, prompt, output, latencies_s)
 
     return _run(path, "inference-perf", rows, outcome)
+
+
+def _numbers(row: Record, *names: str) -> list[float]:
+    """Raises: KeyError, FieldError."""
+    return [finite_number(name, row[name]) for name in names]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text: {error}") from error
 
 
 def _run(
@@ -144,15 +186,15 @@ def _run(
     rows: Iterable[Record],
     outcome: Callable[[int, Record], Outcome],
 ) -> MeasuredRun:
-    """Raises UserError: a record lacks a field, or one is not a number."""
+    """Raises UserError: a record is none, lacks a field, or one is not what it should be."""
     requests: list[MeasuredRequest] = []
     rejected: list[RejectedRow] = []
     for index, row in enumerate(rows):
         try:
-            found = outcome(index, row)
+            found = outcome(index, object_at("it", row))
         except KeyError as error:
             raise UserError(f"{path}: record {index}: lacks {error.args[0]}") from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except FieldError as error:
             raise UserError(f"{path}: record {index}: {error}") from None
         if isinstance(found, RejectedRow):
             rejected.append(found)

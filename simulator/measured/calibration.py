@@ -108,15 +108,16 @@ def fit(run: MeasuredRun, terms: Sequence[Term], model: Model) -> list[Fitted]:
 
 
 def errors(run: MeasuredRun, records: Records, client_s: float, held_out: bool) -> dict[str, float]:
-    """Mean error by metric, over the held-out requests or those fitted to."""
+    """Mean error by metric, over the held-out requests or those fitted to; of those that took any time."""
     blocks = blocks_of(run)
     wanted = blocks.fitted[blocks.of_request] != held_out
     predicted = predictions(run, records, client_s)
-    return {
-        metric: float(np.nanmean(predicted[metric][wanted]) / np.nanmean(measured_s[wanted]) - 1)
-        for metric, measured_s in run.latencies_s.items()
-        if metric in predicted
-    }
+    found = {}
+    for metric, measured_s in run.latencies_s.items():
+        both = wanted & np.isfinite(measured_s) & np.isfinite(predicted[metric])
+        if measured_s[both].sum() > 0:
+            found[metric] = float(predicted[metric][both].sum() / measured_s[both].sum() - 1)
+    return found
 
 
 def predictions(run: MeasuredRun, records: Records, client_s: float) -> dict[str, Floats]:
@@ -184,7 +185,8 @@ def _missed(problem: _Problem, terms: Sequence[Term], values: Floats) -> tuple[F
     predicted = predictions(run, problem.model(told), told.get("client_s", 0.0))
     missed, noise = [], []
     for metric in (m for m in METRICS if m in run.latencies_s):
-        ratio = np.log(run.latencies_s[metric] / predicted[metric])
+        took = run.latencies_s[metric] > 0  # by two clocks an answer may come before its question
+        ratio = np.log(np.where(took, run.latencies_s[metric], np.nan) / predicted[metric])
         for block in np.flatnonzero(blocks.fitted):
             inside = ratio[(blocks.of_request == block) & np.isfinite(ratio)]
             if len(inside) > 1:

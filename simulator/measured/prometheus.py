@@ -8,7 +8,7 @@ SOURCE: the metrics' names, vllm/v1/metrics/loggers.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from servecast.compiler.errors import UserError
+from servecast.simulator.measured.json_parts import list_at, object_at
 from servecast.simulator.measured.run import Curve, MeasuredRun, Setting, read_json
 from servecast.simulator.traffic.arrivals import stream
-from servecast.simulator.traffic.workload import Floats, Workload
+from servecast.simulator.traffic.trace_fields import MAX_TOKENS, FieldError, finite_number
+from servecast.simulator.traffic.workload import Floats, Ints, Workload
 
 LATENCY_NAMES = {
     "queue_delay": ("vllm:request_queue_time_seconds",),
@@ -35,7 +37,10 @@ PROMPT, OUTPUT = "vllm:request_prompt_tokens", "vllm:request_generation_tokens"
 FINISHED = "vllm:request_success_total"
 CURVES = {"running": "vllm:num_requests_running", "waiting": "vllm:num_requests_waiting"}
 CACHE = "vllm:cache_config_info"
-LEAST_REQUESTS = 20
+HISTOGRAMS = (PROMPT, OUTPUT, *(name for names in LATENCY_NAMES.values() for name in names))
+READ = frozenset({FINISHED, CACHE, *CURVES.values(), *(f"{name}_bucket" for name in HISTOGRAMS)})
+SAMPLE = ("time", "value")
+LEAST_REQUESTS, MOST_REQUESTS = 20, 10_000_000
 NOTE = "histograms of a server: requests are drawn from them, and intervals do not pair requests"
 
 
@@ -55,19 +60,18 @@ class _Series:
 def read_prometheus(path: Path) -> MeasuredRun:
     """
     Raises:
-        UserError: a histogram that is needed is missing, or too few requests finished.
+        UserError: a histogram that is needed is missing, or too few requests finished, or too many to draw.
     """
     series = _series(path)
     finished = _increases(path, series)
     count = int(finished.values.sum())
-    if count < LEAST_REQUESTS:
+    if not LEAST_REQUESTS <= count <= MOST_REQUESTS:
         raise UserError(
-            f"{path}: {count} requests finished in it; at least {LEAST_REQUESTS} make a run"
+            f"{path}: {count} requests finished in it; {LEAST_REQUESTS} to {MOST_REQUESTS} make a run"
         )
     rng = stream(0, path.name)
     prompt, output = (
-        rng.permutation(np.maximum(np.rint(_drawn(path, series, name, count)), 1)).astype(np.int64)
-        for name in (PROMPT, OUTPUT)
+        rng.permutation(_lengths(path, series, name, count)) for name in (PROMPT, OUTPUT)
     )
     arrival_s = _arrivals(finished, count)
     workload = Workload(path.name, arrival_s - arrival_s[0], prompt, output)
@@ -102,17 +106,43 @@ def _series(path: Path) -> list[_Series]:
         UserError: it is no range data.
     """
     found = read_json(path)
-    series = []
+    series: list[_Series] = []
     for answer in found if isinstance(found, list) else [found]:
-        kind = answer["data"].get("resultType")
-        if answer.get("status") != "success" or kind != "matrix":
-            raise UserError(
-                f"{path}: is {kind or 'an error'}, not range data; ask /api/v1/query_range"
-            )
-        for row in answer["data"]["result"]:
-            at_s, values = np.array(row["values"], dtype=np.float64).T
-            series.append(_Series(row["metric"], at_s, values))
+        try:
+            series += _rows(object_at("an answer", answer))
+        except FieldError as error:
+            raise UserError(f"{path}: {error}") from None
     return series
+
+
+def _rows(answer: Mapping[str, Any]) -> Iterator[_Series]:
+    """Those that are read. Raises: FieldError."""
+    data = object_at("its data", answer.get("data"))
+    kind = data.get("resultType")
+    if answer.get("status") != "success" or kind != "matrix":
+        raise FieldError(f"is {kind or 'an error'}, not range data; ask /api/v1/query_range")
+    for found in list_at("its result", data.get("result")):
+        row = object_at("a row of its result", found)
+        labels = object_at("a row's metric", row.get("metric"))
+        if str(labels.get("__name__")) in READ:
+            yield _row(labels, row.get("values"))
+
+
+def _row(labels: Mapping[str, Any], found: object) -> _Series:
+    """Raises: FieldError: a sample is no pair of a time and a finite number, or not after the one before."""
+    name = labels["__name__"]
+    samples = [list_at(f"a sample of {name}", s) for s in list_at(f"the values of {name}", found)]
+    if not samples or any(len(sample) != len(SAMPLE) for sample in samples):
+        raise FieldError(f"{name} has no samples, or one that is no pair of a time and a value")
+    at_s, values = (
+        np.array([finite_number(f"a {what} of {name}", sample[i]) for sample in samples])
+        for i, what in enumerate(SAMPLE)
+    )
+    if (np.diff(at_s) <= 0).any():
+        raise FieldError(f"the samples of {name} are not in order of time")
+    if name.endswith("_bucket") and labels.get("le") != "+Inf":
+        finite_number(f"the bound (le) of {name}", labels.get("le"))
+    return _Series({label: str(value) for label, value in labels.items()}, at_s, values)
 
 
 def _is(series: _Series, name: str) -> bool:
@@ -149,6 +179,13 @@ def _curves(series: list[_Series], start_s: float) -> dict[str, Curve]:
             of_each = [s.values[np.isin(s.at_s, at_s)] for s in told]
             curves[name] = Curve(at_s - start_s, np.sum(of_each, axis=0))
     return curves
+
+
+def _lengths(path: Path, series: list[_Series], name: str, count: int) -> Ints:
+    drawn = np.maximum(np.rint(_drawn(path, series, name, count)), 1)
+    if drawn[-1] > MAX_TOKENS:
+        raise UserError(f"{path}: {name} counts {drawn[-1]:g} tokens, more than any model takes")
+    return drawn.astype(np.int64)
 
 
 def _drawn(path: Path, series: list[_Series], name: str, count: int) -> Floats:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from servecast.compiler.errors import UserError
+from servecast.simulator.measured.json_parts import kind
 from servecast.simulator.traffic.workload import Floats, RejectedRow, TraceOrigin, Workload
 
 LATENCIES = ("queue_delay", "ttft", "tpot", "e2e")
@@ -117,7 +118,7 @@ def json_object(path: Path) -> dict[str, Any]:
     """
     found = read_json(path)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: is a JSON {type(found).__name__}, not an object")
+        raise UserError(f"{path}: is {kind(found)}, not an object")
     return found
 
 

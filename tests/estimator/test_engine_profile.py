@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from servecast.compiler.errors import UserError
-from servecast.estimator.engine_profile import ENGINE_PROFILES, EngineProfile, profile_of
+from servecast.estimator.engine_profile import (
+    ENGINE_PROFILES,
+    EngineProfile,
+    profile_json,
+    profile_of,
+    read_profile,
+)
 from servecast.estimator.sources import sources_for
 
 
@@ -60,3 +69,65 @@ def test_an_engines_own_kernels_are_asked_for_before_the_common_ones() -> None:
     assert sources_for(asked, "sglang") == ("agent", "silicon_sglang", "silicon", "vidur")
     assert sources_for(asked, "vllm") == asked
     assert sources_for(("vidur",), "sglang") == ("vidur",)
+
+
+ODD: tuple[object, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    2.5,
+    float("nan"),
+    "",
+    "x",
+    [],
+    [0],
+    [8, 4],
+    [True],
+    {},
+    {"a": 1},
+)
+
+
+def test_whatever_a_profile_from_a_file_holds_it_is_one_or_refused_in_one_sentence(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "engine.json"
+    good = json.loads(profile_json(ENGINE_PROFILES["vllm-0.19"]))
+    for name in good:
+        for odd in ODD:
+            path.write_text(json.dumps({**good, name: odd}))
+            told = read_or_refused(path)
+            if isinstance(told, str):
+                assert told.startswith(f"{path}: "), told
+            else:
+                assert {type(n) for n in told.capture_sizes} <= {int}
+                assert told.sources["host_step_s"]
+
+
+def read_or_refused(path: Path) -> EngineProfile | str:
+    try:
+        return read_profile(path)
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"host_step_s": True}, "host_step_s True must be a number of 0 or more"),
+        ({"capture_sizes": [8, 4]}, "capture_sizes must rise"),
+        ({"receive_every_steps": 0}, "are numbers of 1 or more, not 0"),
+        ({"async_scheduling": "no"}, "async_scheduling 'no' must be true or false"),
+        ({"kernels": 3}, "kernels 3 must be text"),
+        ({"sources": {}}, "sources must tell at least where host_step_s comes from"),
+    ],
+)
+def test_a_wrong_term_of_a_profile_is_named(
+    tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "engine.json"
+    good = json.loads(profile_json(ENGINE_PROFILES["vllm-0.19"]))
+    path.write_text(json.dumps({**good, **changed}))
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_profile(path)

@@ -95,6 +95,21 @@ def test_a_host_that_is_slower_is_told_from_kernels_that_are() -> None:
     assert found["host_step_s"].sd < 0.001
 
 
+def test_latencies_of_no_time_or_less_say_nothing_and_break_nothing() -> None:
+    """Two clocks of one recording may disagree by a millisecond; a quiet server's queue takes none."""
+    run = recording(workload(3.0))
+    ttft_s = run.latencies_s["ttft"].copy()
+    ttft_s[:10] = [0.0, -0.0005] * 5
+    odd = {**run.latencies_s, "ttft": ttft_s, "queue_delay": np.zeros(len(ttft_s))}
+    found = fitted(replace(run, latencies_s=odd), TERMS[3])
+    assert found["client_s"].after == pytest.approx(
+        fitted(run, TERMS[3])["client_s"].after, abs=0.01
+    )
+    told = errors(replace(run, latencies_s=odd), simulated(run.workload, {}), 0.0, held_out=True)
+    assert set(told) == {"ttft", "tpot", "e2e"}
+    assert np.isfinite(list(told.values())).all()
+
+
 def test_terms_of_one_effect_are_refused_with_each_others_names() -> None:
     """A step is 10 ms whatever it holds: nobody can tell a factor on it from host time after it."""
     flat = kernels(per_token_s=0.0)

@@ -109,7 +109,7 @@ def test_inference_perfs_requests_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", "{}\nnonsense\n", r"a.jsonl:2: is no JSON object"),
+        ("a.jsonl", "{}\nnonsense\n", r"a.jsonl:2: is no record of aiperf"),
         (
             "a.jsonl",
             aiperf_record(0, metadata={}),
@@ -123,7 +123,7 @@ def test_inference_perfs_requests_are_read(tmp_path: Path) -> None:
         (
             "i.json",
             [{"start_time": "soon", "info": {"output_token_times": [1], "output_tokens": 1}}],
-            r"i.json: record 0: unsupported operand",
+            r"i.json: record 0: start_time 'soon' is not a number",
         ),
         ("g.json", {"benchmarks": [{"requests": {"successful": []}}]}, "no finished request"),
     ],
