@@ -52,7 +52,7 @@ CREATE VIEW usable AS
 
 -- Results that can be computed again: fitted models and runtime tables, as .npz without pickle.
 CREATE TABLE artefact (
-    key VARCHAR PRIMARY KEY,            -- SHA-256 of the data, the code version and the query
+    key VARCHAR PRIMARY KEY,            -- SHA-256 of the data, the code version and the query; # and the part
     kind VARCHAR NOT NULL,              -- model or tables
     body BLOB USING COMPRESSION uncompressed NOT NULL  -- near random: trying costs more than it saves
 );

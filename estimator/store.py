@@ -19,6 +19,7 @@ import numpy as np
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import KernelCase
+from servecast.estimator.artefacts import artefacts, cached, put_cached
 from servecast.estimator.exchange import export, merge
 from servecast.estimator.insertion import insert
 from servecast.estimator.measurement import (
@@ -273,20 +274,17 @@ class Store:
 
     def collect_garbage(self) -> int:
         """Drops kept models and tables, which can be computed again; how many there were."""
-        dropped = self._sql.execute("DELETE FROM artefact").fetchall()
+        dropped = sum(self.artefacts().values())
+        self._sql.execute("DELETE FROM artefact")
         self._sql.execute("CHECKPOINT")
-        return int(dropped[0][0])
+        return dropped
 
     def cached(self, key: str) -> bytes | None:
-        rows = self._sql.execute("SELECT body FROM artefact WHERE key = ?", (key,)).fetchall()
-        return bytes(rows[0][0]) if rows else None
+        return cached(self._sql, key)
 
     def artefacts(self) -> dict[str, int]:
         """How many models and tables are kept."""
-        rows = self._sql.execute("SELECT kind, count(*) FROM artefact GROUP BY kind ORDER BY kind")
-        return {str(kind): int(count) for kind, count in rows.fetchall()}
+        return artefacts(self._sql)
 
     def put_cached(self, key: str, kind: str, body: bytes) -> None:
-        """DuckDB takes ten times as long over a large body where it may find the key taken."""
-        self._sql.execute("DELETE FROM artefact WHERE key = ?", (key,))
-        self._sql.execute("INSERT INTO artefact VALUES (?, ?, ?)", (key, kind, body))
+        put_cached(self._sql, key, kind, body)

@@ -405,3 +405,19 @@ def test_a_slow_query_draws_no_progress_bar_on_stdout() -> None:
     )
     told = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True)
     assert told.stdout == "[(False,)]\n"
+
+
+def test_what_is_kept_in_parts_comes_back_whole_and_counts_once() -> None:
+    long = bytes(range(256)) * 40  # in three parts
+    with Store.open(":memory:") as store:
+        for body in (b"shorter", long):  # the later one stays
+            store.put_cached("ab", "model", body)
+        store.put_cached("ab notes", "notes", b"")
+        store.put_cached("abc", "tables", b"x" * 4000)
+        assert [store.cached(key) for key in ("ab", "ab notes", "abc")] == [long, b"", b"x" * 4000]
+        assert store.cached("a") is None
+        store.put_cached("ab", "model", b"shorter")
+        assert store.cached("ab") == b"shorter"
+        assert store.artefacts() == {"model": 1, "notes": 1, "tables": 1}
+        assert store.collect_garbage() == 3
+        assert store.cached("ab") is None
