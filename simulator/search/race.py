@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from servecast.estimator.tables import RuntimeTables
+from servecast.simulator.search.found import Beaten
 from servecast.simulator.search.outcome import AnyOutcome, Outcome, ShapeOf, TablesFor
 from servecast.simulator.search.pool import Pool
+from servecast.simulator.search.rows import may_be_grounded
 from servecast.simulator.search.run import IN_FLIGHT, Group, Pending, group_label, outcomes
 from servecast.simulator.search.space import Candidate, Placement
 from servecast.simulator.search.task import NO_STAKE, Stake
@@ -18,6 +20,7 @@ KEPT = 32
 """Placements of which a race holds the tables, of a few MB each, so that most are loaded once."""
 ENTRANTS, PARTS = 4, (8, 4)
 """So many configurations are tried on an eighth of the trace, the better half of them on a quarter."""
+UNMEASURED = "one that measurements bear"
 Heeded = TypeVar("Heeded", bound=AnyOutcome)
 
 
@@ -29,6 +32,7 @@ class Entry:
     placement: Placement
     candidate: Candidate
     tables: RuntimeTables | None
+    grounded: bool  # it may be, by its tables
 
 
 @dataclass(slots=True)
@@ -38,7 +42,8 @@ class Race:
     ``promise`` screens them by their tables; the first few are halved by their capacities on growing parts of
     the trace, and who is left is searched first. That decides the order alone: a configuration is dropped by
     a bound, or by one run that is given up at the first request too many, so the answer is that of `search`.
-    ``stake_of`` gives what an outcome sets for the others, if it may lead.
+    ``stake_of`` gives what an outcome sets for the others, if it may lead: one that measurements bear. Those
+    of which no run could be wait until all others are done; behind one that leads they are dropped.
     """
 
     tables_for: TablesFor
@@ -49,8 +54,16 @@ class Race:
     stake: Stake = NO_STAKE
 
     def run(self, placements: Sequence[Placement]) -> Iterator[Outcome]:
-        pending: Pending = {}
         entries = self._entries(placements)
+        yield from self._round([entry for entry in entries if entry.grounded])
+        rest = [entry for entry in entries if not entry.grounded]
+        if self.stake == NO_STAKE:
+            yield from self._round(rest)
+        else:
+            yield from (Outcome(e.placement, e.candidate, Beaten(UNMEASURED)) for e in rest)
+
+    def _round(self, entries: list[Entry]) -> Iterator[Outcome]:
+        pending: Pending = {}
         if self.stake == NO_STAKE and len(entries) > 1:
             leader = self._leader(entries)
             self._submit(leader.placement, (leader.candidate,), leader.tables, pending)
@@ -81,9 +94,10 @@ class Race:
         for index, placement in enumerate(placements):
             tables = self.tables_for(placement)
             kept = tables if index < KEPT else None
+            grounded = may_be_grounded(tables)
             for each in placement.candidates:
                 promise = self.promise(tables, placement, each)
-                entries.append(Entry(promise, placement, each, kept))
+                entries.append(Entry(promise, placement, each, kept, grounded))
         return sorted(entries, key=lambda entry: -entry.promise)
 
     def _leader(self, entries: Sequence[Entry]) -> Entry:

@@ -8,6 +8,7 @@ from typing import Any
 from servecast.compiler.hardware import Sku
 from servecast.compiler.memory import MemoryPlan
 from servecast.compiler.service import Slo
+from servecast.estimator.tables import SOURCES, RuntimeTables, Source
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.metrics.as_json import metrics_json
 from servecast.simulator.metrics.energy import power_w
@@ -96,6 +97,25 @@ def served(found: Carried | PairCarried, gpus: int, usd_per_hour: float) -> Row:
         "measured_share": measured,
         "grounded": measured >= GROUNDED,
     }
+
+
+def may_be_grounded(tables: RuntimeTables) -> bool:
+    """Whether any run could have as much of its time from measurements: no sum of times has a larger share
+    of them than the largest of its parts.
+    """
+    every = (
+        tables.token_shares,
+        tables.sequence_shares,
+        tables.prefill_shares,
+        tables.decode_shares,
+    )
+    columns = [SOURCES.index(Source(name)) for name in MEASURED]
+    most = 0.0
+    for shares in every:
+        total = shares.sum(axis=1)
+        known = total > 0
+        most = max(most, (shares[known][:, columns].sum(axis=1) / total[known]).max(initial=0.0))
+    return most >= GROUNDED
 
 
 def kv_use_json(metrics: ReplicaMetrics) -> Row:

@@ -199,3 +199,39 @@ def test_what_is_in_flight_does_not_grow_with_the_space(tmp_path: Path) -> None:
     axes = Axes(("h100-sxm",), (1, 2, 4, 8), (1, 2), (32,), (512,))
     searching(question(axes), tmp_path / "s", progress=watch, loader=loader).run()
     assert all(asked <= done + 3 for asked, done in seen[:8])
+
+
+def test_a_race_spends_nothing_on_what_measurements_cannot_bear(tmp_path: Path) -> None:
+    """The fastest GPU has a datasheet alone: all searched it before anything could be dropped."""
+    every, race = (
+        searching(
+            question(),
+            tmp_path / f"{best_only}.jsonl",
+            workload(rate_per_s=60.0),
+            loader=InventedTimes(datasheet=["h100-sxm"]),
+            best_only=best_only,
+        ).run()
+        for best_only in (False, True)
+    )
+    assert race.ranked[0]["sku"] == every.ranked[0]["sku"] != "h100-sxm"
+    assert race.ranked[0]["qps"] == every.ranked[0]["qps"]
+    h100 = sum(row["sku"] == "h100-sxm" for row in every.ranked)
+    assert h100 > 0
+    assert race.beaten["one that measurements bear"] == h100
+    assert all(row["sku"] != "h100-sxm" for row in race.ranked)
+
+
+def test_a_race_without_any_measurement_has_the_best_of_all(tmp_path: Path) -> None:
+    skus = SMALL.skus
+    every, race = (
+        searching(
+            question(),
+            tmp_path / f"{best_only}.jsonl",
+            workload(rate_per_s=60.0),
+            loader=InventedTimes(datasheet=skus),
+            best_only=best_only,
+        ).run()
+        for best_only in (False, True)
+    )
+    assert race.ranked[0]["qps"] == every.ranked[0]["qps"]
+    assert not any(row["grounded"] for row in every.ranked)
