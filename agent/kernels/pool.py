@@ -17,6 +17,7 @@ import torch
 
 MIN_GROWTH_BYTES = 32 << 20
 MAX_AHEAD_BYTES = 256 << 20  # more would take room from what is kept by name
+LARGEST_SHARE = 4  # more than one part in so many of the limit is a case's own: few pieces are so large
 PAGE_BYTES = 4096  # pieces begin on pages of their own
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class Pool:
         """Bytes to fill before so many more can be drawn; None where the limit is in the way."""
         stretch = self._stretch(dtype, scale)
         lacking = max(0, stretch.end_of(elements) - stretch.filled) * dtype.itemsize
-        fits = stretch.end_of(elements) <= len(stretch.flat)
+        fits = elements * dtype.itemsize * LARGEST_SHARE <= self.limit_bytes
+        fits = fits and stretch.end_of(elements) <= len(stretch.flat)
         return lacking if fits and self.held_bytes + lacking <= self.limit_bytes else None
 
     def draw(

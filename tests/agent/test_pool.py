@@ -100,6 +100,14 @@ def test_beyond_the_limit_a_case_makes_its_own_and_nothing_is_kept() -> None:
     assert own.data_ptr() != kept.data_ptr()
 
 
+def test_a_piece_of_more_than_a_quarter_of_the_limit_takes_no_room_from_others() -> None:
+    pool = Pool(256 * MIB)
+    case_of(pool).normal(64 * MIB + 4096, dtype=torch.int8)
+    assert pool.held_bytes == 0
+    case_of(pool).normal(64 * MIB, dtype=torch.int8)
+    assert pool.held_bytes == 64 * MIB
+
+
 def test_where_addresses_cannot_be_had_a_case_makes_its_own() -> None:
     pool = Pool(1 << 60)
     own = case_of(pool).normal(8, dtype=torch.float32)
