@@ -17,7 +17,7 @@ import torch
 
 MIN_GROWTH_BYTES = 32 << 20
 MAX_AHEAD_BYTES = 256 << 20  # more would take room from what is kept by name
-LARGEST_SHARE = 4  # more than one part in so many of the limit is a case's own: few pieces are so large
+LARGEST_SHARE = 4  # a piece above limit / 4 is a case's own: few are, and they would take all room
 PAGE_BYTES = 4096  # pieces begin on pages of their own
 
 log = logging.getLogger(__name__)
