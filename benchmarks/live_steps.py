@@ -1,4 +1,4 @@
-"""Where a live comparison's steps are off: measured and predicted by what a step holds.
+"""Where a live comparison's steps are off, of the model to predict and of the probe: by what a step holds.
 
     python benchmarks/live_steps.py live
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from live_machine import LIVE, STORE, Run
-from live_prediction import Predictor
+from live_machine import HOST_PROBE, LIVE, STORE, Run
+from live_prediction import Predictor, probe_rounds
 
 from servecast.estimator.engine_profile import ENGINE_PROFILES
 
@@ -30,7 +30,7 @@ def kind(step: dict[str, Any]) -> tuple[str, int]:
     return "tokens", sum(tokens) // CHUNK * CHUNK
 
 
-def steps_of(folder: Path) -> Iterator[tuple[tuple[str, int], float, float]]:
+def steps_of(folder: Path, model: str) -> Iterator[tuple[tuple[str, int], float, float]]:
     """Each step's kind, and the seconds that it took and was predicted to take."""
     found, predicted, measured = (
         json.loads((folder / f"{name}.json").read_text())
@@ -38,26 +38,29 @@ def steps_of(folder: Path) -> Iterator[tuple[tuple[str, int], float, float]]:
     )
     host = {name: found[name] for name in ("host_step_s", "host_per_sequence_s")}
     engine = ENGINE_PROFILES["none"].given("measured here, on the host probe", **host)
-    predictor = Predictor(folder / "live.llm", LIVE.name, folder / STORE, engine)
-    for told in measured["runs"]:
-        asked = predicted["runs"][told["name"]]
-        run = Run(told["name"], tuple(map(tuple, asked["requests"])), asked["concurrency"])
+    predictor = Predictor(folder / "live.llm", model, folder / STORE, engine)
+    asked = {
+        name: Run(name, tuple(map(tuple, run["requests"])), run["concurrency"])
+        for name, run in predicted["runs"].items()
+    }
+    asked |= {run.name: run for each in probe_rounds() for run in each}
+    for told in measured["runs" if model == LIVE.name else "probe"]:
         steps = [step for step in told["steps"] if step["tokens"]]
-        for step, predicted_s in zip(steps, predictor.steps_s(run, steps), strict=True):
-            yield kind(step), step["end_s"] - step["begin_s"], predicted_s
+        predicted_s = predictor.steps_s(asked[told["name"]], steps)
+        for step, seconds in zip(steps, predicted_s, strict=True):
+            yield kind(step), step["end_s"] - step["begin_s"], seconds
 
 
 def main() -> None:
-    by_kind: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for what, took_s, predicted_s in steps_of(Path(sys.argv[1])):
-        by_kind.setdefault(what, []).append((took_s, predicted_s))
-    print(f"{'step':<14}{'steps':>7}{'measured':>11}{'predicted':>11}{'error':>8}")
-    for (what, size), times in sorted(by_kind.items()):
-        took_s, predicted_s = np.mean(times, axis=0)
-        told = (
-            f"{took_s * 1e3:>8.2f} ms{predicted_s * 1e3:>8.2f} ms{predicted_s / took_s - 1:>8.1%}"
-        )
-        print(f"{f'{size} {what}':<14}{len(times):>7}{told}")
+    for model in (LIVE.name, HOST_PROBE.name):
+        by_kind: dict[tuple[str, int], list[tuple[float, float]]] = {}
+        for sort, took_s, predicted_s in steps_of(Path(sys.argv[1]), model):
+            by_kind.setdefault(sort, []).append((took_s, predicted_s))
+        print(f"{model:<14}{'steps':>7}{'measured':>11}{'predicted':>11}{'error':>8}")
+        for (what, size), times in sorted(by_kind.items()):
+            took, predicted = np.mean(times, axis=0) * 1e3
+            told = f"{took:>8.2f} ms{predicted:>8.2f} ms{predicted / took - 1:>8.1%}"
+            print(f"{f'{size} {what}':<14}{len(times):>7}{told}")
 
 
 if __name__ == "__main__":
