@@ -93,7 +93,9 @@ def _points_of_one_axis(shape: KernelShape, limits: PlanLimits) -> Iterator[tupl
                 yield level, shape.case(payload_bytes=payload)
     else:
         factors = LINE if shape.kernel in PRODUCTS else SQUARE
-        for level, rows in log_points(1, limits.max_batched_tokens, factors):
+        # One token of each sequence is drawn, whatever the step's other tokens are.
+        most = limits.max_num_seqs if shape.kernel == "sample" else limits.max_batched_tokens
+        for level, rows in log_points(1, most, factors):
             yield level, shape.case(rows=rows)
 
 

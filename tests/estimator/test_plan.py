@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servecast.compiler.attention import Attention
-from servecast.compiler.ir import Collective, CollectiveKind, Experts, Linear
+from servecast.compiler.ir import Collective, CollectiveKind, Experts, Linear, Sample
 from servecast.compiler.sharded import Call, Parallelism, Run, ShardedProgram, Stage
 from servecast.estimator.profiling.plan import PlanLimits, log_points, plan_cases
 
@@ -49,6 +49,11 @@ def test_no_case_exceeds_the_largest_step() -> None:
         else:
             assert dims["batch"] <= 8
             assert dims["context"] <= 512
+
+
+def test_no_more_tokens_are_drawn_than_sequences_run() -> None:
+    rows = [dict(c.dims)["rows"] for c in plan_cases([program(Call("sample", Sample(64)))], LIMITS)]
+    assert max(rows) == 8
 
 
 def test_prefill_has_cases_with_and_without_history() -> None:
