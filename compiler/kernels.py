@@ -62,8 +62,11 @@ SEQUENCE_KERNELS = ("attention", "latent", "delta")
 
 # Points that a shape is measured at with the profiler's usual limits, by the axes it is swept over.
 ROW_CASES, PAYLOAD_CASES, DECODE_CASES, PREFILL_CASES = 14, 14, 108, 142
-# Kernels along whose axis time goes in stairs, as tiles fill.
-STAIR_CASES = {"linear": 26, "experts": 26, "router": 26, "delta_prefill": 26, "delta_decode": 16}
+# Kernels along whose axis time goes in stairs, as tiles fill; and one with a row for each sequence.
+AXIS_CASES = {
+    **{"linear": 26, "experts": 26, "router": 26, "delta_prefill": 26, "delta_decode": 16},
+    "sample": 9,
+}
 # And those of an uneven step: lengths of a batch that differ, experts that draw more rows than others.
 SKEWED_CASES = {"attention_decode": 21, "experts": 14}
 # The longest that an agent spends on one point, of a kernel shorter than 25 ms: a quarter of a second of
@@ -76,8 +79,8 @@ MIN_CASE_S = 0.06
 def num_cases(shape: KernelShape) -> int:
     """About how many points there are to measure of a shape."""
     skewed = SKEWED_CASES.get(shape.kernel, 0)
-    if shape.kernel in STAIR_CASES:
-        return STAIR_CASES[shape.kernel] + skewed
+    if shape.kernel in AXIS_CASES:
+        return AXIS_CASES[shape.kernel] + skewed
     if shape.kernel.endswith("_prefill"):
         return PREFILL_CASES
     if shape.kernel.endswith("_decode"):

@@ -15,6 +15,8 @@ Row = dict[str, Any]
 MAX_ROWS = 12
 MAX_REASONS = 8
 MAX_TIES = 3
+TIMES = {0.8: "8 times in 10", 0.9: "9 times in 10", 0.95: "19 in 20", 0.99: "99 in 100"}
+"""How a confidence reads."""
 HALF = 0.5
 """Below this share of measured time a configuration is marked as resting on estimates."""
 
@@ -36,7 +38,7 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
             )
         console.print()
         console.print(_latency_table(best))
-        console.print(_use_line(best), highlight=False)
+        console.print(_use_line(best, result["question"]["confidence"]), highlight=False)
         _show_explanation(result.get("explanation"), console)
         console.print()
         tied = has_tie(result["ranked"])
@@ -109,12 +111,12 @@ def _latency_table(best: Row) -> Table:
     return table
 
 
-def _use_line(best: Row) -> str:
+def _use_line(best: Row, confidence: float) -> str:
     kv = best["kv_use"]
     like = ""
     if best["qps_interval"] is not None:
         low, high = best["qps_interval"]
-        like = f" ({low:.1f} to {high:.1f} under like traffic, 9 times in 10)"
+        like = f" ({low:.1f} to {high:.1f} under like traffic, {TIMES[confidence]})"
     mfu = "–" if best["mfu"] is None else f"{best['mfu']:.0%}"
     return (
         f"Full at {best['qps']:.2f} req/s{like}: GPUs busy {best['busy']:.0%}, MFU {mfu}, "

@@ -31,8 +31,11 @@ DISTRIBUTIONS = ("ttft_s", "tbt_s", "tpot_s", "e2e_s", "queue_delay_s")
 def question_key(parts: Iterable[object], workload: Workload) -> str:
     """Equal for equal questions, traces and data: what a journal's outcomes depend on."""
     digest = hashlib.sha256(repr(list(parts)).encode())
-    for array in (workload.arrival_s, workload.prompt_tokens, workload.output_tokens):
-        digest.update(array.tobytes())
+    prefix, told = workload.prefix, (workload.client, workload.session, workload.priority)
+    shared = (None, None) if prefix is None else (prefix.offsets, prefix.ids)
+    sizes = workload.arrival_s, workload.prompt_tokens, workload.output_tokens
+    for array in (*sizes, *told, *shared):
+        digest.update(b"none" if array is None else array.tobytes())
     return digest.hexdigest()
 
 

@@ -141,6 +141,7 @@ def example_result() -> dict[str, Any]:
         "infeasible": infeasible,
         "workload": workload(),
         "question": {
+            "confidence": 0.9,
             "model": "llama-3.1-8b",
             "source": "meta-llama/Llama-3.1-8B",
             "slos": ["ttft p90 < 2 s", "tbt p99 < 0.1 s"],

@@ -46,6 +46,15 @@ def test_what_cannot_serve_is_listed_once_a_placement_with_its_reason(
     assert "too small (and 1 more settings)" in text
 
 
+@pytest.mark.parametrize(("confidence", "words"), [(0.9, "9 times in 10"), (0.99, "99 in 100")])
+def test_an_interval_is_read_at_the_confidence_that_was_asked_for(
+    result: dict[str, Any], confidence: float, words: str
+) -> None:
+    result["question"]["confidence"] = confidence
+    result["best"]["qps_interval"] = [20.0, 24.0]
+    assert f"(20.0 to 24.0 under like traffic, {words})" in shown(result, 200)
+
+
 def test_no_answer_says_which_targets_and_why(result: dict[str, Any]) -> None:
     result["best"], result["ranked"] = None, []
     result["infeasible"] = [

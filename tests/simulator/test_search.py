@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from invented_search import SMALL, InventedTimes, question, searching, workload
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import UserError
+from servecast.simulator.search.journal import question_key
 from servecast.simulator.search.market import Market, priced
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.space import Axes
 from servecast.simulator.traffic.arrivals import bootstrap
+from servecast.simulator.traffic.workload import PrefixBlocks
 
 SPACES: dict[str, dict[str, Any]] = {
     "three GPUs": {},
@@ -179,6 +182,16 @@ def test_a_search_beside_another_leaves_a_file_of_its_own_to_resume(tmp_path: Pa
             assert len((tmp_path / "search.jsonl").read_text().splitlines()) == 1 + 3
         finally:
             other.kill()
+
+
+def test_a_trace_that_tells_more_is_another_question() -> None:
+    """Who sent a request, its conversation, urgency and prefix decide what is found."""
+    plain = workload(4)
+    two, blocks = np.array([0, 0, 1, 1]), PrefixBlocks(16, np.arange(5), np.array([1, 1, 2, 3]))
+    told = [replace(plain, **{name: two}) for name in ("client", "session", "priority")]
+    told += [replace(plain, priority=1 - two), replace(plain, prefix=blocks)]
+    keys = {question_key(("asked",), each) for each in (plain, *told)}
+    assert len(keys) == 6
 
 
 def test_there_must_be_a_stopped_search_of_the_same_question_to_resume(tmp_path: Path) -> None:
