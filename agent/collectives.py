@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import subprocess
@@ -20,9 +21,15 @@ START_TIMEOUT_S = 120.0  # of a rank: it loads PyTorch and meets the others
 POLL_S = 0.1  # between two looks whether somebody stopped the case
 END_S = 5.0  # for a rank to end by itself
 
+log = logging.getLogger(__name__)
+
 
 class GroupError(RuntimeError):
     """A rank ended, or could not do its part."""
+
+
+class GroupOutOfMemoryError(GroupError):
+    """The tensors of a rank do not fit."""
 
 
 @dataclass(slots=True)
@@ -77,7 +84,8 @@ class RankProcess:
         line, _, self._pending = self._pending.partition(b"\n")
         message: dict[str, object] = json.loads(line)
         if "error" in message:
-            raise GroupError(str(message["error"]))
+            kind = GroupOutOfMemoryError if message["no_room"] else GroupError
+            raise kind(str(message["error"]))
         return message
 
     def end(self) -> None:
@@ -164,6 +172,8 @@ class RankGroup:
                     break
                 into.samples_us.append(float(str(message["sample_us"])))
                 yield into.samples_us[-1]
+        clocks = {name: round(float(str(message[name])), 4) for name in ("measured_s", "once_s")}
+        log.info("collective measured", extra=clocks)
         into.launches = int(str(message["launches"]))
         into.reason = StopReason(str(message["reason"]))
 

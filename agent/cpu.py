@@ -42,7 +42,7 @@ class CpuBackend:
 
     threads: int
     name: str = "cpu"
-    pool: Pool = field(default_factory=lambda: Pool(int(_meminfo_bytes("MemTotal") * POOL_SHARE)))
+    pool: Pool = field(default_factory=lambda: Pool(int(meminfo_bytes("MemTotal") * POOL_SHARE)))
     sample_floor_us: float = ALONE_FLOOR_US
     capability: Capability = CPU
 
@@ -57,7 +57,7 @@ class CpuBackend:
                 index=0,
                 name=_cpu_name(),
                 uuid="",
-                memory_bytes=_meminfo_bytes("MemTotal"),
+                memory_bytes=meminfo_bytes("MemTotal"),
                 processors=os.cpu_count() or 1,
                 cache_bytes=_cache_bytes(),
             ),
@@ -76,7 +76,7 @@ class CpuBackend:
     def buffers(self, index: int) -> Buffers:
         del index
         cache = _cache_bytes() or DEFAULT_CACHE_BYTES
-        return Buffers(torch.device("cpu"), _meminfo_bytes("MemAvailable"), cache, self.pool)
+        return Buffers(torch.device("cpu"), meminfo_bytes("MemAvailable"), cache, self.pool)
 
     def elapsed(
         self, method: str, launches: Sequence[Launch], index: int, rows: int = 0
@@ -160,7 +160,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _meminfo_bytes(key: str) -> int:
+def meminfo_bytes(key: str) -> int:
     """A line of /proc/meminfo, which counts KiB; elsewhere physical memory."""
     for line in _lines("/proc/meminfo"):
         name, _, rest = line.partition(":")

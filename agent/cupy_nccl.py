@@ -30,24 +30,20 @@ def library() -> Library:
     return partial(launch_of, comm)
 
 
-def launch_of(comm: Any, kernel: str, x: torch.Tensor) -> Launch:
+def launch_of(comm: Any, kernel: str, x: torch.Tensor, out: torch.Tensor) -> Launch:
     """Gives the tensor that it fills. Sizes as in collective_kernels.py."""
-    world, element = dist.get_world_size(), TYPES[x.dtype]
-    share = len(x) // world
+    element = TYPES[x.dtype]
+    pair = (x.data_ptr(), out.data_ptr())
     match kernel:
         case "all_reduce":
-            in_place = (x.data_ptr(), x.data_ptr(), len(x), element, nccl.NCCL_SUM)
-            return partial(_call, comm.allReduce, in_place, x)
+            return partial(_call, comm.allReduce, (*pair, len(x), element, nccl.NCCL_SUM), out)
         case "all_gather":
-            out = x.new_empty(len(x) * world)
-            whole = (x.data_ptr(), out.data_ptr(), len(x), element)
-            return partial(_call, comm.allGather, whole, out)
+            return partial(_call, comm.allGather, (*pair, len(x), element), out)
         case "reduce_scatter":
-            out = x.new_empty(share)
-            arguments = (x.data_ptr(), out.data_ptr(), share, element, nccl.NCCL_SUM)
+            arguments = (*pair, len(out), element, nccl.NCCL_SUM)
             return partial(_call, comm.reduceScatter, arguments, out)
         case "all_to_all":
-            return partial(_all_to_all, comm, x, torch.empty_like(x))
+            return partial(_all_to_all, comm, x, out)
         case "send":
             return partial(_send, comm, x)
         case other:

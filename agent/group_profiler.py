@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from servecast.agent.backend import Backend
 from servecast.agent.cases import BadCaseError
 from servecast.agent.collective_kernels import COLLECTIVES, DIMS, FORMATS
-from servecast.agent.collectives import GroupError, RankGroup, rank_case
+from servecast.agent.collectives import GroupError, GroupOutOfMemoryError, RankGroup, rank_case
 from servecast.agent.messages import (
     Event,
     Group,
@@ -98,7 +98,9 @@ class GroupProfiler:
             yield from batched(self._ranks.measure(wanted, stopped, sampling))
         except GroupError as error:
             self.end()
-            yield Outcome(Status.FAILED, message=str(error))
+            no_room = isinstance(error, GroupOutOfMemoryError)
+            status = Status.OUT_OF_MEMORY if no_room else Status.FAILED
+            yield Outcome(status, message=str(error))
             return
         if sampling.reason is None:
             self.end()  # a stopped collective leaves its ranks in the middle of one

@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from importlib import import_module
 from queue import SimpleQueue
@@ -20,9 +21,11 @@ import torch
 import torch.distributed as dist
 
 from servecast.agent.collective_kernels import Library, prepare_collective
-from servecast.agent.cpu import SAMPLE_FLOOR_US, CpuTimer
+from servecast.agent.cpu import POOL_SHARE, SAMPLE_FLOOR_US, CpuTimer, meminfo_bytes
 from servecast.agent.cuda import EagerTimer
+from servecast.agent.kernels.buffers import Buffers, DeviceOutOfMemoryError
 from servecast.agent.kernels.kernel import Launch
+from servecast.agent.kernels.pool import Pool
 from servecast.agent.stopping import StopRule
 from servecast.agent.timing import Elapsed, Rotation, Sampling, launches_per_sample, take_samples
 
@@ -63,7 +66,8 @@ def main() -> None:
     try:
         _serve(config, lines)
     except Exception as error:  # whatever it is, the agent must hear it
-        _say(error=f"{type(error).__name__}: {error}".splitlines()[0])
+        no_room = isinstance(error, DeviceOutOfMemoryError | torch.OutOfMemoryError)
+        _say(error=f"{type(error).__name__}: {error}".splitlines()[0], no_room=no_room)
         os._exit(1)
 
 
@@ -100,45 +104,85 @@ def _serve(config: RankConfig, lines: SimpleQueue[str]) -> None:
         timeout=TIMEOUT,
         device_id=torch.device("cuda", config.device) if config.device >= 0 else None,
     )
-    library = import_module(CUPY).library() if config.library == "cupy" else None
+    rank = Rank(config, import_module(CUPY).library() if config.library == "cupy" else None)
     _say(ready=True)
     while True:
         case = RankCase(**json.loads(lines.get()))
-        for message in _measure(config, case, library):
+        for message in rank.measure(case):
             if config.rank == 0 or "reason" in message:
                 _say(**message)
 
 
-def _measure(
-    config: RankConfig, case: RankCase, library: Library | None
-) -> Iterator[dict[str, object]]:
-    """Samples as they come, then how they ended. Every rank computes the same, and so decides the same."""
-    device = torch.device("cuda", config.device) if config.device >= 0 else torch.device("cpu")
-    launch = prepare_collective(case.kernel, case.dtype, case.payload_bytes, device, library)
-    elapsed = _together(_timer(launch, device), device)
-    launches = launches_per_sample(elapsed, SAMPLE_FLOOR_US, 1)
-    sampling = Sampling(launches, [])
-    rule = StopRule(**case.rule)  # type: ignore[arg-type]  # as asdict made it
-    for runtime_us in take_samples(elapsed, rule, lambda: False, sampling):
-        yield {"sample_us": runtime_us}
-    yield {"launches": launches, "reason": sampling.reason}
+@dataclass(slots=True)
+class Rank:
+    """A member of a group that has met. ``measured_s`` of a case is within the clocks, warm-up included."""
+
+    config: RankConfig
+    library: Library | None
+    pool: Pool | None = field(init=False)
+    measured_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        share = POOL_SHARE / self.config.world_size
+        on_cpu = self.config.device < 0
+        self.pool = Pool(int(meminfo_bytes("MemTotal") * share)) if on_cpu else None
+
+    def measure(self, case: RankCase) -> Iterator[dict[str, object]]:
+        """Samples as they come, then how they ended. Every rank computes the same, and so decides the same.
+
+        Raises: DeviceOutOfMemoryError, WrongResultError.
+        """
+        self.measured_s, ready_s = 0.0, self.pool.once_s if self.pool else 0.0
+        collective = prepare_collective(
+            case.kernel, case.dtype, case.payload_bytes, self._buffers(), self.library
+        )
+        once_s = self.pool.once_s - ready_s if self.pool else 0.0
+        elapsed = self._together(_timer(collective.launch, self.device))
+        collective.mark()
+        elapsed(1)
+        collective.check()
+        launches = launches_per_sample(elapsed, SAMPLE_FLOOR_US, 1)
+        sampling = Sampling(launches, [])
+        rule = StopRule(**case.rule)  # type: ignore[arg-type]  # as asdict made it
+        for runtime_us in take_samples(elapsed, rule, lambda: False, sampling):
+            yield {"sample_us": runtime_us}
+        yield {
+            "launches": launches,
+            "reason": sampling.reason,
+            "measured_s": self.measured_s,
+            "once_s": once_s,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        index = self.config.device
+        return torch.device("cuda", index) if index >= 0 else torch.device("cpu")
+
+    def _buffers(self) -> Buffers:
+        """Of memory that the ranks of a processor share."""
+        if self.pool is None:
+            return Buffers(self.device, torch.cuda.mem_get_info(self.device)[0], 0)
+        free_bytes = meminfo_bytes("MemAvailable") // self.config.world_size
+        return Buffers(self.device, free_bytes, 0, self.pool)
+
+    def _together(self, elapsed_us: Elapsed) -> Elapsed:
+        """The slowest rank's time, begun together."""
+
+        def slowest_us(count: int) -> float:
+            begin_s = time.perf_counter()
+            dist.barrier()
+            slowest = torch.tensor([elapsed_us(count)], dtype=torch.float64, device=self.device)
+            dist.all_reduce(slowest, dist.ReduceOp.MAX)
+            found = float(slowest.item())
+            self.measured_s += time.perf_counter() - begin_s
+            return found
+
+        return slowest_us
 
 
 def _timer(launch: Launch, device: torch.device) -> Elapsed:
     rotation = Rotation((launch,))
     return CpuTimer(rotation) if device.type == "cpu" else EagerTimer(rotation)
-
-
-def _together(elapsed_us: Elapsed, device: torch.device) -> Elapsed:
-    """The slowest rank's time, begun together."""
-
-    def slowest_us(count: int) -> float:
-        dist.barrier()
-        slowest = torch.tensor([elapsed_us(count)], dtype=torch.float64, device=device)
-        dist.all_reduce(slowest, dist.ReduceOp.MAX)
-        return float(slowest.item())
-
-    return slowest_us
 
 
 def line_of(message: RankConfig | RankCase) -> str:

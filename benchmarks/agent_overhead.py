@@ -2,18 +2,21 @@
 
     python benchmarks/agent_overhead.py            # an agent on this machine's processor, one thread
     python benchmarks/agent_overhead.py --plan     # the cases of Llama 3.1 8B at TP 1, 2, 4 and 8
+    python benchmarks/agent_overhead.py --groups   # collectives of two processes over gloo
 
 Prints one JSON object a case: ``measured_ms`` is the time within the agent's clocks, calibration included,
 ``once_ms`` that of filling memory and packing weights which later cases find ready; ``first_ms`` all other
 time from asking to the outcome when the size is met for the first time, ``again_ms`` the least of
 ``REPEATS`` later ones, because neighbours only ever add. With ``--plan`` one object a kernel; its cases come
-twice, and their launches are prepared, and not run.
+twice, and their launches are prepared, and not run. With ``--groups`` the ranks' own clocks are read, which
+an agent logs, and ``start_s`` is what starting the two processes took, once a group.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from pathlib import Path
 from statistics import median
 
 from servecast.agent.client import Agent
+from servecast.agent.collective_kernels import COLLECTIVES
 from servecast.agent.cpu import CpuBackend
 from servecast.agent.kernels.kernel import Launch
 from servecast.agent.messages import Outcome, Settings, Status
@@ -37,7 +41,14 @@ SETTINGS = Settings(min_samples=2, max_case_s=0.02)
 SPEC = Path(__file__).parents[1] / "spec" / "llama.llm"
 DEGREES = (1, 2, 4, 8)
 MAX_CONTEXT_TOKENS = 4096  # 4 GiB of 256 sequences: less than half of a common machine
-GROUPS = ("all_reduce", "all_gather")  # collectives: another process has their tensors
+PAYLOADS_BYTES = (
+    1 << 12,
+    1 << 16,
+    1 << 20,
+    1 << 24,
+    1 << 26,
+    1 << 27,
+)  # of all that a plan asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,7 @@ def of_plan(agent: Agent, backend: CountingBackend) -> Iterator[dict[str, object
     programs = [shard(program, Parallelism(tp=degree)) for degree in DEGREES]
     found: dict[str, list[tuple[Cost, Cost]]] = {}
     for wanted in plan_cases(programs, PlanLimits(max_context_tokens=MAX_CONTEXT_TOKENS)):
-        if wanted.kernel not in GROUPS:
+        if wanted.kernel not in COLLECTIVES:  # --groups
             twice = (cost(agent, backend, wanted), cost(agent, backend, wanted))
             found.setdefault(wanted.kernel, []).append(twice)
     found["all"] = [twice for of_kernel in found.values() for twice in of_kernel]
@@ -145,6 +156,46 @@ def of_plan(agent: Agent, backend: CountingBackend) -> Iterator[dict[str, object
             | _summary(costs)
             | {"held_gib": round(backend.pool.held_bytes / 2**30, 1)}
         )
+
+
+class RankClocks(logging.Handler):
+    """The last times that ranks told their agent, in seconds."""
+
+    measured_s = once_s = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = vars(record)
+        if "measured_s" in told:
+            self.measured_s, self.once_s = told["measured_s"], told["once_s"]
+
+
+def of_groups(agent: Agent, backend: CountingBackend) -> Iterator[dict[str, object]]:
+    """Of each kernel and payload, the largest last; the first time and later ones."""
+    del backend
+    clocks = RankClocks()
+    log = logging.getLogger("servecast.agent.collectives")
+    log.addHandler(clocks)
+    log.setLevel(logging.INFO)
+
+    def beside_ms(wanted: KernelCase) -> float:
+        begin_s = time.perf_counter()
+        *_, (_, last) = agent.profile([wanted], SETTINGS)
+        took_s = time.perf_counter() - begin_s
+        assert isinstance(last, Outcome)
+        assert last.status is Status.MEASURED, last.message
+        return (took_s - clocks.measured_s - clocks.once_s) * 1e3
+
+    first = case("all_reduce", degree=2, payload_bytes=PAYLOADS_BYTES[0])
+    yield {"start_s": round(beside_ms(first) / 1e3, 1)}
+    for kernel in sorted(COLLECTIVES):
+        for payload_bytes in PAYLOADS_BYTES:
+            wanted = case(kernel, degree=2, payload_bytes=payload_bytes)
+            first_ms, once_ms = beside_ms(wanted), clocks.once_s * 1e3
+            told = {"once_ms": once_ms, "first_ms": first_ms}
+            told["again_ms"] = min(beside_ms(wanted) for _ in range(REPEATS))
+            told["measured_ms"] = clocks.measured_s * 1e3
+            named = {"kernel": kernel, "payload_bytes": payload_bytes}
+            yield named | {key: round(value, 1) for key, value in told.items()}
 
 
 def _summary(costs: list[tuple[Cost, Cost]]) -> dict[str, object]:
@@ -164,13 +215,15 @@ def _summary(costs: list[tuple[Cost, Cost]]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", action="store_true", help="every case of an 8B model's plan")
-    plan = parser.parse_args().plan
-    backend = PreparingBackend(1) if plan else CountingBackend(1)
+    parser.add_argument("--groups", action="store_true", help="collectives of two processes")
+    asked = parser.parse_args()
+    backend = PreparingBackend(1) if asked.plan else CountingBackend(1)
+    of_all = of_plan if asked.plan else of_groups if asked.groups else of_each
     server = create_server(Profiler(backend, "cpu"), "127.0.0.1", 0)
     server.start()
     with Agent(f"127.0.0.1:{server.port}") as agent:
         agent.describe()  # as a coordinator does first: it opens the connection
-        for told in of_plan(agent, backend) if plan else of_each(agent, backend):
+        for told in of_all(agent, backend):
             print(json.dumps(told), flush=True)
     server.stop(0.0)
 

@@ -97,6 +97,10 @@ class Buffers:
         self.fresh_bytes += self.pool.held_bytes - before_bytes - lacking
         return piece.view(shape)
 
+    def room(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """To be written to: it holds what an earlier case left there."""
+        return self.normal(*shape, dtype=dtype, scale=0.0)
+
     def kept(self, name: tuple[Any, ...], num_bytes: int, make: Callable[[], Kept]) -> Kept:
         """What ``make`` gives; where there is a pool, what it gave to the first case that asked."""
         held = self.pool is not None and self.pool.has(name)

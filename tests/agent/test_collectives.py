@@ -12,7 +12,7 @@ import pytest
 
 from servecast.agent.client import Agent
 from servecast.agent.collective_kernels import COLLECTIVES
-from servecast.agent.cpu import CpuBackend
+from servecast.agent.cpu import CpuBackend, meminfo_bytes
 from servecast.agent.messages import (
     Event,
     Group,
@@ -104,6 +104,28 @@ def test_a_rank_that_dies_is_a_failed_case_and_the_next_one_works(profiler: Prof
         outcome_of(profiler.profile(case, QUICK, Placement(), lambda: False)).status
         is Status.MEASURED
     )
+
+
+@pytest.mark.slow
+def test_a_collective_that_does_not_fit_is_a_result(profiler: Profiler) -> None:
+    if meminfo_bytes("MemAvailable") > 32 << 30:
+        pytest.skip("this machine has room for the largest payload of the protocol")
+    case = collective("all_gather", 2, payload_bytes=8 << 30)
+    outcome = outcome_of(profiler.profile(case, QUICK, Placement(), lambda: False))
+    assert outcome.status is Status.OUT_OF_MEMORY
+    assert "DeviceOutOfMemoryError: needs 17179869184 bytes, cpu has" in outcome.message
+
+
+@pytest.mark.slow
+def test_a_rank_fills_its_memory_once_for_all_payloads(
+    profiler: Profiler, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "servecast.agent.collectives")
+    for payload_bytes in (4 << 20, 4 << 20, 1 << 20):
+        case = collective("all_reduce", 2, payload_bytes=payload_bytes)
+        outcome_of(profiler.profile(case, QUICK, Placement(), lambda: False))
+    first, second, smaller = (vars(record)["once_s"] for record in caplog.records)
+    assert first > second == smaller == 0
 
 
 @pytest.mark.slow
