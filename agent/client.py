@@ -18,7 +18,7 @@ from servecast.agent.messages import (
     Settings,
 )
 from servecast.agent.security import ClientSecurity
-from servecast.compiler.errors import AgentError
+from servecast.compiler.errors import AgentError, UserError
 from servecast.compiler.kernels import KernelCase
 from servecast.protos import agent_pb2 as pb
 from servecast.protos import agent_pb2_grpc
@@ -40,9 +40,14 @@ class AgentUnavailableError(AgentError):
 
 
 class Agent:
-    """A connection to one agent; a context manager. Threads may share it."""
+    """A connection to one agent; a context manager. Threads may share it.
+
+    Raises: UserError for an address without a port.
+    """
 
     def __init__(self, address: str, security: ClientSecurity = OPEN) -> None:
+        if ":" not in address:  # gRPC would try 443
+            raise UserError(f"agent {address!r} has no port; write HOST:PORT, as in gpu1:50051")
         self.address = address
         self._metadata = security.metadata()
         credentials = security.credentials()

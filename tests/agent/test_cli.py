@@ -71,12 +71,18 @@ def test_check_prints_every_kernel_as_json() -> None:
     assert row["error"] <= row["tolerance"]
 
 
-def test_an_unreachable_agent_is_exit_code_5_and_no_traceback() -> None:
-    done = subprocess.run(
-        [*AGENT, "describe", "--agent", "127.0.0.1:1"], capture_output=True, text=True
-    )
-    message = "Error: agent 127.0.0.1:1 does not answer; is `agent serve` running there?\n"
-    assert (done.returncode, done.stderr) == (5, message)
+@pytest.mark.parametrize(
+    ("address", "code", "message"),
+    [
+        ("127.0.0.1:1", 5, "agent 127.0.0.1:1 does not answer; is `agent serve` running there?"),
+        ("gpu1", 2, "agent 'gpu1' has no port; write HOST:PORT, as in gpu1:50051"),
+    ],
+)
+def test_an_agent_that_cannot_be_reached_is_one_sentence(
+    address: str, code: int, message: str
+) -> None:
+    done = subprocess.run([*AGENT, "describe", "--agent", address], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, f"Error: {message}\n")
 
 
 def test_importing_the_agent_loads_no_database_parser_or_learner() -> None:
