@@ -33,9 +33,11 @@ OPEN_LOOP = """
 ## Open loop, vLLM 0.6 and SGLang 0.4 on H100
 
 106 runs that APEX+ recorded; means per run. The aim was a median TPOT error of 8 % and TTFT of 15 %.
-SGLang's recorded time per token is none (a wrong counter) and is not compared; its TTFT of seconds at one
-request every two to four is no kernel's. Of 20 runs the trace is not among the data. `python
-benchmarks/apex_gate.py FOLDER --store FILE` prints the same as JSON.
+Settings are those of the recording's scripts. Its numbers are counters of a server, and 26 runs were asked
+of a server that had counted before: of those a run is what it added. A trace that is not among the data is
+put together from those of four replicas, which took its requests in turn. SGLang's recorded time per token
+is none (a wrong counter) and is not compared. `python benchmarks/apex_gate.py FOLDER --store FILE` prints
+the same as JSON.
 """
 
 MIDDLE = """
@@ -62,7 +64,7 @@ the TTFT of models held out, for it was the drafting runs'. By engine there are 
 calibrate on: such widths covered 78 %, and are not used.
 
 Open-loop runs are APEX+'s: widths from Llama's, tried on Mistral's and Mixtral's, SGLang's runs among them
-whose TTFT is held to be no kernel's.
+whose steps are their host's launches.
 
 A recording's statistics (mean and four percentiles) are held against the width of the other two
 recordings'. Two runs are few to calibrate on; beside them stands the coverage of a metric over all that is
@@ -154,8 +156,29 @@ What was found and put right:
 - **SGLang runs prompts first and lets all decodes wait**; with NVIDIA's fixed lengths its clients stay in
   step, and TTFT is a whole convoy. Batched as SGLang does, Qwen3-32B's TTFT error fell from 61 % to 14 %,
   TPOT's from 20 % to 8 %; nothing was fitted to it.
+- **APEX+'s servers kept counting.** A run's recorded means are Prometheus counters since its server began,
+  and `scale_*.sh` asked one server for three traces, Mistral's four of two GPUs each had six: their sums of
+  latencies only grow, and are not what the run's own tokens took. Prompts of 354 tokens seemed to wait 224 ms
+  and those of 2,760 tokens 199 ms. What each run added to the one before is 103 and 466 ms, and Mistral's
+  TTFT error at tp 2 is 10 %, where it was 58 %.
+- **vLLM 0.6 cuts the prompts of a model whose context is above 32,768 tokens** into 512 a step, unless told
+  otherwise (`vllm/engine/arg_utils.py`; pull request 6666); APEX+'s scripts told it where two GPUs serve, by
+  a shorter context. Whole prompts were simulated everywhere: Llama's long prompts came out 27 to 40 % short
+  at tp 4 and 8, and are 9 to 19 % short now.
+- **SGLang's "first token" is the fiftieth** where a client does not stream: it tells of such a request every
+  fifty tokens. 2.6 s of TTFT are 53 times the time per token of the same run.
 
 The groups with the largest errors, and what is known of their causes:
+
+- **SGLang 0.4 on Mixtral, open loop**: no CUDA graphs, so a step takes the host's launches, 49 ms on tensor-
+  parallel GPUs and 58 with parallel experts, by the sums of latencies, whatever the batch; predicted are the
+  kernels, 7 to 40 ms. No engine's profile has launches by the layer, and there is no other model to fit them
+  to.
+- **Mistral Large on vLLM 0.6, tp 4 and 8, open loop**: the scripts round weights to fp8 on loading
+  (`--quantization fp8`), and then activations in each step: 512 tokens of a prompt take 70 ms on 4 GPUs and
+  on 8. That is the host's launches, as above; the checkpoint rounded before, on 4 GPUs, takes less. TPOT,
+  too, is 12 to 17 % short there and grows with the sequences, as Llama's does: 0.4 ms each where the profile
+  assumes 0.04.
 
 - **Dense models at tp 4 and 8 on vLLM and SGLang**: steps of Llama and of Qwen3-32B miss 0.6 to 0.7 ms
   there, at tp 2 none, Llama's on TensorRT-LLM none at any tp. Ranks that wait for the slowest at each

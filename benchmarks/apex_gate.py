@@ -2,25 +2,22 @@
 
     python benchmarks/apex_gate.py ../shared/data/measured/apex-plus-h100-vllm-0.6 --store apex.duckdb
 
-vLLM 0.6.0 (engine V0, prompts whole and first) and SGLang 0.4 without CUDA graphs. Arrivals and lengths
-are the recorded ones, ends of text included; one request of each run is not in its log. Prints one JSON
-object.
+vLLM 0.6.0 (engine V0) and SGLang 0.4 without CUDA graphs; `apex_runs.py` says what was recorded. Prints one
+JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
-import re
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from apex_runs import FIRST_TOLD, Run, read_runs
 from silicon_placed import BLOCK_TOKENS
 
 from servecast.compiler.catalog import compile_text, shipped_skus
@@ -34,7 +31,6 @@ from servecast.estimator.load import TableLoader
 from servecast.estimator.tables import TableBounds
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.routing import Engine, Fleet
-from servecast.simulator.traffic.workload import Workload
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = {
@@ -43,77 +39,18 @@ MODELS = {
     "Mixtral-8x22B-Instruct": ("mixtral", "mixtral-8x22b", "bf16"),
 }
 UTILISATION = 0.97  # as the runs were started
-MAX_SEQS, MAX_BATCHED_TOKENS = 256, 32768
+MAX_SEQS = 256
+MAX_MODEL_TOKENS = 24272  # --max-model-len where two GPUs serve; no flag elsewhere
+CHUNK_TOKENS = 512  # vllm 0.6.0, config.py: a step's tokens where prompts are cut
+"""vllm 0.6.0, engine/arg_utils.py: prompts are cut where a model's context is above 32,768 tokens."""
+SGLANG_TOKENS = 8192  # sglang 0.4.4, server_args.py: chunked_prefill_size on 80 GB
 TRIED_S = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One row of runs.csv and its requests; TPOT None where the recording's is no TPOT (SGLang)."""
-
-    name: str
-    engine: str
-    model: str
-    tp: int
-    ep: int
-    fp8_cache: bool
-    workload: Workload | None  # None: its trace is not in the folder
-    ttft_s: float
-    tpot_s: float | None
-
-
-def read_runs(folder: Path) -> list[Run]:
-    with gzip.open(folder / "per_request_length_diffs.csv.gz", "rt") as file:
-        changes: dict[tuple[str, str], tuple[int, int]] = {
-            (row["run"], row["request_id"]): (int(row["prompt_diff"]), int(row["output_len_diff"]))
-            for row in csv.DictReader(file)
-        }
-    with (folder / "runs.csv").open() as file:
-        return [_run(folder, row, changes) for row in csv.DictReader(file)]
-
-
-def _run(folder: Path, row: dict[str, str], changes: dict[tuple[str, str], tuple[int, int]]) -> Run:
-    degree = re.search(r"(\d)TP|tp_(\d)|ep_(\d)", row["parallel"])
-    width = int(next(d for d in degree.groups() if d)) if degree else 1
-    return Run(
-        name=row["run"],
-        engine=row["engine"],
-        model=row["model"],
-        tp=width,
-        ep=width if row["parallel"].startswith("ep") else 1,
-        fp8_cache=row["precision"] == "fp8",
-        workload=_workload(folder, row, changes),
-        ttft_s=float(row["ttft_mean_s"]),
-        tpot_s=float(row["tpot_mean_s"]) if row["engine"] == "vllm" else None,
-    )
-
-
-def _workload(
-    folder: Path, row: dict[str, str], changes: dict[tuple[str, str], tuple[int, int]]
-) -> Workload | None:
-    """Planned lengths, and how far each answer was from its plan; as planned where the log lacks it."""
-    path = folder / "traces" / row["trace"].replace(".jsonl", ".csv")
-    if not path.is_file():
-        return None
-    requests = []
-    with path.open() as file:
-        for line in csv.DictReader(file):
-            prompt, output = changes.get((row["run"], line["request_id"]), (0, 0))
-            lengths = (
-                int(line["input_tokens"]) + prompt,
-                int(line["planned_output_tokens"]) + output,
-            )
-            requests.append((float(line["arrival_s"]), *(max(1, n) for n in lengths)))
-    arrival_s, prompts, outputs = (
-        np.array(column) for column in zip(*sorted(requests), strict=True)
-    )
-    return Workload(row["run"], arrival_s - arrival_s[0], prompts.astype(int), outputs.astype(int))
 
 
 def program_of(run: Run) -> Program:
     file, name, weights = MODELS[run.model]
     text = (REPOSITORY / "spec" / f"{file}.llm").read_text(encoding="utf-8")
-    cache = "fp8" if run.fp8_cache else "bf16"
+    cache = "fp8" if weights == "fp8" else "bf16"  # --kv-cache-dtype fp8
     served = f'model "served" like "{name}" {{\n    weights {weights}\n    kv_cache {cache}\n}}\n'
     return compile_text(f"{text}\n{served}", f"{file}.llm").model("served")
 
@@ -137,10 +74,14 @@ class Predictor:
         done = records.finished & (records.output_tokens > 1)
         if not done.any():
             raise UserError(f"{run.name}: nothing finished")
-        ttft_s = (records.first_token_s - records.arrival_s)[records.finished].mean()
-        decoding_s = (records.finish_s - records.first_token_s)[done].sum()
+        decoding_s = records.finish_s - records.first_token_s
+        told = np.minimum(FIRST_TOLD[run.engine], records.output_tokens) - 1
+        told_s = decoding_s * told / np.maximum(records.output_tokens - 1, 1)
+        ttft_s = (records.first_token_s + told_s - records.arrival_s)[records.finished].mean()
         ttft_s += self._profile(run).client_s
-        return float(ttft_s), float(decoding_s / (records.output_tokens[done] - 1).sum())
+        return float(ttft_s), float(
+            decoding_s[done].sum() / records.output_tokens[records.finished].sum()
+        )
 
     def _profile(self, run: Run) -> EngineProfile:
         version = "0.6.0" if run.engine == "vllm" else "0.4.4"
@@ -148,20 +89,34 @@ class Predictor:
 
     def _fleet(self, run: Run) -> Fleet:
         engine = replace(self._profile(run), client_s=0.0)
-        key = repr((run.model, run.engine, run.tp, run.ep, run.fp8_cache))
+        key = repr((run.model, run.engine, run.tp, run.ep))
         if key not in self._fleets:
             sku = shipped_skus()["h100-sxm"]
             sharded = shard(program_of(run), Parallelism(tp=run.tp, ep=run.ep))
-            plan = plan_memory(sharded, sku.memory_bytes, UTILISATION, MAX_BATCHED_TOKENS, MAX_SEQS)
+            tokens = _tokens_a_step(run)
+            plan = plan_memory(sharded, sku.memory_bytes, _utilisation(run), tokens, MAX_SEQS)
             if plan.kv_blocks < 1:
                 raise UserError("the weights leave no room for a KV cache")
-            limits = EngineLimits(MAX_SEQS, MAX_BATCHED_TOKENS, plan.kv_blocks, BLOCK_TOKENS)
+            limits = EngineLimits(MAX_SEQS, tokens, plan.kv_blocks, BLOCK_TOKENS)
             bounds = TableBounds(
-                MAX_BATCHED_TOKENS, MAX_SEQS, sharded.context_tokens, plan.kv_blocks * BLOCK_TOKENS
+                tokens, MAX_SEQS, sharded.context_tokens, plan.kv_blocks * BLOCK_TOKENS
             )
             loader = TableLoader(self._store, engine=engine)
-            self._fleets[key] = Fleet(loader.tables(sharded, sku, bounds), limits)
+            whole = run.engine == "vllm" and tokens > CHUNK_TOKENS
+            policy = "vllm_v0" if whole else "vllm_v1"
+            self._fleets[key] = Fleet(loader.tables(sharded, sku, bounds), limits, policy=policy)
         return self._fleets[key]
+
+
+def _tokens_a_step(run: Run) -> int:
+    """Prompts are whole where ``--max-model-len`` makes the context short."""
+    if run.engine == "sglang":
+        return SGLANG_TOKENS
+    return MAX_MODEL_TOKENS if run.tp == 2 else CHUNK_TOKENS
+
+
+def _utilisation(run: Run) -> float:
+    return 0.85 if run.tp == 2 and run.model.startswith("Mistral") else UTILISATION
 
 
 def score(folder: Path, store: Path, engine: EngineProfile | None = None) -> dict[str, Any]:
