@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from servecast.estimator.learners.features import side_of
+from servecast.estimator.learners.features import quantises
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import Dims, KernelKind
 
@@ -26,7 +26,7 @@ LEAST_ERROR = 0.02  # small errors count alike
 
 def lined_beyond(kind: KernelKind, most_rows: int) -> bool:
     """Whether the kernel's times beyond ``most_rows`` follow the line."""
-    return kind.kernel == "linear" and bool(side_of(kind)) and most_rows >= LEAST_ROWS
+    return quantises(kind) and most_rows >= LEAST_ROWS
 
 
 def beyond(answer: Callable[[Dims], Floats], dims: Dims, most_rows: int) -> Floats:

@@ -142,12 +142,19 @@ def feature_matrix(kind: KernelKind, dims: Dims, num_sms: int) -> Floats:
     return np.stack(list(feature_columns(kind, dims, num_sms).values()), axis=1)
 
 
+def quantises(kind: KernelKind) -> bool:
+    """Whether a GEMM quantises its input first: one in a narrow format."""
+    return kind.kernel == "linear" and kind.dtype not in WIDE
+
+
 def side_of(kind: KernelKind) -> tuple[str, ...]:
-    """What runs before and after the matrices: a GEMM in a narrow format scales each row and quantises every
-    number of its input, experts gather their rows and add up what comes back.
+    """What no roofline has: a GEMM's tiles walk along the inputs however few they are and end by writing
+    the output, in a narrow format after scaling each row and quantising every number of the input; experts
+    gather their rows and add up what comes back.
     """
-    if kind.kernel == "linear" and kind.dtype not in WIDE:
-        return ("rows", "inputs")
+    if kind.kernel == "linear":
+        walk = ("in_features", "output")
+        return ("rows", "inputs", *walk) if quantises(kind) else walk
     return ("rows", "inputs", "gathered") if kind.kernel == "experts" else ()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from servecast.estimator.learners.beyond import lined_beyond
 from servecast.estimator.learners.choice import DEFAULT, choose, fit_best
-from servecast.estimator.learners.features import feature_matrix
+from servecast.estimator.learners.features import feature_columns, feature_matrix, side_of
 from servecast.estimator.learners.splits import folds_of, shapes_of, some_shapes, unseen_shapes
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Samples, samples_of
@@ -47,6 +48,24 @@ def test_a_fitted_model_tells_its_learner() -> None:
     assert model.learner == "few"
     found = model.predict(feature_matrix(LINEAR, samples.dims, 132))
     assert found == pytest.approx(samples.seconds, rel=0.01)
+
+
+def test_a_gemm_walks_along_its_inputs_and_writes_its_output_beside_the_roofline() -> None:
+    """1 ns for each input of a row and 1 us for a million outputs are told apart from FLOPs and bytes."""
+    samples = gemms()
+    rows, k, n = (samples.dims[name] for name in ("rows", "in_features", "out_features"))
+    times = samples.seconds + 1e-9 * k + 1e-12 * rows * n
+    slower = samples_of(samples.dims, times, samples.local)
+    columns = list(feature_columns(LINEAR, slower.dims, 132))
+    roofline = fit_best(LINEAR, slower, 132, "randomised").roofline
+    beside = {columns[column]: rate for column, rate in roofline.side}
+    assert beside == pytest.approx({"in_features": 1e-9, "output": 1e-12}, rel=0.05)
+
+
+def test_an_fp8_gemm_quantises_its_input_beside_the_roofline_and_an_fp16_one_does_not() -> None:
+    assert side_of(KernelKind("linear", "fp8")) == ("rows", "inputs", "in_features", "output")
+    assert side_of(KernelKind("linear", "fp16")) == ("in_features", "output")
+    assert [lined_beyond(KernelKind("linear", x), 4096) for x in ("fp8", "bf16")] == [True, False]
 
 
 def test_whole_shapes_are_held_out() -> None:
