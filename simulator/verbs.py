@@ -80,16 +80,19 @@ def compile(
     return shard(_spec(spec).model(model), Parallelism(tp, pp, ep, dp))
 
 
-def profile(
+def profile(  # noqa: PLR0913  # keywords, one option each
     programs: Sequence[ShardedProgram],
     agents: Sequence[str],
     store: Path | str,
     *,
     budget_s: float | None = None,
     limits: PlanLimits | None = None,
+    rounds: int = 1,
     security: ClientSecurity | None = None,
 ) -> Progress:
     """Measure the kernels of ``programs`` that ``store`` lacks, with the agents at ``agents`` (host:port).
+
+    All of them ``rounds`` times, a round after the other; from three on the median of a case's rows counts.
 
     >>> profile([compile("spec/llama.llm")], [], "profiles.duckdb")
     Traceback (most recent call last):
@@ -97,10 +100,14 @@ def profile(
     servecast.compiler.errors.AgentError: no agent was given
 
     Raises:
+        UserError: fewer rounds than one.
         AgentError: no agent answers.
     """
-    cases = plan_cases(programs, limits or PlanLimits())
-    job = Job(tuple(agents), tuple(cases), budget_s=budget_s, security=security or ClientSecurity())
+    if rounds < 1:
+        raise UserError(f"profile: rounds must be at least 1, got {rounds}")
+    cases = tuple(plan_cases(programs, limits or PlanLimits()))
+    secured = security or ClientSecurity()
+    job = Job(tuple(agents), cases, budget_s=budget_s, security=secured, rounds=rounds)
     first_nodes(job)  # before the store is made
     with Store.open(Path(store)) as opened:
         return collect(opened, job)

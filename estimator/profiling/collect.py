@@ -171,6 +171,7 @@ def _keep(store: Store, results: list[Result], progress: Progress) -> None:
     store.add_measurements(row_of(r) for r in kept)
     for result in results:
         _count(result, progress)
+        result.kept.set()
 
 
 def _arrived(shared: Shared, wait_s: float) -> Iterator[Hello | Result | Check]:

@@ -41,6 +41,7 @@ class Result:
     variant: str = ""  # how many nodes a collective spanned, where more than one
     samples_us: tuple[float, ...] = ()  # where the job keeps them
     again: bool = False  # it will be measured once more
+    kept: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,14 @@ def _pull(shared: Shared, agent: Agent, node: Node, device: int) -> None:
         found = Result(case, node, device, outcome, time.time_ns(), samples_us=kept_us, again=again)
         shared.events.put(found)
         queue.finish(case, again=again)
+        if node.backend == "cpu":
+            _wait_until_kept(shared, found)
+
+
+def _wait_until_kept(shared: Shared, found: Result) -> None:
+    """Committing a result beside the next kernel would take caches from it, if they share a processor."""
+    while not shared.stop.is_set() and not found.kept.wait(POLL_S):
+        pass
 
 
 def _measure(

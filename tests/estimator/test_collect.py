@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +27,7 @@ from servecast.agent.service import CaseProfiler
 from servecast.agent.stopping import Flag, Statistics, StopReason
 from servecast.compiler.errors import AgentError
 from servecast.compiler.kernels import KernelCase
+from servecast.estimator.measurement import Measurement
 from servecast.estimator.profiling import collect as collect_module
 from servecast.estimator.profiling.collect import Progress, collect
 from servecast.estimator.profiling.workers import Job, Running
@@ -53,11 +54,12 @@ class Scripted:
 
     answer: Callable[[KernelCase], Outcome] = lambda case: measured()
     sku: str = "cpu"
+    backend: str = "cpu"
     asked: list[KernelCase] = field(default_factory=list)
 
     def describe(self) -> Node:
         device = Device(0, "scripted", "", 1, 1)
-        return Node("0", "fake", "cpu", self.sku, (device,), (), (), (LINEAR,), 1)
+        return Node("0", "fake", self.backend, self.sku, (device,), (), (), (LINEAR,), 1)
 
     def check(self, case: KernelCase, settings: Settings, placement: Placement) -> None: ...
 
@@ -109,6 +111,28 @@ def test_only_what_is_missing_is_measured(serve: Serve, store: Store) -> None:
     done = collect(store, job(servers, case(1), case(2)))
     assert (done.present, done.measured) == (1, 1)
     assert agent.asked == [case(1), case(2)]
+
+
+@pytest.mark.parametrize(
+    ("backend", "waits"), [("cpu", True), ("cuda", False)], ids=["processor", "GPU"]
+)
+def test_a_processor_is_asked_for_no_kernel_while_a_result_is_written_beside_it(
+    serve: Serve, store: Store, monkeypatch: pytest.MonkeyPatch, backend: str, waits: bool
+) -> None:
+    order: list[str] = []
+
+    def answer(asked: KernelCase) -> Outcome:
+        order.append(f"asked {asked.dims[0][1]}")
+        return measured()
+
+    def slowly(store: Store, rows: Iterable[Measurement]) -> None:
+        for _ in rows:
+            time.sleep(0.2)
+            order.append("written")
+
+    monkeypatch.setattr(Store, "add_measurements", slowly)
+    collect(store, job([serve(Scripted(answer, backend=backend))], case(1), case(2)))
+    assert (order[:3] == ["asked 1", "written", "asked 2"]) is waits
 
 
 def test_out_of_memory_is_an_answer_that_is_kept(serve: Serve, store: Store) -> None:

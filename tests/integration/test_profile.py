@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import servecast
+from servecast.compiler.errors import UserError
+from servecast.estimator.profiling.plan import PlanLimits
 from servecast.estimator.store import Store
 
 SPEC = """\
@@ -203,3 +206,17 @@ def test_bad_options_are_exit_code_2_and_one_sentence(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not store.exists()
+
+
+def test_python_profiles_in_as_many_rounds_as_it_is_told(
+    spec: Path, agents: dict[str, str], tmp_path: Path
+) -> None:
+    programs, limits = [servecast.compile(spec)], PlanLimits(8, 2, 32)
+    where = [agents["cpu-a"]], tmp_path / "p.duckdb"
+    once, thrice = (
+        servecast.profile(programs, *where, limits=limits, budget_s=0.0, rounds=rounds)
+        for rounds in (1, 3)
+    )
+    assert thrice.planned == 3 * once.planned > 0
+    with pytest.raises(UserError, match=r"^profile: rounds must be at least 1, got 0$"):
+        servecast.profile(programs, *where, rounds=0)
