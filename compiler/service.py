@@ -9,11 +9,15 @@ METRICS = ("ttft", "tbt", "tpot", "e2e", "queue_delay")
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """``metric`` at ``percentile`` (None: the mean) stays under ``limit_s``."""
+    """``metric`` at ``percentile`` (None: the mean) stays under ``limit_s``.
+
+    It binds the requests of one ``priority``, or all of a class without a target of the metric of its own.
+    """
 
     metric: str
     percentile: float | None
     limit_s: float
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

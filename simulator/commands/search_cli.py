@@ -131,7 +131,12 @@ TRAFFIC = [
 )
 @click.option("--model", help="A model of SPEC; its first one by default.")
 @click.option("--service", "service", help="A service block of SPEC; its first one by default.")
-@click.option("--slo", "slo_texts", multiple=True, help="Target, such as 'ttft p90 < 2 s'; repeat.")
+@click.option(
+    "--slo",
+    "slo_texts",
+    multiple=True,
+    help="Target, such as 'ttft p90 < 2 s', or 'class 1: e2e p99 < 9 s' of the trace's priority 1; repeat.",
+)
 @click.option(
     "--objective",
     help="qps_per_usd (the default), cost, gpus, energy or goodput.",

@@ -23,7 +23,8 @@ from servecast.compiler.service import Service, Slo
 from servecast.compiler.suggest import did_you_mean
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.commands.search_view import shown
-from servecast.simulator.metrics.classes import parse_target
+from servecast.simulator.metrics.attained import targets_from
+from servecast.simulator.metrics.classes import slo_of
 from servecast.simulator.report.render import render
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 from servecast.simulator.search.dry_run import space_json
@@ -45,7 +46,6 @@ from servecast.simulator.search.question import (
     axes_of,
 )
 from servecast.simulator.search.robust import Weighted, check_weights, combined
-from servecast.simulator.search.rows import slo_text
 from servecast.simulator.search.searching import Means
 from servecast.simulator.search.servable import servable, servable_pairs
 from servecast.simulator.search.space import AGGREGATED, Axes
@@ -154,6 +154,7 @@ def workload_of(options: JobOptions, question: Question) -> Workload:
     if isinstance(workload, Path):
         workload = read_trace(workload, options.traffic)
     workload.check_context(question.program.context_tokens)
+    targets_from(question.slos).check(workload)
     return workload
 
 
@@ -262,14 +263,6 @@ def save(result: dict[str, Any], folder: Path) -> None:
 def asked_slos(texts: tuple[str, ...]) -> tuple[Slo, ...]:
     """
     Raises:
-        UserError: no target, or one of a class alone.
+        UserError: no target.
     """
-    parsed = [parse_target(text) for text in texts]
-    for priority, slo in parsed:
-        if priority is not None:
-            raise UserError(
-                f"--slo: a search holds all requests to each target, and this one is of class {priority}"
-                f" alone ({slo_text(slo)}); leave 'class {priority}:' out, or judge one deployment by"
-                " classes with `servecast simulate`"
-            )
-    return tuple(slo for _, slo in parsed)
+    return tuple(slo_of(text) for text in texts)

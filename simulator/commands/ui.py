@@ -18,8 +18,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from markupsafe import Markup
 
-from servecast.compiler.catalog import parse_slo
 from servecast.compiler.errors import UserError
+from servecast.simulator.metrics.classes import slo_of
 from servecast.simulator.report.check import checked
 from servecast.simulator.report.files import read_result
 from servecast.simulator.report.headline import headline
@@ -86,7 +86,7 @@ def _listed(folder: Path) -> list[Listed]:
 
 def _result_page(path: Path, name: str, asked: list[str]) -> str:
     shown: dict[str, Any] = checked(read_result(path), name)
-    slos = [parse_slo(text) for text in asked if text.strip()]
+    slos = [slo_of(text) for text in asked if text.strip()]
     if slos:
         shown = rerank(shown, slos, name)
     return render(shown, name, toolbar(name, shown["question"]["slos"]))

@@ -90,6 +90,20 @@ class Targets:
 NO_TARGETS = Targets()
 
 
+def targets_from(slos: Sequence[Slo]) -> Targets:
+    """The same, apart by whom they bind."""
+    by_class = tuple((slo.priority, slo) for slo in slos if slo.priority is not None)
+    return Targets(tuple(slo for slo in slos if slo.priority is None), by_class)
+
+
+def bound(slo: Slo, slos: Sequence[Slo], workload: Workload) -> NDArray[np.bool_] | None:
+    """Which requests one of ``slos`` binds, [requests]; None: all of them."""
+    if slo.priority is not None:
+        return np.asarray(workload.priority == slo.priority)
+    own = {s.priority for s in slos if s.metric == slo.metric and s.priority is not None}
+    return ~np.isin(workload.priority, list(own)) if own else None
+
+
 def in_time(found: Run, targets: Targets, workload: Workload) -> NDArray[np.bool_]:
     """Which requests keep every limit that binds them, [requests]."""
     kept = attained(found, targets.slos)
@@ -99,9 +113,9 @@ def in_time(found: Run, targets: Targets, workload: Workload) -> NDArray[np.bool
     return kept
 
 
-def attained_share(found: Run, slos: Sequence[Slo]) -> float:
+def attained_share(found: Run, slos: Sequence[Slo], workload: Workload) -> float:
     """Of all requests that arrived; those that were rejected keep nothing."""
-    return float(attained(found, slos).mean())
+    return float(in_time(found, targets_from(slos), workload).mean())
 
 
 def _per_request_s(requests: Lives, metric: str) -> Floats:

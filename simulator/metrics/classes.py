@@ -33,6 +33,16 @@ def parse_target(text: str) -> tuple[int | None, Slo]:
     return whole("--slo's class", " ".join(words[1:]), MOST_CLASSES), parse_slo(target)
 
 
+def slo_of(text: str) -> Slo:
+    """A target that knows its class.
+
+    Raises:
+        UserError: as ``parse_target``.
+    """
+    priority, slo = parse_target(text)
+    return replace(slo, priority=priority)
+
+
 def targets_of(texts: tuple[str, ...]) -> Targets:
     """All of a command line.
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import nan
 
 import numpy as np
+from numpy.typing import NDArray
 
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.metrics.metrics import (
@@ -69,10 +70,14 @@ def _mean_busy(
     return float(np.average((first.busy, second.busy), weights=replicas))
 
 
-def pool_samples(run: DisaggregatedRun, metric: str) -> Samples:
+def pool_samples(
+    run: DisaggregatedRun, metric: str, of: NDArray[np.bool_] | None = None
+) -> Samples:
     """As `metrics.samples`, over the whole life of the requests that finished."""
     finish_s, first_s = run.finish_s, run.prefill.first_token_s
     served = np.isfinite(finish_s)
+    if of is not None:
+        served &= of
     arrival_s = run.prefill.arrival_s
     match metric:
         case "queue_delay" | "ttft":
@@ -86,17 +91,18 @@ def pool_samples(run: DisaggregatedRun, metric: str) -> Samples:
         case "normalised_latency":
             return Samples((finish_s - arrival_s)[served] / run.output_tokens[served])
         case "tbt":
-            return _gaps(run)
+            return _gaps(run, of)
     raise ValueError(f"no metric {metric!r}")
 
 
-def _gaps(run: DisaggregatedRun) -> Samples:
+def _gaps(run: DisaggregatedRun, of: NDArray[np.bool_] | None) -> Samples:
     """The decode fleet's, and from each first token over the link to the second."""
     if run.decode is None:
         return Samples(np.empty(0))
-    later = samples(run.decode, "tbt")
+    mine = None if of is None else of[run.decoded]
+    later = samples(run.decode, "tbt", of=mine)
     handover_s = run.decode.first_token_s - run.prefill.first_token_s[run.decoded]
-    handover_s = handover_s[run.decode.finished]
+    handover_s = handover_s[run.decode.finished if mine is None else run.decode.finished & mine]
     weights = np.ones(len(later.values), np.int64) if later.weights is None else later.weights
     return Samples(
         np.concatenate((later.values, handover_s)),

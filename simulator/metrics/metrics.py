@@ -149,17 +149,24 @@ def allowed_late(count: int, percentile: float) -> int:
     return count - math.ceil(count * Fraction(str(percentile)) / 100)
 
 
-def samples(records: Records, metric: str, window: Window = WHOLE_RUN) -> Samples:
-    """The values of a metric of `compiler.service.METRICS`.
+def samples(
+    records: Records,
+    metric: str,
+    window: Window = WHOLE_RUN,
+    of: NDArray[np.bool_] | None = None,
+) -> Samples:
+    """The values of a metric of `compiler.service.METRICS`, of the requests ``of`` [requests]; None: of all.
 
     queue_delay: first put into a batch - arrival. ttft: first token - arrival. e2e: last token - arrival.
     tpot: (last token - first token) / (output tokens - 1), of requests with two tokens or more.
     tbt: every gap between two tokens of a request, each gap once. normalised_latency: e2e / output tokens.
     """
     if metric == "tbt":
-        return _gaps(records, window)
+        return _gaps(records, window) if of is None else _gaps_of(records, window, of)
     arrival_s, finish_s = records.arrival_s, records.finish_s
     served = records.finished & window.holds(arrival_s)
+    if of is not None:
+        served &= of
     if metric == "tpot":
         served &= records.output_tokens > 1
     match metric:
@@ -198,6 +205,23 @@ def _gaps(records: Records, window: Window) -> Samples:
         values = np.concatenate((values, end_s[first[again + 1]] - end_s[last[again]]))
         weights = np.concatenate((weights, np.ones(len(again), np.int64)))
     return Samples(values, weights=weights)
+
+
+def _gaps_of(records: Records, window: Window, of: NDArray[np.bool_]) -> Samples:
+    """Of these requests alone: a run of tokens has a gap for each token after its first."""
+    request, first, last, end_s = records.token_segments()
+    mine = of[request]
+    request, first, last = request[mine], first[mine], last[mine]
+    change = np.zeros(len(end_s) + 1, np.int64)
+    np.add.at(change, first + 1, 1)
+    np.subtract.at(change, last + 1, 1)
+    decodes = np.cumsum(change)[:-1]
+    after = np.flatnonzero((decodes > 0) & window.holds(end_s))
+    again = np.flatnonzero((request[1:] == request[:-1]) & window.holds(end_s[first[1:]]))
+    values = np.concatenate(
+        (end_s[after] - end_s[after - 1], end_s[first[again + 1]] - end_s[last[again]])
+    )
+    return Samples(values, weights=np.concatenate((decodes[after], np.ones(len(again), np.int64))))
 
 
 def _following_tokens(records: Records) -> NDArray[np.int32]:

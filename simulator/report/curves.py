@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from servecast.compiler.catalog import parse_slo
+from servecast.simulator.metrics.classes import slo_of
 from servecast.simulator.report.charts import Axis
 from servecast.simulator.report.check import METRICS
 from servecast.simulator.report.panels import (
@@ -25,7 +25,7 @@ from servecast.simulator.report.text import (
     tick_usd,
     usd,
 )
-from servecast.simulator.report.view import STATISTICS, Row, statistic
+from servecast.simulator.report.view import STATISTICS, Row
 
 LOADS = ("capacity", "trace’s rate")
 USD = "usd_per_million_output_tokens"
@@ -94,10 +94,7 @@ COST = Axis("$ per million output tokens", tick_usd)
 
 def slo_cost_panels(result: Row) -> list[Panel]:
     """What a tighter or looser target costs; empty where the result holds no such curve."""
-    limits = {
-        f"{slo.metric} {statistic(slo)}": slo.limit_s
-        for slo in map(parse_slo, result["question"]["slos"])
-    }
+    limits = {text.rsplit(" < ")[0]: slo_of(text).limit_s for text in result["question"]["slos"]}
     panels = []
     for each in _sensitivity(result).get("slo_cost") or ():
         name, points = each["slo"], sorted(each["points"], key=lambda point: point["limit_s"])
@@ -105,7 +102,7 @@ def slo_cost_panels(result: Row) -> list[Panel]:
         if len(reached) > 1:
             keys = ("limit_s", USD, "qps_per_usd_hour", "configuration")
             rows = tuple(tuple(point.get(key) for key in keys) for point in points)
-            numbers = Numbers(f"slo-cost-{name.replace(' ', '-')}", keys, rows)
+            numbers = Numbers(f"slo-cost-{name.replace(':', '').replace(' ', '-')}", keys, rows)
             axes = Axis(f"limit of {name}", tick_seconds, limits.get(name)), COST
             panels.append(curve(f"What a limit of {name} costs", axes, reached, numbers))
     return panels

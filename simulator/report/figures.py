@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from servecast.compiler.catalog import parse_slo
 from servecast.compiler.service import Slo
+from servecast.simulator.metrics.classes import slo_of
 from servecast.simulator.report.charts import Axis, Cloud, Point, Scatter, scale_json, scatter
 from servecast.simulator.report.headline import roles
 from servecast.simulator.report.panels import Numbers
@@ -56,7 +56,7 @@ class HeatMap:
 def pareto_clouds(result: Row) -> list[Cloud]:
     """TTFT and TBT against requests per dollar, and against each other; empty ones are left out."""
     ranked = result["ranked"][:MAX_ROWS]
-    slos = [parse_slo(text) for text in result["question"]["slos"]]
+    slos = [slo_of(text) for text in result["question"]["slos"]]
     value = Quantity(VALUE_AXIS, lambda row: row["qps_per_usd_hour"])
     ttft, tbt = (_latency(metric, slos) for metric in ("ttft", "tbt"))
     clouds = [
@@ -105,7 +105,14 @@ class Quantity:
 
 def _latency(metric: str, slos: list[Slo]) -> Quantity:
     """The statistic that a target names, else p90."""
-    asked = next((s for s in slos if s.metric == metric and statistic(s) in STATISTICS), None)
+    asked = next(
+        (
+            s
+            for s in slos
+            if s.priority is None and s.metric == metric and statistic(s) in STATISTICS
+        ),
+        None,
+    )
     key = "p90" if asked is None else statistic(asked)
     limit = None if asked is None else asked.limit_s
     axis = Axis(f"{metric.upper()} {key}", tick_seconds, limit)

@@ -58,6 +58,11 @@ def _best(found: Row, kept: list[Row]) -> Row | None:
 
 
 def _check_held(slo: Slo) -> None:
+    if slo.priority is not None:
+        raise UserError(
+            f"{_text(slo)} of class {slo.priority} alone: a result holds latencies of all requests; "
+            "search again with this target"
+        )
     if statistic(slo) not in STATISTICS or f"{slo.metric}_s" not in METRICS:
         held = ", ".join(STATISTICS)
         raise UserError(f"{_text(slo)}: a result holds {held} of a latency, not {statistic(slo)}")

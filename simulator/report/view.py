@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from servecast.compiler.catalog import parse_slo
 from servecast.compiler.service import Slo
+from servecast.simulator.metrics.classes import slo_of
 from servecast.simulator.report.headline import roles
 from servecast.simulator.report.text import number, percent, plural, seconds, usd
 
@@ -112,13 +112,15 @@ def targets(result: Row) -> list[TargetRow]:
     best = result["best"]
     at_rate = best.get("at_trace_rate", {}).get("metrics", {})
     rows = []
-    for slo in map(parse_slo, result["question"]["slos"]):
+    for slo in map(slo_of, result["question"]["slos"]):
         name, key = f"{slo.metric}_s", statistic(slo)
-        capacity_s = best["metrics"][name].get(key)
-        trace_s = at_rate.get(name, {}).get(key)
+        whose = "" if slo.priority is None else f"class {slo.priority}: "
+        told = slo.priority is None  # a result holds latencies of all requests
+        capacity_s = best["metrics"][name].get(key) if told else None
+        trace_s = at_rate.get(name, {}).get(key) if told else None
         rows.append(
             TargetRow(
-                target=f"{METRIC_NAMES[slo.metric]} {key}",
+                target=f"{whose}{METRIC_NAMES[slo.metric]} {key}",
                 limit=seconds(slo.limit_s),
                 at_capacity=seconds(capacity_s),
                 at_capacity_share=None if capacity_s is None else capacity_s / slo.limit_s,

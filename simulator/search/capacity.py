@@ -14,7 +14,7 @@ from math import inf, isnan
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine
-from servecast.simulator.metrics.attained import Run, attained_share
+from servecast.simulator.metrics.attained import Run, attained_share, bound
 from servecast.simulator.metrics.metrics import allowed_late
 from servecast.simulator.search.bracket import TOLERANCE
 from servecast.simulator.search.headroom import likely_headroom
@@ -90,10 +90,19 @@ def late_targets(workload: Workload, slos: Sequence[Slo]) -> LateTargets:
     )
 
 
-def violations(records: Run, slos: Sequence[Slo]) -> tuple[Violation, ...]:
+def violations(records: Run, slos: Sequence[Slo], workload: Workload) -> tuple[Violation, ...]:
     """The targets that a finished run breaks; NaN (nothing to judge) breaks none."""
-    judged = (Violation(slo, value(records, slo.metric, slo.percentile)) for slo in slos)
+    judged = (
+        Violation(slo, value(records, slo.metric, slo.percentile, bound(slo, slos, workload)))
+        for slo in slos
+    )
     return tuple(v for v in judged if not isnan(v.value_s) and v.value_s > v.slo.limit_s)
+
+
+def _countable(slos: Sequence[Slo]) -> tuple[Slo, ...]:
+    """Those that bind all requests alike: the engine counts who is late, not of which class."""
+    apart = {slo.metric for slo in slos if slo.priority is not None}
+    return tuple(slo for slo in slos if slo.metric not in apart)
 
 
 class Judge:
@@ -116,8 +125,9 @@ class Judge:
         self._attainment = attainment
         self.loaded_tokens = loaded_tokens
         self._slos = (*slos, QUEUE_DELAY) if attainment is None else (QUEUE_DELAY,)
-        self._late = late_targets(workload, self._slos)
-        counted = {s.metric: s for s in reversed(self._slos) if s.percentile is not None}
+        countable = _countable(self._slos)
+        self._late = late_targets(workload, countable)
+        counted = {s.metric: s for s in reversed(countable) if s.percentile is not None}
         self._counted = {m: s for m, s in counted.items() if m != "tpot"}
         self._judged = tuple(s for s in self._slos if s not in self._counted.values())
         self._engine = engine
@@ -135,10 +145,10 @@ class Judge:
         if records.broken_metric is not None:
             return (self._counted[records.broken_metric],)
         judged = self._judged if isinstance(records, Records) else self._slos  # late in part, too
-        broken = tuple(v.slo for v in violations(records, judged))
+        broken = tuple(v.slo for v in violations(records, judged, self.workload))
         if self._attainment is not None and not broken:
-            attained = attained_share(records, self._asked) >= self._attainment
-            return () if attained else self._asked
+            share = attained_share(records, self._asked, self.workload)
+            return () if share >= self._attainment else self._asked
         return broken
 
     def likely_per_s(self, serving: Serving) -> float:
@@ -154,7 +164,7 @@ class Judge:
         return self._run(serving, rate_per_s, None)
 
     def violations(self, serving: Serving, rate_per_s: float) -> tuple[Violation, ...]:
-        return violations(self.records(serving, rate_per_s), self._slos)
+        return violations(self.records(serving, rate_per_s), self._slos, self.workload)
 
     def _run(self, serving: Serving, rate_per_s: float | None, late: LateTargets | None) -> Run:
         workload = self.workload if rate_per_s is None else self.workload.at_rate(rate_per_s)

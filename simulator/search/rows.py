@@ -158,9 +158,10 @@ def memory_json(plan: MemoryPlan) -> Row:
 
 
 def slo_text(slo: Slo) -> str:
-    """As ``--slo`` takes it: ``ttft p90 < 2 s``."""
+    """As ``--slo`` takes it: ``ttft p90 < 2 s``, ``class 1: ttft p90 < 2 s``."""
     at = "mean" if slo.percentile is None else f"p{slo.percentile:g}"
-    return f"{slo.metric} {at} < {slo.limit_s:g} s"
+    whose = "" if slo.priority is None else f"class {slo.priority}: "
+    return f"{whose}{slo.metric} {at} < {slo.limit_s:g} s"
 
 
 def first_broken(breaks: Sequence[Slo]) -> str | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+from numpy.typing import NDArray
+
 from servecast.estimator.tables import StepWork, time_by_source
 from servecast.simulator.engine.disaggregation import (
     Disaggregated,
@@ -37,15 +40,18 @@ def run(
     return run_disaggregated(engine, workload, serving, late, loaded_tokens)
 
 
-def values(found: Run, metric: str) -> Samples:
+def values(found: Run, metric: str, of: NDArray[np.bool_] | None = None) -> Samples:
+    """Of the requests ``of`` [requests]; None: of all."""
     if isinstance(found, DisaggregatedRun):
-        return pool_samples(found, metric)
-    return samples(found, metric)
+        return pool_samples(found, metric, of)
+    return samples(found, metric, of=of)
 
 
-def value(found: Run, metric: str, percentile: float | None) -> float:
+def value(
+    found: Run, metric: str, percentile: float | None, of: NDArray[np.bool_] | None = None
+) -> float:
     """One percentile of a metric, or its mean where the percentile is None; NaN without values."""
-    every = values(found, metric)
+    every = values(found, metric, of)
     return every.mean() if percentile is None else every.percentile(percentile)
 
 

@@ -12,7 +12,7 @@ from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, time_by_source
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Records
-from servecast.simulator.metrics.attained import Run, lives
+from servecast.simulator.metrics.attained import Run, bound, lives
 from servecast.simulator.metrics.metrics import summarise
 from servecast.simulator.search.bisection import find_capacity, refined_per_s
 from servecast.simulator.search.bracket import TOLERANCE
@@ -121,7 +121,10 @@ def sweep(worker: Worker, serving: Serving, rates_per_s: Sequence[float]) -> lis
         if records.rejected.any():
             return []
         slos = (*demand.slos, QUEUE_DELAY)
-        figures = tuple(value(records, slo.metric, slo.percentile) for slo in slos)
+        figures = tuple(
+            value(records, slo.metric, slo.percentile, bound(slo, slos, demand.searched))
+            for slo in slos
+        )
         ttft_s, tbt_s = value(records, "ttft", 90), value(records, "tbt", 99)
         points.append(Point(rate, figures, ttft_s, tbt_s))
     return points

@@ -183,7 +183,7 @@ class Worker:
     def goodput_per_s(self, rate_per_s: float, run: Run) -> float | None:
         if self.demand.attainment is None:
             return None
-        return rate_per_s * attained_share(run, self.demand.slos)
+        return rate_per_s * attained_share(run, self.demand.slos, self.demand.searched)
 
     def _replicas(
         self, trace: Judge, replica: Fleet, estimate: int, dp: int, most: int

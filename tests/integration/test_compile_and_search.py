@@ -308,7 +308,7 @@ WRONG_USAGE = {
     "sku": (("--sku", "h100-smx"), 2, "unknown SKU 'h100-smx' (did you mean 'h100-sxm'?)"),
     "metric": (("--slo", "tftt p90 < 2 s"), 2, "did you mean"),
     "percentile": (("--slo", "ttft p101 < 2 s"), 2, "101"),
-    "slo of a class": (("--slo", "class 1: ttft p90 < 2 s"), 2, "of class 1 alone (ttft p90 <"),
+    "slo of a class": (("--slo", "class 1: ttft p90 < 2 s"), 2, "need each request's priority"),
     "slo unit": (("--slo", "ttft p90 < 2 GB"), 2, "GB"),
     "source": (("--source", "vidr"), 2, "no source 'vidr' (did you mean 'vidur'?)"),
     "service": (("--service", "chatt"), 2, "no service 'chatt' (did you mean"),
