@@ -12,6 +12,18 @@ from numpy.typing import NDArray
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
+from servecast.estimator.parquet_cells import (
+    Cells,
+    columns_in,
+    named,
+    parquet,
+    positive_time,
+    quoted,
+    refuse_bad_cells,
+    text,
+    time,
+    whole,
+)
 from servecast.estimator.physics import WORK, KernelKind
 from servecast.estimator.quarantine import IMPOSSIBLE, too_fast
 from servecast.estimator.schema import quiet
@@ -20,6 +32,10 @@ ORIGIN = "source, package, version, file, licence"
 KIND = ("sku", "kernel", "dtype", "kv_dtype")
 SOUND = "quarantine IS NULL AND outcome = 'measured'"
 NO_SIZES = ("num_samples", "measured_at_ns")
+TEXTS = ("kernel", "dtype", "kv_dtype", "sku", "outcome", "method", "variant", "flags", "node")
+STATISTICS = ("std_s", "min_s", "median_s", "p90_s")
+MAY_BE_ZERO = {"window", "context", "residual"}
+EXPORT = "an export of a profile store"
 
 
 def export(sql: duckdb.DuckDBPyConnection, path: Path) -> int:
@@ -27,7 +43,7 @@ def export(sql: duckdb.DuckDBPyConnection, path: Path) -> int:
         "COPY (SELECT m.* EXCLUDE (origin_id) REPLACE (content_hash::VARCHAR AS content_hash),"
         " o.* EXCLUDE (id) FROM measurement m"  # Parquet has no integer as wide as a hash
         " JOIN origin o ON o.id = m.origin_id ORDER BY m.content_hash)"
-        f" TO {_quoted(path)} (FORMAT parquet)"
+        f" TO {quoted(path)} (FORMAT parquet)"
     ).fetchall()
     return int(written[0][0])
 
@@ -37,14 +53,14 @@ def merge(sql: duckdb.DuckDBPyConnection, path: Path, skus: Mapping[str, Sku]) -
     sheet of their GPU, where it is among ``skus``: those are kept from estimators.
 
     Raises:
-        DataMissingError: the file is not an export.
+        DataMissingError: the file is not an export, or has a wrong cell; it is named by row and column.
     """
-    file = f"read_parquet({_quoted(path)})"
     sql.execute("BEGIN")
     try:
+        refuse_bad_cells(sql, path, _cells_of(sql, path), EXPORT)
         sql.execute(
-            "CREATE OR REPLACE TEMP TABLE arriving AS SELECT * REPLACE"
-            f" (content_hash::UHUGEINT AS content_hash) FROM {file}"
+            "CREATE OR REPLACE TEMP TABLE arriving AS SELECT * EXCLUDE (file_row_number) REPLACE"
+            f" (content_hash::UHUGEINT AS content_hash) FROM {parquet(path)}"
         )
         kept_back = sum(_keep_back(sql, kind, skus) for kind in _sound_kinds(sql))
         sql.execute(
@@ -57,11 +73,45 @@ def merge(sql: duckdb.DuckDBPyConnection, path: Path, skus: Mapping[str, Sku]) -
             f" FROM arriving f JOIN origin o USING ({ORIGIN}) ON CONFLICT DO NOTHING"
         )
         sql.execute("DROP TABLE arriving; COMMIT")
-    except (duckdb.Error, KeyError) as error:  # a size that its kernel has is the key
+    except BaseException as error:
         sql.execute("ROLLBACK")
-        why = str(error).splitlines()[0]
-        raise DataMissingError(f"{path}: not an export of a profile store: {why}") from error
+        if isinstance(error, duckdb.Error | KeyError):  # a size that its kernel has is the key
+            why = str(error).splitlines()[0]
+            raise DataMissingError(f"{path}: not {EXPORT}: {why}") from error
+        raise
     return kept_back
+
+
+def _cells_of(sql: duckdb.DuckDBPyConnection, path: Path) -> list[Cells]:
+    """Of an export: a row that was measured has a time, and every size that most of its kernel have."""
+    positive = positive_time("mean_s", "s").condition
+    timed = f"CASE outcome WHEN 'measured' THEN {positive} ELSE mean_s IS NULL END"
+    cells = [*map(text, (*TEXTS, *ORIGIN.split(", "), "content_hash"))]
+    cells.append(Cells("mean_s", timed, "a positive time in s, as measured rows alone have"))
+    there = set(columns_in(sql, path))
+    for statistic in there & set(STATISTICS):
+        cells.append(_or_empty(time(statistic, "s")))
+    for size in sorted(there & set(sizes_in(sql))):
+        kernels = (
+            f"SELECT kernel FROM {parquet(path)} GROUP BY kernel"
+            f" HAVING 2 * count({named(size)}) > count(*)"
+        )
+        cells.append(
+            _or_empty(whole(size, int(size not in MAY_BE_ZERO)), f"kernel NOT IN ({kernels})")
+        )
+    return cells
+
+
+def sizes_in(sql: duckdb.DuckDBPyConnection) -> list[str]:
+    """The columns of a store's measurements that hold a kernel's dimensions."""
+    columns = sql.execute("DESCRIBE measurement").fetchall()
+    return [str(row[0]) for row in columns if row[1] == "BIGINT" and row[0] not in NO_SIZES]
+
+
+def _or_empty(cells: Cells, where: str = "TRUE") -> Cells:
+    """The same, or nothing ``where`` that holds."""
+    nothing = f"{named(cells.column)} IS NULL AND {where}"
+    return Cells(cells.column, f"({nothing}) OR ({cells.condition})", cells.wanted)
 
 
 def _sound_kinds(sql: duckdb.DuckDBPyConnection) -> list[tuple[str, ...]]:
@@ -77,12 +127,12 @@ def _keep_back(
     sku, kernel, dtype, kv_dtype = kind
     if sku not in skus or kernel not in WORK:
         return 0
-    columns = sql.execute("DESCRIBE arriving").fetchall()
-    sizes = [str(x[0]) for x in columns if x[1] == "BIGINT" and x[0] not in NO_SIZES]
+    arriving = {str(x[0]) for x in sql.execute("DESCRIBE arriving").fetchall()}
+    sizes = [name for name in sizes_in(sql) if name in arriving]
     of_kind = " AND ".join(f"{name} = ?" for name in KIND)
     read = sql.execute(
         f"SELECT content_hash::VARCHAR AS hash, coalesce(median_s, mean_s) AS seconds,"
-        f" {', '.join(map(_named, sizes))} FROM arriving WHERE {SOUND} AND {of_kind}",
+        f" {', '.join(map(named, sizes))} FROM arriving WHERE {SOUND} AND {of_kind}",
         kind,
     ).fetchnumpy()
     known = [name for name in sizes if not np.ma.getmaskarray(read[name]).all()]
@@ -96,23 +146,26 @@ def _keep_back(
 
 
 def read_parquet(
-    path: Path, columns: Sequence[str], equal: dict[str, object]
+    path: Path, columns: Sequence[str], equal: dict[str, object], cells: Sequence[Cells], of: str
 ) -> dict[str, NDArray[Any]]:
-    """Those of ``columns`` [rows] that the file has, of rows whose ``equal`` columns have these values."""
-    table = "FROM read_parquet($path)"
-    with quiet(duckdb.connect()) as sql:
-        there = sql.execute(f"DESCRIBE SELECT * {table}", {"path": str(path)}).fetchall()
-        names = ", ".join(str(row[0]) for row in there if row[0] in columns)
-        where = " AND ".join(f"{name} = ${name}" for name in equal) or "TRUE"
-        query = f"SELECT {names} {table} WHERE {where}"
-        read = sql.execute(query, {"path": str(path), **equal}).fetchnumpy()
+    """Those of ``columns`` [rows] that the file has, of rows whose ``equal`` columns have these values.
+
+    Raises:
+        DataMissingError: the file is not ``of`` that kind, or one of its ``cells`` is wrong.
+    """
+    try:
+        with quiet(duckdb.connect()) as sql:
+            refuse_bad_cells(sql, path, cells, of)
+            names = ", ".join(named(name) for name in columns_in(sql, path) if name in columns)
+            where = " AND ".join(f"{named(name)} = ${name}" for name in equal) or "TRUE"
+            query = f"SELECT {names} FROM {parquet(path)} WHERE {where}"
+            read = sql.execute(query, equal).fetchnumpy()
+    except duckdb.Error as error:
+        raise DataMissingError(f"{path}: is not {of}: {str(error).splitlines()[0]}") from error
     return {name: np.asarray(column) for name, column in read.items()}
 
 
-def _named(column: str) -> str:
-    return f'"{column}"'
-
-
-def _quoted(path: Path) -> str:
-    """A path as an SQL literal; COPY takes no parameters."""
-    return "'" + str(path).replace("'", "''") + "'"
+def count_rows(path: Path) -> int:
+    with quiet(duckdb.connect()) as sql:
+        ((rows,),) = sql.execute(f"SELECT count(*) FROM {parquet(path)}").fetchall()
+    return int(rows)

@@ -20,7 +20,7 @@ from servecast.estimator.physics import COLLECTIVES, Dims, KernelKind, shortest_
 TOLERANCE = 0.02
 IMPOSSIBLE = "shorter than the datasheet's peaks allow"
 CACHED = "shorter than a launch and one cold read of the keys and values: they were still in L2"
-POOR_PCIE = "an all-reduce below 5 GB/s of bus bandwidth: that machine's PCIe, not the GPU's"
+POOR_PCIE = "a collective below 5 GB/s of bus bandwidth: that machine's PCIe, not the GPU's"
 POOR_BUS_BYTES_PER_S = 5e9
 LARGE_MESSAGE_BYTES = 1 << 24  # launches do not matter there
 DISTURBED = "slower than the next smaller and the next larger sizes, which it could be padded to"

@@ -12,11 +12,14 @@ from servecast.compiler.kernels import KernelCase
 from servecast.estimator.physics import WORK, KernelKind, work_of
 
 CONTRADICTION = 3.0  # two times of one case further apart than this are not noise
-OTHER_UNIT = 100.0  # units of time are a thousand apart, times of like work never so far
+OTHER_UNIT = (
+    150.0  # units of time are a thousand apart, times of like work at most 107: an A40's sends
+)
 LEAST_ROWS = 8  # of a kernel, to say what is usual
 # Any GPU within a factor of ten or so: only what a kernel's rows say of one another counts.
 LAUNCH_S, FLOPS_PER_S, BYTES_PER_S = 2e-6, 1e14, 1e12
 LEAST_LAUNCH_S = 5e-7
+NO_FLOPS_PER_S, NO_BYTES_PER_S = 4e15, 1e14  # of two-byte numbers more than any GPU does
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,8 @@ def refuse_mixed_units(rows: Iterable[Timed]) -> None:
     """
     Raises:
         DataMissingError: a row's time is in another unit, for it is so much longer than usual for its
-            kernel's work in the file, or shorter and less than any launch. (One as short as a launch is a
-            launch that failed: physics keeps it from estimators.)
+            kernel's work in the file, or so much shorter. (One as short as a launch for work that no GPU
+            does so soon is a launch that failed: physics keeps it from estimators.)
     """
     groups: dict[tuple[object, ...], list[Timed]] = {}
     for row in rows:
@@ -68,10 +71,11 @@ def _refuse_outlier(group: list[Timed]) -> None:
     dims = {name: sizes[:, i] for i, (name, _) in enumerate(case.dims)}
     work = work_of(KernelKind(case.kernel, case.dtype, case.kv_dtype), dims)
     rough = LAUNCH_S + np.maximum(work.flops / FLOPS_PER_S, work.num_bytes / BYTES_PER_S)
-    ratio = np.array([row.seconds for row in group]) / rough
-    off = ratio / np.median(ratio)
-    launched = np.array([row.seconds for row in group]) >= LEAST_LAUNCH_S
-    strange = (off > OTHER_UNIT) | (~launched & (off < 1 / OTHER_UNIT))
+    seconds = np.array([row.seconds for row in group])
+    off = seconds / rough / np.median(seconds / rough)
+    impossible = seconds < np.maximum(work.flops / NO_FLOPS_PER_S, work.num_bytes / NO_BYTES_PER_S)
+    failed = (seconds >= LEAST_LAUNCH_S) & impossible
+    strange = (off > OTHER_UNIT) | (~failed & (off < 1 / OTHER_UNIT))
     if strange.any():
         row, times = group[int(np.argmax(strange))], off[int(np.argmax(strange))]
         how = f"{times:.0f} times as long" if times > 1 else f"{1 / times:.0f} times as short"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.estimator.exchange import read_parquet
+from servecast.estimator.importers.package_tables import Table, read_scales, read_table
 from servecast.estimator.measurement import Ints, MeasurementBatch, Origin
 
 S_PER_MS = 1e-3
@@ -42,12 +42,6 @@ CUSTOM_ALL_REDUCE = {
 }
 """Whose all-reduce, as launched from a CUDA graph: that is how decode steps run."""
 
-Table = dict[str, NDArray[Any]]
-
-
-def _read(path: Path, columns: tuple[str, ...], **equal: object) -> Table:
-    return read_parquet(path, columns, equal)
-
 
 def _ints(column: NDArray[Any]) -> Ints:
     return column.astype(np.int64)
@@ -69,7 +63,7 @@ def _gemm(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
     """TensorRT-LLM's fp8 rows time a whole layer that finds its input's scale first; checkpoints with
     static scales, which it serves, skip that. Its own table is taken off.
     """
-    table = _read(path, ("gemm_dtype", "m", "n", "k", "latency"))
+    table = read_table(path, ("gemm_dtype", "m", "n", "k", "latency"))
     if path.parent.parent.name == "trtllm":
         scaled = table["gemm_dtype"] == "fp8"
         table["latency"] = table["latency"] - np.where(scaled, _scale_ms(path, table), 0.0)
@@ -100,7 +94,7 @@ def _scale_ms(path: Path, table: Table) -> NDArray[np.float64]:
     )
     if not found:
         return np.zeros(len(table["m"]))
-    timed = _read(found[-1], ("m", "k", "latency"), quant_dtype="fp8")
+    timed = read_scales(found[-1])
     sizes = zip(timed["m"].tolist(), timed["k"].tolist(), strict=True)
     known = dict(zip(sizes, timed["latency"].tolist(), strict=True))
     asked = zip(table["m"].tolist(), table["k"].tolist(), strict=True)
@@ -115,7 +109,7 @@ def _attention(
     def read(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
         sizes = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
         names = (*sizes, "attn_dtype", "kv_cache_dtype", "window_size", "latency")
-        table = _read(path, names)
+        table = read_table(path, names)
         table.setdefault("window_size", np.zeros_like(table["step"]))  # old tables know no windows
         for (dtype, kv_dtype), rows in _groups(table, "attn_dtype", "kv_cache_dtype"):
             part = {name: column[rows] for name, column in table.items()}
@@ -144,13 +138,13 @@ def _custom_all_reduce(sku: str, path: Path, origin: Origin) -> Iterator[Measure
     columns = ("op_name", "num_gpus", "message_size", "latency")
     backend = path.parent.parent.name
     yield from _collectives(
-        sku, origin, "custom", _read(path, columns, kernel_source=CUSTOM_ALL_REDUCE[backend])
+        sku, origin, "custom", read_table(path, columns, kernel_source=CUSTOM_ALL_REDUCE[backend])
     )
 
 
 def _nccl(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
     columns = ("op_name", "num_gpus", "message_size", "latency")
-    yield from _collectives(sku, origin, "nccl", _read(path, columns, nccl_dtype="half"))
+    yield from _collectives(sku, origin, "nccl", read_table(path, columns, nccl_dtype="half"))
 
 
 def _collectives(
@@ -180,7 +174,7 @@ def _moe(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
     sizes = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts")
     degrees = ("moe_tp_size", "moe_ep_size")
     names = ("moe_dtype", "distribution", "kernel_source")
-    table = _read(path, (*names, *sizes, *degrees, "latency"))
+    table = read_table(path, (*names, *sizes, *degrees, "latency"))
     formats = np.array([FORMAT_NAMES.get(str(d), str(d)) for d in table["moe_dtype"]])
     modelopt = np.char.find(table["kernel_source"].astype(str), SLOW_KERNEL) >= 0
     case = np.stack([table[name].astype(str) for name in ("distribution", *sizes, *degrees)])
@@ -228,7 +222,7 @@ def _latent(
 
     def read(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
         names = ("batch_size", "isl", "step", "num_heads", "mla_dtype", "kv_cache_dtype", "latency")
-        table = _read(path, names)
+        table = read_table(path, names)
         for (dtype, kv_dtype), rows in _groups(table, "mla_dtype", "kv_cache_dtype"):
             part = {name: column[rows] for name, column in table.items()}
             fixed = {name: np.full(rows.sum(), size) for name, size in LATENT_DIMS.items()}
@@ -254,7 +248,7 @@ def _latent(
 def _delta(sku: str, path: Path, origin: Origin) -> Iterator[MeasurementBatch]:
     """The gated delta rule and the short convolution before it, which are timed one by one, as one."""
     sizes = ("batch_size", "seq_len", "num_v_heads", "num_k_heads", "head_v_dim")
-    table = _read(path, ("phase", "op_name", *sizes, "latency"), op_name="gdn")
+    table = read_table(path, ("phase", "op_name", *sizes, "latency"), op_name="gdn")
     for (phase,), rows in _groups(table, "phase"):
         cases = np.stack([_ints(table[name][rows]) for name in sizes], axis=1)
         cases, case, parts = np.unique(cases, axis=0, return_inverse=True, return_counts=True)

@@ -81,7 +81,10 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
                 continue
             dims = tuple(sorted(case.dims.items()))
             key = KernelCase(case.kernel, "bf16", case.kv_dtype, dims)
-            median_s, where = timing.median_s or timing.mean_s, line.where(case.column)
+            median_s, where = (
+                timing.median_s or timing.mean_s,
+                line.where(f"time_stats.{case.column}.median"),
+            )
             agreement.check(key, median_s, line.number, where)
             found.append(Timed(key, median_s, where))
             yield Measurement(key, SKUS.get(name, name), origin, timing, method="eager")

@@ -15,6 +15,7 @@ from servecast.estimator.importers.silicon_tables import LATENT_DIMS
 from servecast.estimator.importers.vidur import Skipped, import_vidur
 from servecast.estimator.intake import import_folder
 from servecast.estimator.physics import KernelKind, work_of
+from servecast.estimator.quarantine import IMPOSSIBLE
 from servecast.estimator.sources import chosen_samples
 from servecast.estimator.store import Store
 
@@ -118,7 +119,10 @@ def test_vidur_rows_between_nodes_are_counted_not_taken(tmp_path: Path) -> None:
         ("1,1,1,1,0,8,0,8", r":3: column size: must be at least 1, not 0"),
         ("1,1,1,1,0,8,2048", r":3: column devices_per_node: the line ends before it"),
         ("1,1,1,1,0,8,2,048,8", r"all_reduce.csv:3: more cells than the header has"),
-        ("9,9,9,9,0,8,1024,8", r":3: column all_reduce: 9 ms contradicts the 1 ms .* in line 2"),
+        (
+            "9,9,9,9,0,8,1024,8",
+            r":3: column time_stats.all_reduce.median: 9 ms contradicts the 1 ms .* in line 2",
+        ),
     ],
 )
 def test_a_bad_vidur_cell_is_named_and_nothing_is_taken(
@@ -135,9 +139,29 @@ def test_a_vidur_time_in_another_unit_is_named(tmp_path: Path) -> None:
         f"{t},{t},{t},{t},0,8,{s},8" for s, t in ((2**i, 0.01 + 1e-9 * 2**i) for i in range(10))
     ]
     folder = network(tmp_path, *rows, "10,10,10,10,0,8,2000,8")
-    message = r"all_reduce.csv:12: column all_reduce: 10 ms is 9\d\d times as long .* another unit"
+    column = r"column time_stats\.all_reduce\.median"
+    message = rf"all_reduce.csv:12: {column}: 10 ms is 9\d\d times as long .* another unit"
     with pytest.raises(DataMissingError, match=message):
         import_vidur(folder, Skipped())
+
+
+@pytest.mark.parametrize(("size", "ms"), [(2000, 0.005), (2**30, 1e-5)])
+def test_a_slow_nodes_row_in_another_unit_is_named_though_a_gpu_might_be_so_fast(
+    tmp_path: Path, size: int, ms: float
+) -> None:
+    """5 ms at least, whatever is sent: the last is in seconds, or of a gigabyte sooner than any launch."""
+    rows = [f"{t},{t},{t},{t},0,8,{2**i},8" for i, t in ((i, 5 + 1e-9 * 2**i) for i in range(10))]
+    folder = network(tmp_path, *rows, f"{ms},{ms},{ms},{ms},0,8,{size},8")
+    with pytest.raises(DataMissingError, match=r"all_reduce.csv:12: .* times as short .* unit"):
+        import_vidur(folder, Skipped())
+
+
+def test_a_launch_that_failed_is_left_to_physics(tmp_path: Path) -> None:
+    """Two milliseconds each, and two microseconds for a gigabyte."""
+    rows = [f"2,2,2,2,0,8,{2**i},8" for i in range(10)]
+    folder = network(tmp_path, *rows, f"0.002,0.002,0.002,0.002,0,8,{2**30},8")
+    with Store.open(":memory:") as store:
+        assert import_folder(store, "vidur", folder).kept_back == {IMPOSSIBLE: 1}
 
 
 def test_a_missing_vidur_column_is_named(tmp_path: Path) -> None:
@@ -436,3 +460,47 @@ def test_the_convolution_and_the_rule_of_linear_attention_are_one_kernel(tmp_pat
     assert (prefill.dims["chunk"].tolist(), prefill.dims["heads"].tolist()) == ([64], [8])
     assert decode.seconds.tolist() == pytest.approx([8e-6])
     assert decode.dims["batch"].tolist() == [16]
+
+
+GEMM = "'bfloat16' AS gemm_dtype, 8 AS m, 64 AS n, 64 AS k, 0.01 AS latency"
+
+
+@needs_silicon
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("'nan'::DOUBLE AS latency", "row 2: column latency: nan is not a positive time in ms"),
+        ("-1.0::DOUBLE AS latency", "row 2: column latency: -1.0 is not a positive time in ms"),
+        ("0::DOUBLE AS latency", "row 2: column latency: 0.0 is not a positive time"),
+        ("NULL AS latency", "row 2: column latency: an empty cell is not a positive time"),
+        ("-8 AS m", "row 2: column m: -8 is not a whole number of at least 1"),
+        ("NULL AS gemm_dtype", "row 2: column gemm_dtype: an empty cell is not a text"),
+    ],
+)
+def test_a_bad_cell_of_a_packages_table_is_named_and_nothing_is_taken(
+    tmp_path: Path, cells: str, message: str
+) -> None:
+    """The folder's name is no column of the table, though other readers of Parquet would have it so."""
+    file = tmp_path / "m=7" / "h100_sxm" / "gemm" / "vllm" / "1.0.0" / "gemm_perf.parquet"
+    file.parent.mkdir(parents=True)
+    rows = f"SELECT {GEMM} UNION ALL SELECT * REPLACE ({cells}) FROM (SELECT {GEMM})"
+    query, root = SiliconQuery("h100-sxm"), tmp_path / "m=7"
+    with Store.open(":memory:") as store:
+        duckdb.sql(f"COPY (SELECT {GEMM}) TO '{file}'")
+        assert store.add_batches(import_silicon(query, root)) == 1
+        duckdb.sql(f"COPY ({rows}) TO '{file}'")
+        with pytest.raises(DataMissingError, match=rf"gemm_perf\.parquet: {message}"):
+            store.add_batches(import_silicon(query, root))
+        assert sum(line.rows for line in store.contents()) == 1
+
+
+@needs_silicon
+def test_a_packages_table_without_a_column_or_of_another_kind_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "h100_sxm" / "gemm" / "vllm" / "1.0.0" / "gemm_perf.parquet"
+    file.parent.mkdir(parents=True)
+    duckdb.sql(f"COPY (SELECT * EXCLUDE (m) FROM (SELECT {GEMM})) TO '{file}'")
+    with pytest.raises(DataMissingError, match=r"gemm_perf\.parquet: no column m; is it a table"):
+        list(import_silicon(SiliconQuery("h100-sxm"), tmp_path))
+    file.write_text("m,n,k\n")
+    with pytest.raises(DataMissingError, match=r"gemm_perf\.parquet: is not a table of aiconf"):
+        list(import_silicon(SiliconQuery("h100-sxm"), tmp_path))

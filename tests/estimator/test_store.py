@@ -374,6 +374,35 @@ def test_a_merged_row_without_its_kernels_sizes_is_refused(tmp_path: Path) -> No
         assert other.contents() == ()
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("'nan'::DOUBLE AS mean_s", "column mean_s: nan is not a positive time in s"),
+        ("-1.0::DOUBLE AS mean_s", "column mean_s: -1.0 is not a positive time in s"),
+        ("NULL AS mean_s", "column mean_s: an empty cell is not a positive time in s"),
+        ("-2e-6::DOUBLE AS min_s", "column min_s: -2e-06 is not a time in s"),
+        ("NULL AS rows", "column rows: an empty cell is not a whole number of at least 1"),
+        ("-4 AS rows", "column rows: -4 is not a whole number of at least 1"),
+        ("NULL AS sku", "column sku: an empty cell is not a text"),
+    ],
+)
+def test_a_bad_cell_of_an_export_is_named_and_nothing_is_merged(
+    tmp_path: Path, cell: str, message: str
+) -> None:
+    good, bad = tmp_path / "good.parquet", tmp_path / "bad.parquet"
+    with Store.open(":memory:") as one, Store.open(":memory:") as other:
+        one.add_measurements([measured(8), measured(9), measured(10)])
+        one.export(good)
+        value, column = cell.split(" AS ")
+        changed = f"if(file_row_number = 1, {value}, {column}) AS {column}"
+        numbered = f"read_parquet('{good}', file_row_number = true)"
+        rows = f"SELECT * EXCLUDE (file_row_number) REPLACE ({changed}) FROM {numbered}"
+        duckdb.sql(f"COPY ({rows}) TO '{bad}' (FORMAT parquet)")
+        with pytest.raises(DataMissingError, match=rf"bad\.parquet: row 2: {message}"):
+            other.merge(bad, {})
+        assert other.contents() == ()
+
+
 @pytest.mark.parametrize("content", [b"hello", b""])
 def test_merging_what_is_no_export_changes_nothing(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "other.parquet"

@@ -1,0 +1,92 @@
+"""What cells of a Parquet file must be: the first that is not is named by its row and column, before
+anything of the file is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from servecast.compiler.errors import DataMissingError
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A column, the SQL condition that each of its cells meets, and that condition in words."""
+
+    column: str
+    condition: str
+    wanted: str
+
+
+def text(column: str) -> Cells:
+    return Cells(column, f"{named(column)} IS NOT NULL", "a text")
+
+
+def whole(column: str, least: int = 1) -> Cells:
+    value = _number(column)
+    wanted = f"a whole number of at least {least}"
+    return Cells(column, f"{value} >= {least} AND {value} = floor({value})", wanted)
+
+
+def positive_time(column: str, unit: str) -> Cells:
+    value = _number(column)
+    return Cells(column, f"{value} > 0 AND isfinite({value})", f"a positive time in {unit}")
+
+
+def time(column: str, unit: str) -> Cells:
+    """Zero, too."""
+    value = _number(column)
+    return Cells(column, f"{value} >= 0 AND isfinite({value})", f"a time in {unit}")
+
+
+def parquet(path: Path) -> str:
+    """The file's rows in SQL, with ``file_row_number`` from 0. Folders named ``a=b`` are no columns."""
+    return f"read_parquet({quoted(path)}, file_row_number = true, hive_partitioning = false)"
+
+
+def columns_in(sql: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
+    described = sql.execute(f"DESCRIBE SELECT * EXCLUDE (file_row_number) FROM {parquet(path)}")
+    return [str(row[0]) for row in described.fetchall()]
+
+
+def refuse_bad_cells(
+    sql: duckdb.DuckDBPyConnection, path: Path, cells: Sequence[Cells], of: str
+) -> None:
+    """``of`` is what the file should be.
+
+    Raises:
+        DataMissingError: it lacks one of the columns, or has a cell there that does not meet its condition.
+    """
+    missing = {x.column for x in cells} - set(columns_in(sql, path))
+    if missing:
+        raise DataMissingError(f"{path}: no column {', '.join(sorted(missing))}; is it {of}?")
+    firsts = (
+        f"min(file_row_number) FILTER (WHERE NOT coalesce({x.condition}, false))" for x in cells
+    )
+    (found,) = sql.execute(f"SELECT {', '.join(firsts)} FROM {parquet(path)}").fetchall()
+    bad = [(row, cell) for row, cell in zip(found, cells, strict=True) if row is not None]
+    if bad:
+        row, cell = min(bad, key=lambda x: x[0])
+        read = f"SELECT {named(cell.column)} FROM {parquet(path)} WHERE file_row_number = ?"
+        ((value,),) = sql.execute(read, [row]).fetchall()
+        told = "an empty cell" if value is None else repr(value)
+        where = f"{path}: row {row + 1}: column {cell.column}"
+        raise DataMissingError(f"{where}: {told} is not {cell.wanted}")
+
+
+def named(column: str) -> str:
+    return f'"{column}"'
+
+
+def quoted(path: Path) -> str:
+    """A path as an SQL literal; COPY takes no parameters."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _number(column: str) -> str:
+    """Not a number where it cannot be read as one; no comparison holds of that."""
+    return f"TRY_CAST({named(column)} AS DOUBLE)"
