@@ -85,7 +85,8 @@ SLOS = (Slo("ttft", 90, 0.05, priority=0), Slo("ttft", 90, 4.0), Slo("tbt", 99, 
 
 
 def ranking(tmp_path: Path, **means: Any) -> Ranking:
-    axes = replace(SMALL, skus=("h100-sxm", "a100-sxm-80gb"), policies=("vllm_v1", "priority"))
+    skus, policies = ("h100-sxm", "a100-sxm-80gb"), ("vllm_v1", "priority")
+    axes = replace(SMALL, skus=skus, policies=policies, max_num_seqs=(128,))
     asked = replace(question(axes), slos=SLOS)
     return searching(asked, tmp_path / "s.jsonl", of_two_classes(workload()), **means).run()
 
