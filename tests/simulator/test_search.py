@@ -14,6 +14,7 @@ from invented_search import SMALL, InventedTimes, question, searching, workload
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import UserError
+from servecast.compiler.service import Slo
 from servecast.simulator.search.journal import question_key
 from servecast.simulator.search.market import Market, priced
 from servecast.simulator.search.result import Ranking
@@ -76,19 +77,32 @@ def test_no_configuration_has_a_better_figure_than_the_first(tmp_path: Path) -> 
         assert values == sorted(values, reverse=found.objective.higher_is_better)
 
 
-@pytest.mark.parametrize(("mode", "rate_per_s"), [("aggregated", 60.0), ("disaggregated", 600.0)])
-def test_no_more_is_promised_of_a_short_trace_than_its_replicas_carry(
-    mode: str, rate_per_s: float, tmp_path: Path
-) -> None:
+def of_a_short_trace(tmp_path: Path, axes: Axes, **asked: Any) -> Ranking:
     """A hundred requests leave before a queue is long: one replica keeps up with them at any rate."""
-    short = workload(100, rate_per_s=rate_per_s)
-    skus = ("h100-sxm",)
-    axes = replace(SMALL, skus=skus, modes=(mode,), prefill_skus=skus, decode_skus=skus)
-    asked = question(axes, market=Market(32))
+    short = workload(100, rate_per_s=60.0)
     long = bootstrap(short, 2000, 0)
-    found = searching(asked, tmp_path / "search.jsonl", short, resampled=long).run()
+    journal = tmp_path / "search.jsonl"
+    asked = {"market": Market(32), **asked}
+    found = searching(question(axes, **asked), journal, short, resampled=long).run()
     assert found.ranked
     assert all(row["qps"] >= short.rate_per_s for row in found.ranked)
+    return found
+
+
+def test_no_more_is_promised_of_a_short_trace_than_its_replicas_carry(tmp_path: Path) -> None:
+    of_a_short_trace(tmp_path, replace(SMALL, skus=("h100-sxm",)))
+
+
+def test_no_more_is_promised_of_roles_apart(tmp_path: Path) -> None:
+    """Of the least that carries the trace: most requests per dollar would balance what falls short."""
+    skus = ("h100-sxm",)
+    axes = replace(
+        SMALL, skus=skus, modes=("disaggregated",), prefill_skus=skus, decode_skus=skus, tp=(1,)
+    )
+    axes = replace(axes, max_num_seqs=(16,), max_batched_tokens=(2048,))
+    slos = (Slo("ttft", 90, 2.0), Slo("tpot", 90, 0.1))
+    row = of_a_short_trace(tmp_path, axes, objective="cost", slos=slos).ranked[0]
+    assert (row["prefill"]["replicas"], row["decode"]["replicas"]) == (2, 2)
 
 
 def test_a_tie_that_errors_of_times_make_names_the_kernels_to_profile(tmp_path: Path) -> None:
