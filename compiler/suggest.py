@@ -7,13 +7,24 @@ from difflib import get_close_matches
 
 NEAR = 0.65  # of difflib's ratio: one wrong letter in three, and no chance likeness
 MAX_WORD = 60  # longer words are no typing errors, and comparing them is slow
+JOINTS = ("-", "_", "/")  # between the parts of a name
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)``, or nothing where no known word is near."""
-    known = sorted(set(words))
-    if len(word) > MAX_WORD:
+    """`` (did you mean 'x'?)``, or nothing where no known word is near.
+
+    Near are the same letters in other cases, then a name's first parts alone (``a100`` of ``a100-sxm-80gb``),
+    then a slip of the keys.
+    """
+    if not word or len(word) > MAX_WORD:
         return ""
-    by_case = [each for each in known if each.lower() == word.lower() and each != word]
-    near = by_case or get_close_matches(word, known, n=1, cutoff=NEAR)
-    return f" (did you mean {near[0]!r}?)" if near and near[0] != word else ""
+    known = sorted(set(words) - {word}, reverse=True)
+    by_lower = {each.lower(): each for each in known}
+    asked = word.lower()
+    near = [asked] if asked in by_lower else _begun(asked, by_lower)
+    near = near or get_close_matches(asked, sorted(by_lower), n=1, cutoff=NEAR)
+    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+
+
+def _begun(part: str, names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.startswith(tuple(part + j for j in JOINTS)))

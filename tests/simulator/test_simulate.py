@@ -159,7 +159,7 @@ def test_a_model_that_does_not_fit_is_one_sentence(loader: TableLoader) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sku": "h100"}, r"unknown SKU 'h100'.*h100-sxm"),
+        ({"sku": "a100"}, r"unknown SKU 'a100' \(did you mean 'a100-sxm-80gb'\?\); declared"),
         ({"router": "psychic"}, "router 'psychic' is not one of round_robin"),
         ({"policy": "lottery"}, "policy 'lottery' is not one of vllm_v1"),
         ({"tp": 3}, "tp=3"),
