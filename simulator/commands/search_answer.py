@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from servecast.simulator.report.headline import binding, headline, shape
+from servecast.simulator.report.headline import binding, carrying, headline, shape
+from servecast.simulator.search.confidence import CONTENDER
 from servecast.simulator.search.sensitivity import share_text
 
 Row = dict[str, Any]
@@ -30,6 +31,8 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         best = result["best"]
         cost = f"${best['usd_per_million_output_tokens']:.2f} per million output tokens"
         console.print(f"{shape(best)}; {cost}. {binding(best)}", highlight=False)
+        if sure := carrying(result):
+            console.print(sure, highlight=False)
         if grounded(best) < HALF:
             console.print(
                 f"Only {grounded(best):.0%} of its predicted time rests on measurements of "
@@ -50,6 +53,9 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         console.print(_provenance_line(best, tied=tied), highlight=False)
         for tie in result.get("ties", ())[:MAX_TIES]:
             console.print(f"tie: {tie['text']}", highlight=False)
+        if best["qps_interval"] is not None and (more := result.get("undrawn")):
+            near = f"{more} more within {1 - CONTENDER:.0%} of the best"
+            console.print(f"{near} have no interval: any may be as good", highlight=False)
     if result["infeasible"]:
         console.print()
         console.print(_infeasible_table(result["infeasible"]))

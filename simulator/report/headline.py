@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from servecast.simulator.report.text import number, plural, usd
+from servecast.simulator.report.text import number, percent, plural, usd
 
 Row = dict[str, Any]
 ROLES = ("prefill", "decode")
@@ -61,3 +61,52 @@ def binding(row: Row) -> str:
     binds = row["binds"]
     target = f"{binds['slo']} breaks first" if binds.get("slo") else "no target breaks"
     return f"Above capacity {target}; {binds.get('detail', 'what is short is not known')}."
+
+
+def carrying(result: Row) -> str | None:
+    """How surely the best one's replicas carry the trace's rate, and what does as surely as was asked.
+
+    None where it is not known, or where enough for an objective that is not of the rate.
+    """
+    best, question = result["best"], result["question"]
+    if best.get("rate_confidence") is None:
+        return None
+    rate = f"{number(result['workload']['rate_per_s'])} requests per second"
+    what = "each trace" if result.get("workloads") else rate
+    carry = "carries" if best["replicas"] == 1 else "carry"
+    said = f"{plural(best['replicas'], 'replica')} {carry} {what} with {_sure(best)} confidence"
+    enough, asked = best["at_confidence"], percent(question["confidence"])
+    if enough and enough["replicas"] == best["replicas"]:
+        return f"{said}." if _is_of_the_rate(question) else None
+    needs = f"as many as there are GPUs for have less than {asked}"
+    if enough:
+        needs = f"{asked} takes {_rented(enough)}"
+    return f"{said}; {needs}.{_cheaper(result)}"
+
+
+def _sure(row: Row) -> str:
+    sure = row["rate_confidence"]
+    return "over 99%" if sure > 0.99 else percent(sure)
+
+
+def _rented(size: Row) -> str:
+    """``3 replicas (6 GPUs, $17.94 an hour)``."""
+    gpus, cost = plural(size["gpus"], "GPU"), usd(size["usd_per_hour"])
+    return f"{plural(size['replicas'], 'replica')} ({gpus}, {cost} an hour)"
+
+
+def _is_of_the_rate(question: Row) -> bool:
+    return bool(question["objective"]["better"] == "lower")
+
+
+def _cheaper(result: Row) -> str:
+    """Which other configuration has the least once all are as sure; nothing where that is the best, too."""
+    key, ranked = result["question"]["objective"]["key"], result["ranked"]
+    sizes = {index: row.get("at_confidence") for index, row in enumerate(ranked)}
+    known = {index: size[key] for index, size in sizes.items() if size and key in size}
+    least = min(known, key=known.__getitem__, default=0)
+    if least == 0 or (0 in known and known[0] <= known[least]):
+        return ""
+    row = ranked[least]
+    name = f"#{least + 1} ({row['sku']} TP {row['tp']} PP {row['pp']})"
+    return f" The least for that is {name}: {_rented(row['at_confidence'])}."

@@ -9,7 +9,7 @@ from typing import Any
 
 from servecast.compiler.service import Slo
 from servecast.simulator.metrics.classes import slo_of
-from servecast.simulator.report.headline import roles
+from servecast.simulator.report.headline import carrying, roles
 from servecast.simulator.report.text import number, percent, plural, seconds, usd
 
 Row = dict[str, Any]
@@ -80,6 +80,8 @@ def confidence(result: Row) -> list[str]:
     sentences = [", ".join(said) + "."]
     if interval(best):
         sentences.append(f"Like workloads have capacities of {interval(best)} requests per second.")
+    if sure := carrying(result):
+        sentences.append(sure)
     tied = sum(bool(row.get("tied_with_best")) for row in ranked[1:])
     if tied:
         verb = "is" if tied == 1 else "are"

@@ -12,6 +12,7 @@ from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.result import Ranking
 from servecast.simulator.search.rows import Row
 from servecast.simulator.search.serving import Serving
+from servecast.simulator.search.sizing import Sizing, cheaper_behind
 from servecast.simulator.search.space import Placement
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.task import Shape
@@ -29,37 +30,55 @@ class Certainty:
     shape_of: Callable[[Placement], Shape]
     uncertain: Callable[[AnyOutcome], list[str]]
     seed: int
+    sizing: Sizing
 
     def judge(self, ranking: Ranking, confidence: float) -> Ranking:
-        """The ranking with the intervals and ties of its contenders."""
-        contenders = ranking.contenders
-        rows = ranking.ranked[: len(contenders)]
-        seeds = [self.seed + 1 + draw for draw in range(DRAWS)]
-        sampled = [
-            self.pool.submit(Worker.capacities, self._serving(each), row["qps"], seeds)
-            for each, row in zip(contenders, rows, strict=True)
-        ]
-        both = self._with_errors(contenders, rows, seeds)
-        draws = [
-            Draws(row["qps"], one.result(), mine, row["usd_per_hour"])
-            for row, one, mine in zip(rows, sampled, both, strict=True)
-        ]
+        """The ranking with the intervals and ties of its contenders, and how surely each carries the rate.
+
+        Where the least for the rate is asked for, rows behind the contenders are looked at, too, that have
+        less than these once they carry it as surely as ``confidence``.
+        """
+        count = len(ranking.contenders)
+        draws = self._draws(ranking, 0, count)
+        sizes = self.sizing.sizes(ranking.outcomes[:count], draws, confidence)
+        last = count + cheaper_behind(ranking, sizes)
+        if last > count:
+            behind = self._draws(ranking, count, last)
+            draws += behind
+            sizes += self.sizing.sizes(ranking.outcomes[count:last], behind, confidence)
         found = confidences(draws, confidence)
         judged = [
             {
                 **row,
                 "qps_interval": list(each.interval),
                 "interval_sources": sources(each.trace_share),
-                "tied_with_best": each.tied,
+                "tied_with_best": each.tied and index < count,
+                **size,
             }
-            for row, each in zip(rows, found, strict=True)
+            for index, (row, each, size) in enumerate(
+                zip(ranking.ranked[:last], found, sizes, strict=True)
+            )
         ]
         ties = [
-            self._tie(rank, rows[rank - 1], each.apart, contenders[rank - 1])
-            for rank, each in enumerate(found, start=1)
+            self._tie(index + 1, ranking.ranked[index], each.apart, ranking.outcomes[index])
+            for index, each in enumerate(found[:count])
             if each.apart is not None
         ]
         return ranking.with_contenders(judged, ties)
+
+    def _draws(self, ranking: Ranking, first: int, last: int) -> list[Draws]:
+        """Of the rows from the first on, up to the last."""
+        outcomes, rows = ranking.outcomes[first:last], ranking.ranked[first:last]
+        seeds = [self.seed + 1 + draw for draw in range(DRAWS)]
+        sampled = [
+            self.pool.submit(Worker.capacities, self._serving(each), row["qps"], seeds)
+            for each, row in zip(outcomes, rows, strict=True)
+        ]
+        both = self._with_errors(outcomes, rows, seeds)
+        return [
+            Draws(row["qps"], one.result(), mine, row["usd_per_hour"])
+            for row, one, mine in zip(rows, sampled, both, strict=True)
+        ]
 
     def _tie(self, rank: int, row: Row, apart: Apart, outcome: AnyOutcome) -> Row:
         return tie(rank, row, apart, self.uncertain(outcome) if apart.by == "profiling" else [])

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, log, sqrt
+from math import atan, ceil, cos, exp, inf, log, pi, sin, sqrt
 from statistics import fmean, stdev
 
 DRAWS = 6
 STUDENT_T = {0.8: 1.476, 0.9: 2.015, 0.95: 2.571, 0.99: 4.032}
 """Two-sided quantiles at DRAWS - 1 degrees of freedom."""
+ONE_SIDED_T = {0.8: 0.920, 0.9: 1.476, 0.95: 2.015, 0.99: 3.365}
+"""The same from below alone: a capacity may be as high as it likes."""
 DEFAULT_CONFIDENCE = 0.9
 CONTENDER = 0.85
 """Configurations below this share of the best one's figure are behind beyond doubt."""
@@ -69,15 +71,40 @@ def confidences(draws: Sequence[Draws], confidence: float = DEFAULT_CONFIDENCE) 
     return found
 
 
+def carried_with(draws: Draws, rate_per_s: float) -> float:
+    """How surely one more draw of a capacity is no lower than a rate.
+
+    Student's t at DRAWS - 1 = 5 degrees of freedom in closed form (Abramowitz and Stegun, 26.7.3). Where a
+    draw had no capacity, the share of the draws that carry it.
+    """
+    if min(draws.both) <= 0:
+        every = (draws.found, *draws.both)
+        return sum(value >= rate_per_s for value in every) / len(every)
+    width, room = _width(draws), log(draws.found / rate_per_s)
+    if width == 0:
+        return float(room >= 0)
+    angle = atan(room / width / sqrt(DRAWS - 1))
+    return 0.5 + (angle + sin(angle) * cos(angle) * (1 + 2 / 3 * cos(angle) ** 2)) / pi
+
+
+def margin(draws: Draws, confidence: float) -> float:
+    """By what factor a capacity exceeds a rate that it carries as surely; infinite where none is so sure."""
+    return exp(ONE_SIDED_T[confidence] * _width(draws)) if min(draws.both) > 0 else inf
+
+
+def _width(draws: Draws) -> float:
+    """Standard deviation of the logarithm of one draw over another, which has twice the variance of one."""
+    return stdev([log(value) for value in draws.both]) * sqrt(2)
+
+
 def _interval(draws: Draws, reach: float) -> tuple[float, float]:
     """Where one more draw falls, given ``found``, a draw itself, and the spread of the others.
 
-    On the log scale the difference of two draws has twice the variance of one. From 0 where a draw had
-    no capacity.
+    From 0 where a draw had no capacity.
     """
     if min(draws.both) <= 0:
         return 0.0, max(draws.found, *draws.both)
-    width = reach * stdev([log(value) for value in draws.both]) * sqrt(2)
+    width = reach * _width(draws)
     return draws.found * exp(-width), draws.found * exp(width)
 
 

@@ -46,15 +46,24 @@ class Ranking:
     sensitivity: Row | None = None
 
     @property
-    def contenders(self) -> tuple[AnyOutcome, ...]:
+    def near(self) -> tuple[AnyOutcome, ...]:
         """The first ones: near enough to the best to ask whether they can be told from it."""
-        best = self.ranked[0]
-        near = [
+        best = self.ranked[0] if self.ranked else {}
+        return tuple(
             outcome
             for row, outcome in zip(self.ranked, self.outcomes, strict=True)
             if self.objective.ratio(row, best) >= CONTENDER and row["grounded"] == best["grounded"]
-        ]
-        return tuple(near[:MAX_CONTENDERS])
+        )
+
+    @property
+    def contenders(self) -> tuple[AnyOutcome, ...]:
+        """Those of them that are asked."""
+        return self.near[:MAX_CONTENDERS]
+
+    @property
+    def undrawn(self) -> int:
+        """How many of those that are near have no interval, so that nobody knows whether they are ties."""
+        return sum(row["qps_interval"] is None for row in self.ranked[: len(self.near)])
 
     def with_contenders(self, rows: Sequence[Row], ties: Sequence[Row]) -> Ranking:
         """With what the contenders' draws say of them; the others are behind."""
@@ -154,6 +163,7 @@ def assemble(
         "best": best,
         "ranked": list(ranking.ranked),
         "ties": list(ranking.ties),
+        "undrawn": ranking.undrawn,
         "explanation": ranking.explanation,
         "sensitivity": ranking.sensitivity,
         "infeasible": list(ranking.infeasible),

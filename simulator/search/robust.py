@@ -66,6 +66,7 @@ def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> R
         "best": rows[0] if rows else None,
         "ranked": rows,
         "ties": [],
+        "undrawn": 0,
         "explanation": None,
         "sensitivity": None,
         "infeasible": [*_infeasible(traces), *_otherwise_limited(traces)],
@@ -108,6 +109,7 @@ def _row(rows: Sequence[Row], traces: Sequence[Weighted], objective: Objective, 
     return {
         **rows[worst],
         **_deployed(rows),
+        **_sure(rows),
         "robust": CHOICES[choice](values, [each.weight for each in traces], objective),
         "tied_with_best": False,
         "traces": [
@@ -124,6 +126,17 @@ def _deployed(rows: Sequence[Row]) -> Row:
         return {name: most[name] for name in RENTED}
     roles = {role: max((row[role] for row in rows), key=lambda r: r["replicas"]) for role in ROLES}
     return {**{name: sum(role[name] for role in roles.values()) for name in RENTED}, **roles}
+
+
+def _sure(rows: Sequence[Row]) -> Row:
+    """What carries each trace as surely as is asked; as deployed, each is as sure as its own row says."""
+    known = [row["rate_confidence"] for row in rows if row.get("rate_confidence") is not None]
+    sizes = [row["at_confidence"] for row in rows if row.get("at_confidence")]
+    most = max(sizes, key=lambda size: size["usd_per_hour"], default=None)
+    return {
+        "rate_confidence": min(known) if len(known) == len(rows) else None,
+        "at_confidence": most if len(sizes) == len(rows) else None,
+    }
 
 
 def _infeasible(traces: Sequence[Weighted]) -> list[Row]:

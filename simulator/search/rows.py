@@ -84,6 +84,8 @@ def served(found: Carried | PairCarried, gpus: int, usd_per_hour: float) -> Row:
         "qps_interval": None,
         "interval_sources": None,
         "tied_with_best": False,
+        "rate_confidence": None,
+        "at_confidence": None,
         "qps_per_usd_hour": found.rate_per_s / usd_per_hour,
         "usd_per_million_output_tokens": usd_per_hour / (metrics.output_tokens_per_s * 3600) * 1e6,
         "goodput": goodput,

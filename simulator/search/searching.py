@@ -25,6 +25,7 @@ from servecast.simulator.search.question import Question
 from servecast.simulator.search.race import Race
 from servecast.simulator.search.result import Ranking, rank, row_of
 from servecast.simulator.search.run import search
+from servecast.simulator.search.sizing import Sizing
 from servecast.simulator.search.space import Candidate, Placement, Space
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.task import Demand, Shape, Stake
@@ -140,9 +141,9 @@ class Searching:
                 placement.sharded, placement.sku, limits, draw
             )
 
-        return Certainty(
-            pool, self.kept_tables_for, drawn, self.shape_of, self._uncertain, self.question.seed
-        )
+        question, kept, shape_of = self.question, self.kept_tables_for, self.shape_of
+        sizing = Sizing(pool, kept, shape_of, question.market, self.demand.trace.rate_per_s)
+        return Certainty(pool, kept, drawn, shape_of, self._uncertain, question.seed, sizing)
 
     def _uncertain(self, outcome: AnyOutcome) -> list[str]:
         """The kernels that add most to the uncertainty of the mean step (of a decode replica) at capacity."""

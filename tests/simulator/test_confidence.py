@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as student_t
 
-from servecast.simulator.search.confidence import DRAWS, Confidence, Draws, confidences
+from servecast.simulator.search.confidence import (
+    DRAWS,
+    Confidence,
+    Draws,
+    carried_with,
+    confidences,
+    margin,
+)
 
 
 def noisy(mean: float, noise: float, seed: int) -> tuple[float, ...]:
@@ -89,3 +97,32 @@ def test_a_draw_without_capacity_leaves_no_lower_bound() -> None:
     found = judged(drawn((10.0, 11.0, 0.0, 10.0, 9.0, 10.0)))[0]
     assert found.interval == (0.0, 11.0)
     assert found.trace_share is None
+
+
+def test_a_rate_is_carried_as_surely_as_student_says() -> None:
+    """Of six draws: scipy's distribution, and half at the capacity itself."""
+    draws = drawn(noisy(10, 0.1, 7))
+    width = np.std(np.log(draws.both), ddof=1) * np.sqrt(2)
+    for rate in (7.0, draws.found, 12.0):
+        known = student_t.cdf(np.log(draws.found / rate) / width, DRAWS - 1)
+        assert carried_with(draws, rate) == pytest.approx(known)
+    assert carried_with(draws, draws.found) == 0.5
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95, 0.99])
+def test_a_capacity_with_the_margin_carries_a_rate_as_surely_as_asked(confidence: float) -> None:
+    draws = drawn(noisy(10, 0.1, 7))
+    rate = draws.found / margin(draws, confidence)
+    assert carried_with(draws, rate) == pytest.approx(confidence, abs=1e-3)
+
+
+def test_a_draw_without_capacity_leaves_a_share_of_the_draws_and_no_margin() -> None:
+    draws = drawn((10.0, 11.0, 0.0, 8.0, 9.0, 10.0))
+    assert carried_with(draws, 9.5) == 4 / 7
+    assert margin(draws, 0.8) == np.inf
+
+
+def test_draws_that_agree_are_sure() -> None:
+    draws = drawn((10.0,) * DRAWS)
+    assert [carried_with(draws, rate) for rate in (9.9, 10.1)] == [1.0, 0.0]
+    assert margin(draws, 0.99) == 1.0

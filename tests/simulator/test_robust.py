@@ -57,6 +57,18 @@ def test_a_deployment_carries_the_most_demanding_trace() -> None:
     assert (fast["replicas"], fast["usd_per_hour"]) == (3, 3)
 
 
+def test_several_traces_are_carried_as_surely_as_the_least_sure_of_them() -> None:
+    day, night = (
+        {**row("fast", 5.0, n), "rate_confidence": sure, "at_confidence": {"usd_per_hour": n + 1}}
+        for n, sure in ((1, 0.7), (3, 0.8))
+    )
+    found = combined([trace("day", day), trace("night", night)], PER_DOLLAR, "worst")["best"]
+    assert (found["rate_confidence"], found["at_confidence"]) == (0.7, {"usd_per_hour": 4})
+    night["at_confidence"] = None
+    found = combined([trace("day", day), trace("night", night)], PER_DOLLAR, "worst")["best"]
+    assert found["at_confidence"] is None
+
+
 def test_what_one_trace_refuses_is_refused_with_the_trace_s_name() -> None:
     miss = {**dict.fromkeys(IDENTITY, 1), "sku": "fast", "reason": "too slow"}
     night = trace("night", row("steady", 5.0), infeasible=[miss])

@@ -119,6 +119,16 @@ def test_a_tie_that_errors_of_times_make_names_the_kernels_to_profile(tmp_path: 
     assert "profiling would tell" in told[0]["text"]
 
 
+def test_rows_near_the_best_that_nobody_draws_are_counted(tmp_path: Path) -> None:
+    """Fourteen that are alike, of which twelve are asked."""
+    asked = question(replace(SMALL, skus=("h100-sxm",), tp=(1,), max_num_seqs=(128,)))
+    one = searching(asked, tmp_path / "search.jsonl", judged=False).run()
+    many = replace(one, ranked=one.ranked[:1] * 14, outcomes=one.outcomes[:1] * 14)
+    assert (len(many.contenders), many.undrawn) == (12, 14)
+    drawn = {**many.ranked[0], "qps_interval": [1.0, 2.0]}
+    assert many.with_contenders([drawn] * 12, ()).undrawn == 2
+
+
 def test_a_guess_from_another_configuration_changes_no_capacity(tmp_path: Path) -> None:
     every = ranking(tmp_path)
     alone = ranking(tmp_path, axes=replace(SMALL, max_num_seqs=(128,)))
