@@ -29,9 +29,11 @@ from servecast.estimator.sources import (
     shapes_by_kind,
     sources_for,
 )
+from servecast.estimator.step_log import StepLog
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.estimator.uncertain import Step, UncertainOperator, uncertain_operators
+from servecast.estimator.whole_steps import corrected
 
 DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
 
@@ -44,11 +46,15 @@ class TableLoader:
         store_path: Path | None,
         sources: Sequence[str] = DEFAULT_SOURCES,
         engine: EngineProfile = ENGINE_PROFILES[DEFAULT_ENGINE],
+        steps: StepLog | None = None,
     ) -> None:
-        """``store_path`` None keeps everything in memory, for this loader alone."""
+        """``store_path`` None keeps everything in memory, for this loader alone. An engine's ``steps``
+        correct all tables.
+        """
         self._path = store_path
         self._sources = sources_for(sources, engine.kernels)
         self._engine = engine
+        self._steps = steps
         self._memory: Store | None = None
         self._programs: dict[Sku, list[ShardedProgram]] = {}
         self._predictors: dict[Sku, Predictor] = {}
@@ -91,7 +97,7 @@ class TableLoader:
                 store.put_cached(key, "tables", body)
                 store.put_cached(f"{key} notes", "notes", told)
         self._told.setdefault(sku, set()).update(told.decode().splitlines())
-        return saved_tables.from_bytes(body)
+        return self._corrected(saved_tables.from_bytes(body))
 
     def operators(
         self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds
@@ -122,7 +128,7 @@ class TableLoader:
         errors = error_draws(predictor.kinds, calibrations, predictor.noise, draw)
         perturbed = replace(predictor, errors=errors)
         bounds = replace(bounds, length_skew=self._length_skew)
-        return build_tables(sharded, sku, bounds, perturbed, self._engine)
+        return self._corrected(build_tables(sharded, sku, bounds, perturbed, self._engine))
 
     def uncertain_operators(
         self, sharded: ShardedProgram, sku: Sku, step: Step
@@ -141,7 +147,11 @@ class TableLoader:
         """
         with self._store() as store:
             told = data_notes(store, sku, self._sources)
-        return (*told, *sorted(self._told.get(sku, ())))
+        lines = (*told, *sorted(self._told.get(sku, ())))
+        if self._steps is None:
+            return lines
+        count = len(self._steps.seconds)
+        return (*lines, f"{sku.name}: times are corrected by {count} steps of an engine's log")
 
     def provenance(self, sku: Sku) -> dict[str, object]:
         """JSON: the data's origins with their rows, and the engine profile with its host terms."""
@@ -149,6 +159,9 @@ class TableLoader:
             import_once(store, sku, self._sources)  # a fresh store tells of the same data later
             origins = store.origins(sku.name, self._sources)
         return {"data": [asdict(line) for line in origins], "engine": asdict(self._engine)}
+
+    def _corrected(self, tables: RuntimeTables) -> RuntimeTables:
+        return tables if self._steps is None else corrected(tables, self._steps)
 
     def _calibrated(
         self, sharded: ShardedProgram, sku: Sku

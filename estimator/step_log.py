@@ -49,11 +49,12 @@ class StepLog:
         return self.decodes + np.array([len(step) for step in self.chunks], dtype=np.int64)
 
 
-def read_step_log(path: Path) -> StepLog:
+def read_step_log(source: Path | str) -> StepLog:
     """
     Raises:
-        DataMissingError: it is no text, a column lacks or a cell is none; it is named by line and column.
+        DataMissingError: it cannot be read, a column lacks or a cell is none; it is named by line and column.
     """
+    path = Path(source)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -65,6 +66,10 @@ def read_step_log(path: Path) -> StepLog:
             rows = [_row(row, f"{path}:{line}") for line, row in enumerate(reader, start=2)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataMissingError(f"{path}: is no log of steps: {error}") from error
+    except OSError as error:
+        raise DataMissingError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not rows:
+        raise DataMissingError(f"{path}: has no steps below its header")
     return log_of(rows)
 
 

@@ -138,12 +138,9 @@ def corrected(tables: RuntimeTables, log: StepLog) -> RuntimeTables:
     """The operators' tables, each part slower or faster as the log says; parts that it never ran stay.
 
     Raises:
-        DataMissingError: the tables have more than one stage.
+        DataMissingError: the tables have more than one stage, or none of the log's largest steps.
     """
-    if tables.num_stages > 1:
-        raise DataMissingError(
-            f"a step log corrects tables of one pipeline stage, these have {tables.num_stages}"
-        )
+    _refuse_others(tables, log)
     (host_s, tokens, sequences, prefill, decode), spread = _factors(tables, log)
     told: dict[str, Any] = {
         name: np.where(getattr(tables, name) > 0, spread, 0.0)
@@ -163,6 +160,34 @@ def corrected(tables: RuntimeTables, log: StepLog) -> RuntimeTables:
     )
 
 
+def step_seconds(tables: RuntimeTables, log: StepLog) -> Floats:
+    """What the tables say of each step of the log [steps].
+
+    Raises:
+        DataMissingError: as ``corrected``.
+    """
+    _refuse_others(tables, log)
+    _, *parts = _amounts(tables, log)
+    return np.asarray(tables.host_step_s + np.sum(parts, axis=0), dtype=np.float64)
+
+
+def _refuse_others(tables: RuntimeTables, log: StepLog) -> None:
+    if tables.num_stages > 1:
+        raise DataMissingError(
+            f"a step log corrects tables of one pipeline stage, these have {tables.num_stages}"
+        )
+    limits = (
+        ("max_batched_tokens", log.tokens, tables.token_s),
+        ("max_num_seqs", log.sequences, tables.sequence_s),
+    )
+    for name, ran, table in limits:
+        if ran.max() >= table.shape[1]:
+            raise DataMissingError(
+                f"step {int(np.argmax(ran)) + 1} of the log needs {name}={ran.max()}, the tables are for"
+                f" {name}={table.shape[1] - 1}"
+            )
+
+
 def _ran(tables: RuntimeTables, log: StepLog) -> tuple[bool, ...]:
     """Whether the log has steps with tokens, sequences, prefill and decodes: each SPREADS is then its."""
     return True, True, any(log.chunks), bool((log.decodes > 0).any())
@@ -172,18 +197,22 @@ def _factors(tables: RuntimeTables, log: StepLog) -> tuple[list[float], float]:
     """Seconds of each step, and factors of its tokens, sequences, prefill and decodes; and what steps are
     still off by.
     """
-    amounts = [
+    columns = np.stack(_amounts(tables, log), axis=1)
+    ran = columns.any(axis=0)
+    factors = np.ones(columns.shape[1])
+    factors[ran] = _rates(columns[:, ran], log.seconds)
+    return [float(factor) for factor in factors], _spread(columns[:, ran], log.seconds)
+
+
+def _amounts(tables: RuntimeTables, log: StepLog) -> list[Floats]:
+    """One, and the seconds of each step's tokens, sequences, prefill and decodes: each [steps]."""
+    return [
         np.ones(len(log.seconds)),
         tables.token_s[0, log.tokens],
         tables.sequence_s[0, log.sequences],
         _prefills(tables, log),
         _decodes(tables, log),
     ]
-    columns = np.stack(amounts, axis=1)
-    ran = columns.any(axis=0)
-    factors = np.ones(len(amounts))
-    factors[ran] = _rates(columns[:, ran], log.seconds)
-    return [float(factor) for factor in factors], _spread(columns[:, ran], log.seconds)
 
 
 def _prefills(tables: RuntimeTables, log: StepLog) -> Floats:

@@ -18,6 +18,7 @@ from servecast.estimator.profiling.collect import Progress, collect, first_nodes
 from servecast.estimator.profiling.plan import PlanLimits, plan_cases
 from servecast.estimator.profiling.workers import Job
 from servecast.estimator.report import fit_all, report_rows
+from servecast.estimator.step_log import read_step_log
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.commands.search_job import JobOptions, asked_slos, default_store, run_job
@@ -139,9 +140,14 @@ def fit(
 
 
 def tables(
-    spec: SpecLike, model: str | None = None, *, store: Path | str | None = None, **setup: Any
+    spec: SpecLike,
+    model: str | None = None,
+    *,
+    store: Path | str | None = None,
+    steps: Path | str | None = None,
+    **setup: Any,
 ) -> RuntimeTables:
-    """The predicted times of every step that a configuration can run; ``setup`` as for `simulate`.
+    """The predicted times of every step that a configuration can run; the rest is as for `simulate`.
 
     >>> found = tables("spec/llama.llm", "llama-3.1-8b", sku="h100-sxm", max_num_seqs=64)
     >>> found.num_stages
@@ -152,7 +158,7 @@ def tables(
     """
     loaded = _spec(spec)
     placement = place(_setup(loaded, model, setup), {**shipped_skus(), **loaded.skus})
-    loader = TableLoader(_store(store))
+    loader = _loader(store, steps)
     return loader.tables(placement.sharded, placement.sku, bounds(placement))
 
 
@@ -162,10 +168,12 @@ def simulate(
     model: str | None = None,
     *,
     store: Path | str | None = None,
+    steps: Path | str | None = None,
     **setup: Any,
 ) -> Simulated:
     """One configuration under one trace. ``setup`` are the fields of `Setup`: ``sku``, ``tp``, ``pp``,
-    ``max_num_seqs``, ``max_batched_tokens``, ``replicas``, ``router``, ``policy``, ``kv_blocks``.
+    ``max_num_seqs``, ``max_batched_tokens``, ``replicas``, ``router``, ``policy``, ``kv_blocks``. An
+    engine's log of its ``steps`` corrects their times (docs/estimators.md).
 
     >>> trace = read_trace("spec/traces/chat.csv", num_requests=200)
     >>> run = simulate("spec/llama.llm", trace, "llama-3.1-8b", max_num_seqs=64)
@@ -181,7 +189,9 @@ def simulate(
     setting = _setup(loaded, model, setup)
     workload.check_context(setting.program.context_tokens)
     skus = {**shipped_skus(), **loaded.skus}
-    return simulate_setup(setting, skus, workload, TableLoader(_store(store)))
+    if steps is not None and setting.drafter is not None:
+        raise UserError("steps: a log of whole steps does not tell the drafter's time apart")
+    return simulate_setup(setting, skus, workload, _loader(store, steps))
 
 
 def search(
@@ -267,3 +277,8 @@ def _setup(spec: Spec, model: str | None, setup: Row) -> Setup:
 
 def _store(store: Path | str | None) -> Path:
     return default_store() if store is None else Path(store)
+
+
+def _loader(store: Path | str | None, steps: Path | str | None) -> TableLoader:
+    log = None if steps is None else read_step_log(steps)
+    return TableLoader(_store(store), steps=log)

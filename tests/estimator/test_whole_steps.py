@@ -17,7 +17,7 @@ from servecast.estimator.engine_profile import ENGINE_PROFILES
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.step_log import Chunks, StepLog, log_of, read_step_log
 from servecast.estimator.tables import RuntimeTables, TableBounds
-from servecast.estimator.whole_steps import corrected, learn_steps
+from servecast.estimator.whole_steps import corrected, learn_steps, step_seconds
 
 BOUNDS = TableBounds(64, 8, 512, 4096)
 
@@ -149,6 +149,30 @@ def test_a_log_does_not_tell_stages_apart(
         corrected(tables, steps(by_hand))
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            (1e-3, 9, 90, ()),
+            "step 2 of the log needs max_num_seqs=9, the tables are for max_num_seqs=8",
+        ),
+        ((1e-3, 0, 0, ((0, 65),)), "step 2 .* max_batched_tokens=65, .* max_batched_tokens=64"),
+    ],
+)
+def test_a_step_larger_than_the_tables_is_named(
+    operators: RuntimeTables, row: tuple[float, int, int, Chunks], message: str
+) -> None:
+    with pytest.raises(DataMissingError, match=message):
+        corrected(operators, log_of([(1e-3, 1, 10, ()), row]))
+
+
+def test_corrected_tables_say_what_the_steps_took(operators: RuntimeTables) -> None:
+    slower = replace(operators, decode_s=operators.decode_s * 4 / 3, host_step_s=0.5e-3)
+    log = steps(table_s(slower))
+    assert step_seconds(slower, log) == pytest.approx(log.seconds)
+    assert step_seconds(corrected(operators, log), log) == pytest.approx(log.seconds, rel=0.02)
+
+
 HEADER = "seconds,decodes,cached_tokens,chunks\n"
 
 
@@ -170,6 +194,7 @@ def test_a_log_is_read(tmp_path: Path) -> None:
         (HEADER + "0.1,one,2,\n", r"steps\.csv:2: decodes 'one' is no count"),
         (HEADER + "0.1,0,0,512\n", r"steps\.csv:2: chunk '512' is not context\+tokens"),
         (HEADER + "0.1,0,0,\n", r"steps\.csv:2: .* ran nothing"),
+        (HEADER, r"steps\.csv: has no steps below its header"),
     ],
 )
 def test_a_bad_log_is_named_by_line(tmp_path: Path, text: str, message: str) -> None:
@@ -177,3 +202,8 @@ def test_a_bad_log_is_named_by_line(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(DataMissingError, match=message):
         read_step_log(path)
+
+
+def test_a_log_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataMissingError, match=r"no/steps\.csv: cannot be read: No such file"):
+        read_step_log("no/steps.csv")

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -14,9 +15,12 @@ from example_result import example_result
 
 import servecast
 from servecast.compiler.errors import UserError
+from servecast.estimator.step_log import read_step_log
+from servecast.estimator.whole_steps import step_seconds
 from servecast.simulator import frames, verbs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+HEADER = "seconds,decodes,cached_tokens,chunks\n"
 VERBS = ("compile", "profile", "fit", "tables", "simulate", "search", "explain", "report")
 
 
@@ -93,6 +97,25 @@ def test_a_text_is_a_spec_and_a_name_is_a_file(tmp_path: Path) -> None:
     assert list(servecast.load(text).models) == list(servecast.load("spec/mistral.llm").models)
     with pytest.raises(UserError, match=r"none.llm"):
         servecast.load(tmp_path / "none.llm")
+
+
+def test_an_engines_own_steps_correct_the_predicted_times(tmp_path: Path) -> None:
+    """Every step takes ten times what an H100 does, and so the answers."""
+    setup: dict[str, Any] = {"sku": "h100-sxm", "max_num_seqs": 64, "max_batched_tokens": 576}
+    spec, trace = "spec/llama.llm", servecast.read_trace("spec/traces/chat.csv", num_requests=20)
+    log = tmp_path / "steps.csv"
+    rows = [(0, 0, "0+512"), (0, 0, "512+64"), *((n, n * 1000, "") for n in (1, 8, 32, 64))]
+    log.write_text(HEADER + "".join(f"1,{n},{cached},{c}\n" for n, cached, c in rows))
+    seconds = step_seconds(servecast.tables(spec, "llama-3.1-8b", **setup), read_step_log(log))
+    timed = zip(seconds, rows, strict=True)
+    log.write_text(HEADER + "".join(f"{10 * s},{n},{k},{c}\n" for s, (n, k, c) in timed))
+    runs = [servecast.simulate(spec, trace, "llama-3.1-8b", steps=x, **setup) for x in (None, log)]
+    fast, slow = (run.summary["metrics"]["tpot_s"]["p50"] for run in runs)
+    assert slow == pytest.approx(10 * fast, rel=0.1)
+    assert "corrected by 6 steps" in runs[1].summary["provenance"]["notes"][-1]
+    drafter = servecast.load(spec).model("llama-3.1-8b")
+    with pytest.raises(UserError, match="does not tell the drafter's time apart"):
+        servecast.simulate(spec, trace, "llama-3.1-8b", steps=log, drafter=drafter, **setup)
 
 
 def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
