@@ -91,7 +91,8 @@ class RooflineTrees(KernelLearner):
         forest = mean_of([flat(each) for each in trees])
         nearby = None
         if self.place:
-            told = np.mean([each.predict(features) for each in trees], axis=0)
+            with threadpool_limits(1, "openmp"):  # a second thread spins longer than it works
+                told = np.mean([each.predict(features) for each in trees], axis=0)
             nearby = nearby_of(features, self.place, residual - told)
         self.model_ = KernelModel(roofline, forest, "+".join(self.members), nearby=nearby)
         return self

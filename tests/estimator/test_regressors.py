@@ -14,6 +14,7 @@ from servecast.estimator.learners.borrowing import BorrowedTrees
 from servecast.estimator.learners.flatten import flatten, flatten_boosting, mean_of
 from servecast.estimator.learners.forest import KernelModel
 from servecast.estimator.learners.growers import (
+    BOOSTED,
     FEWER,
     GROWERS,
     LEARNING_RATE,
@@ -90,6 +91,13 @@ def test_of_many_rows_boosting_grows_fewer_trees_that_each_correct_more() -> Non
     few, many = (GROWERS["boosting"](Growth(), rows) for rows in (MANY_ROWS, MANY_ROWS + 1))
     assert many.max_iter == FEWER * few.max_iter
     assert many.learning_rate == pytest.approx(LEARNING_RATE / FEWER)
+    leafy = GROWERS["leafy"](Growth(), MANY_ROWS + 1)
+    assert leafy.max_iter * leafy.learning_rate == pytest.approx(0.84 * BOOSTED * LEARNING_RATE)
+
+
+def test_of_many_rows_fewer_logarithmic_trees_grow() -> None:
+    few, many = (GROWERS["logarithmic"](Growth(), rows) for rows in (MANY_ROWS, MANY_ROWS + 1))
+    assert (few.n_estimators, many.n_estimators) == (20, 12)
 
 
 def test_the_forest_learns_what_the_roofline_cannot_say() -> None:
