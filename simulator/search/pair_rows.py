@@ -64,7 +64,7 @@ def pair_row(outcome: PairOutcome, found: PairCarried, demand: Demand, market: M
         **{name: decode[name] for name in ("max_num_seqs", "max_batched_tokens", "memory")},
         "replicas": replicas,
         "qps_per_replica": found.rate_per_s / replicas,
-        **served(found, gpus, usd_per_hour),
+        **served(found, gpus, usd_per_hour, demand),
         "busy": sum(part["busy"] * part["gpus"] for part in parts) / gpus,
         **{name: _sum(parts, name) for name in ("watts", "watts_at_trace_rate")},
         "mfu": model_flops_share(outcome.pairing.decode, placed, found.metrics.duration_s, demand),

@@ -60,7 +60,7 @@ def carried_row(outcome: Outcome, carried: Carried, demand: Demand, market: Mark
         **identity(placement, outcome.candidate),
         "replicas": carried.replicas,
         "qps_per_replica": carried.replica_rate_per_s,
-        **served(carried, gpus, gpus * placement.sku.usd_per_hour),
+        **served(carried, gpus, gpus * placement.sku.usd_per_hour, demand),
         "watts": watts(placement, carried.replicas, gpus, carried.utilisation),
         "watts_at_trace_rate": watts(placement, carried.replicas, gpus, at_rate),
         "mfu": model_flops_share(placement, [(placement.sku, gpus)], metrics.duration_s, demand),
@@ -72,8 +72,12 @@ def carried_row(outcome: Outcome, carried: Carried, demand: Demand, market: Mark
     }
 
 
-def served(found: Carried | PairCarried, gpus: int, usd_per_hour: float) -> Row:
-    """The figures of a deployment at its capacity, whatever it is made of."""
+def served(found: Carried | PairCarried, gpus: int, usd_per_hour: float, demand: Demand) -> Row:
+    """The figures of a deployment at its capacity, whatever it is made of.
+
+    A token costs what it does in the long run: the end of a trace, when batches drain, is nobody's cost.
+    """
+    tokens_per_s = found.rate_per_s * float(demand.searched.output_tokens.mean())
     metrics, goodput = found.metrics, found.goodput_per_s
     sources = _shares(found.seconds_by_source)
     measured = sum(sources.get(name, 0.0) for name in MEASURED)
@@ -87,7 +91,7 @@ def served(found: Carried | PairCarried, gpus: int, usd_per_hour: float) -> Row:
         "rate_confidence": None,
         "at_confidence": None,
         "qps_per_usd_hour": found.rate_per_s / usd_per_hour,
-        "usd_per_million_output_tokens": usd_per_hour / (metrics.output_tokens_per_s * 3600) * 1e6,
+        "usd_per_million_output_tokens": usd_per_hour / (tokens_per_s * 3600) * 1e6,
         "goodput": goodput,
         "goodput_per_usd_hour": None if goodput is None else goodput / usd_per_hour,
         "metrics": metrics_json(metrics),

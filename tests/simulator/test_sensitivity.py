@@ -54,6 +54,20 @@ def test_the_curve_passes_the_answer_near_where_it_is(ranking: Ranking) -> None:
     assert at_the_limit["qps_per_usd_hour"] == pytest.approx(best["qps_per_usd_hour"], rel=0.1)
 
 
+def test_a_token_costs_the_same_in_the_ranking_as_on_the_frontier(ranking: Ranking) -> None:
+    """Where a point is at a row's capacity; the run's end, when batches drain, is in neither."""
+    rows = dict(enumerate(ranking.ranked, start=1))
+    full = [
+        (point, rows[point["rank"]])
+        for point in sensitivity(ranking)["pareto"]
+        if point["rate_per_s"] == rows[point["rank"]]["qps"]
+    ]
+    assert full
+    for point, row in full:
+        cost = row["usd_per_million_output_tokens"]
+        assert point["usd_per_million_output_tokens"] == pytest.approx(cost)
+
+
 def test_no_point_of_the_frontier_beats_another(ranking: Ranking) -> None:
     front = sensitivity(ranking)["pareto"]
     figures = [(row["ttft_s"], row["tbt_s"], row["usd_per_million_output_tokens"]) for row in front]
