@@ -44,7 +44,8 @@ def show_explained(result: Row, told: Row, console: Console) -> None:
 
 def _show_time(told: Row, console: Console, *, of_trace: bool) -> None:
     trace = f"{told['trace']}: " if of_trace else ""
-    console.print(f"{trace}GPU time: {_parts(told['gpu_time'])}.", highlight=False)
+    gpus = f"{_parts(told['gpu_time'])}; most of the work is {told['resource']}"
+    console.print(f"{trace}GPU time: {gpus}.", highlight=False)
     console.print(f"{trace}Requests' time: {_parts(told['request_time'])}.", highlight=False)
     for price in told["shadow_prices"]:
         console.print(f"{trace}{price['text']}", highlight=False)

@@ -140,7 +140,7 @@ def _show_explanation(told: Row | None, console: Console) -> None:
         for name, share in sorted(told["gpu_time"].items(), key=lambda item: -item[1])
         if share >= 0.005
     )
-    console.print(f"GPU time: {parts}.", highlight=False)
+    console.print(f"GPU time: {parts}; most of the work is {told['resource']}.", highlight=False)
     prices = "; ".join(
         f"{price['input']} {price['change']}: {share_text(price['qps'])}"
         for price in told["shadow_prices"]

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from servecast.simulator.cli import cli
+from servecast.simulator.commands.explain_job import explained
+from servecast.simulator.commands.explain_show import show_explained
 from servecast.simulator.search.explain import change, refused_aside, steps_aside
 
 
@@ -76,6 +79,25 @@ def test_the_command_explains_the_best_and_a_pair(result: dict[str, Any], tmp_pa
 def apart(row: dict[str, Any], prefill_tp: int, decode_tp: int) -> dict[str, Any]:
     roles = (("prefill", prefill_tp), ("decode", decode_tp))
     return {**row, "mode": "disaggregated", **{role: {**row, "tp": tp} for role, tp in roles}}
+
+
+def test_the_resource_that_most_of_the_work_is_bound_by_is_named(
+    result: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {
+        "rank": 1,
+        "trace": "chat",
+        "gpu_time": {"decode_weights": 0.4, "prefill": 0.35, "idle": 0.25},
+        "request_time": {"decode": 1.0},
+        "resource": "memory bandwidth (weights)",
+        "shadow_prices": [],
+    }
+    every = {**explained(result, "here", [1]), "explanations": [told], "unexplained": None}
+    show_explained(result, every, Console(width=200))
+    said = (
+        "GPU time: 40% decode weights, 35% prefill, 25% idle; most of the work is memory bandwidth"
+    )
+    assert said in capsys.readouterr().out
 
 
 def test_a_step_aside_of_roles_apart_is_one_of_either_role(result: dict[str, Any]) -> None:
