@@ -89,7 +89,7 @@ def run_calibration(asked: ValidateOptions) -> Calibrated:
 
 
 def replayed(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> Model:
-    """The recording's simulation as a function of the terms; tables are built once.
+    """The recording's simulation as a function of the terms, as `replay` has it; tables are built once.
 
     Raises:
         UserError: as `run_calibration`.
@@ -101,14 +101,15 @@ def replayed(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) ->
     placement = place(setup, {**shipped_skus(), **spec.skus}, run.workload.mean_sequence_tokens)
     bare = replace(engine, matrix_factor=1.0, attention_factor=1.0)
     loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, bare)
+    loader.expect_lengths(run.workload.prompt_tokens, run.workload.output_tokens)
     tables = loader.tables(placement.sharded, placement.sku, bounds(placement))
-    limits = placement.candidates[0].limits
+    limits, replicas = placement.candidates[0].limits, setup.replicas * setup.dp
     runner = Engine()
 
     def model(terms: Mapping[str, float]) -> Records:
         scaled = tables.scaled(terms["matrix_factor"], terms["attention_factor"])
         told = replace(scaled, host_step_s=terms["host_step_s"])
-        fleet = Fleet(told, limits, setup.replicas * setup.dp, setup.router, setup.policy)
+        fleet = Fleet(told, limits, replicas, setup.router, setup.policy, setup.modes)
         return runner.run(run.workload, fleet).copy()
 
     return model

@@ -10,6 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from servecast.simulator.cli import cli
+from servecast.simulator.commands.calibrate_job import replayed, terms_of
+from servecast.simulator.commands.validate_job import ValidateOptions, engine_of, replay
+from servecast.simulator.measured.readers import read_run
 
 SPEC = Path(__file__).parents[2] / "spec" / "llama.llm"
 OPTIONS = (
@@ -65,6 +68,27 @@ def test_a_calibrated_profile_makes_the_next_prediction_right(tmp_path: Path) ->
         if (r["metric"], r["statistic"]) == ("tpot", "mean")
     ]
     assert mean[0]["error"] == pytest.approx(found["after"]["held_out"]["tpot"], abs=0.02)
+
+
+def test_before_any_term_moves_calibration_simulates_what_validation_does(tmp_path: Path) -> None:
+    """Of ranks that share experts, too, which wait for each other in every step."""
+    degrees = {"dp": 2, "ep": 2, "max_num_seqs": 32}
+    asked = ValidateOptions(
+        SPEC.with_name("qwen3.llm"),
+        recorded(tmp_path / "run.csv", factor=1.0),
+        "h100-sxm",
+        degrees,
+        "qwen3-30b-a3b",
+        tmp_path / "s.duckdb",
+        ("agent",),
+    )
+    run = read_run(asked.run)
+    engine = engine_of(asked, run)
+    terms = {term.name: term.value for term in terms_of(engine, run.clock)}
+    validated = replay(asked, run, engine).records
+    assert validated.modes.keys() == {"lock_step"}
+    simulated = replayed(asked, run, engine)(terms)
+    assert simulated.finish_s.tolist() == pytest.approx(validated.finish_s.tolist())
 
 
 def test_a_recording_that_tells_nothing_writes_no_profile(tmp_path: Path) -> None:
