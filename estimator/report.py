@@ -9,9 +9,9 @@ import numpy as np
 
 from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
-from servecast.estimator.learners.choice import Choice, choose
+from servecast.estimator.learners.choice import DEFAULT, MIN_SHAPES, Choice, choose
 from servecast.estimator.learners.evaluate import CONTENDERS, score_of, scores, served
-from servecast.estimator.learners.splits import unseen_shapes
+from servecast.estimator.learners.splits import Mask, unseen_shapes
 from servecast.estimator.models import MIN_SAMPLES, fitted, num_sms_of
 from servecast.estimator.physics import COLLECTIVES, WORK, KernelKind
 from servecast.estimator.predictor import Samples
@@ -72,12 +72,14 @@ def report_rows(
 ) -> list[Row]:
     """Median and 95th percentile of the absolute percentage error, on shapes held out by ``seed``: of what
     runs are answered with, where there is a datasheet, and of each contender. ``chosen`` is the learner
-    that did best in cross-validation on the other shapes, by the mean errors that stand last.
+    that did best in cross-validation on the other shapes, by the mean errors that stand last; of fewer than
+    ``MIN_SHAPES`` those say nothing, and of one shape nothing can be held out.
     """
     rows: list[Row] = []
     for kind, samples in kinds_in(store, sku, source):
         test = unseen_shapes(kind, samples, seed)
         if not np.count_nonzero(~test):
+            rows.append(_report_row(kind, ~test, DEFAULT, {}, "a single shape: none to hold out"))
             continue
         split, sms = (~test, test), num_sms_of(sku)
         looked_up = kind.kernel in COLLECTIVES
@@ -87,15 +89,22 @@ def report_rows(
             seconds = served(kind, samples, datasheet, split, choice.best)
             found.append(score_of("served", seconds, samples.seconds[test]))
         errors = {x.contender: f"{x.median:.1f} / {x.p95:.0f} %" for x in found}
-        names = ("served", *(contender.name for contender in CONTENDERS))
-        rows.append(
-            {
-                **_named(kind),
-                "train": int(np.count_nonzero(~test)),
-                "test": int(np.count_nonzero(test)),
-                "chosen": "look-up" if looked_up else choice.best,
-                **{name: errors.get(name, "") for name in names},
-                "cross-validated": ", ".join(f"{n} {100 * e:.1f} %" for n, e in choice.errors),
-            }
-        )
+        validated = ", ".join(f"{n} {100 * e:.1f} %" for n, e in choice.errors)
+        chosen = "look-up" if looked_up else choice.best
+        told = validated or ("" if looked_up else f"fewer than {MIN_SHAPES} shapes: the usual one")
+        rows.append(_report_row(kind, test, chosen, errors, told))
     return rows
+
+
+def _report_row(
+    kind: KernelKind, test: Mask, chosen: str, errors: dict[str, str], validated: str
+) -> Row:
+    names = ("served", *(contender.name for contender in CONTENDERS))
+    return {
+        **_named(kind),
+        "train": int(np.count_nonzero(~test)),
+        "test": int(np.count_nonzero(test)),
+        "chosen": chosen,
+        **{name: errors.get(name, "") for name in names},
+        "cross-validated": validated,
+    }

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from servecast.estimator import intake
 from servecast.estimator.cli import FOLDERS, PACKAGES, fit_command, store_command
-from servecast.estimator.measurement import MeasurementBatch
+from servecast.estimator.measurement import MeasurementBatch, Origin
 from servecast.estimator.store import Store
 from servecast.simulator.cli import cli
 
@@ -103,6 +104,20 @@ def test_fit_report_compares_learners_on_held_out_shapes(path: Path) -> None:
     assert {"roofline forest", "raw forest", "linear interpolation", "roofline"} <= set(gemm)
     assert gemm["chosen"] in gemm["cross-validated"]
     assert gemm["train"] + gemm["test"] == 13 * 16
+
+
+def test_fit_report_says_of_which_kernel_nothing_can_be_held_out(tmp_path: Path) -> None:
+    """One width of normalisation, as an agent that profiled one model leaves it."""
+    path = tmp_path / "one.duckdb"
+    rows = np.arange(1, 65)
+    dims = {"rows": rows, "width": 0 * rows + 64, "per_row": 0 * rows + 1, "residual": 0 * rows}
+    times = {"mean_s": 2e-6 + 1e-8 * rows}
+    with Store.open(path) as store:
+        store.add_batches(
+            [MeasurementBatch("rms_norm", "bf16", "", "gpu", Origin("agent"), dims, times)]
+        )
+    told = run("fit", "--sku", "gpu", "--source", "agent", "--report", "--store", path).stdout
+    assert "a single shape: none to hold out" in told
 
 
 def test_fit_keeps_a_model_of_every_kernel(path: Path) -> None:

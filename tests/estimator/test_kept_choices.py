@@ -9,6 +9,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+from servecast.compiler.catalog import shipped_skus
+from servecast.compiler.errors import DataMissingError
 from servecast.estimator import kept_choices
 from servecast.estimator.kept_choices import (
     calibration_line,
@@ -24,6 +26,7 @@ from servecast.estimator.predictor import Samples, samples_of
 from servecast.estimator.store import Store
 
 KIND = KernelKind("linear", "bf16")
+SIDES = np.arange(1, 9)
 
 
 def gemms() -> Samples:
@@ -105,3 +108,20 @@ def test_every_kept_choice_is_a_learner_with_its_error() -> None:
         if "code" in line:
             classes = len(line["edges_s"]) + 2
             assert np.array(line["half_widths"]).shape == (classes, len(LEVELS)), line["of"]
+
+
+def test_a_model_that_answers_faster_than_its_gpu_can_is_not_saved() -> None:
+    """A microsecond each: an H100 reads the larger matrices in no less than two."""
+    h100, (rows, k, n) = (
+        shipped_skus()["h100-sxm"],
+        np.meshgrid([1, 2, 4], 1024 * SIDES, 1024 * SIDES),
+    )
+    dims = {"rows": rows.ravel(), "in_features": k.ravel(), "out_features": n.ravel()}
+    seconds = np.full(rows.size, 1e-6)
+    samples = samples_of(dims, seconds, np.zeros(rows.size, dtype=np.bool_))
+    with Store.open(":memory:") as store:
+        message = r"h100-sxm: the model of linear bf16 answers \d+% .* it is not saved; are these"
+        with pytest.raises(DataMissingError, match=message):
+            fitted(store, Fitting(KIND, samples, 132, sku=h100))
+        assert store.artefacts() == {}
+        assert fitted(store, Fitting(KIND, replace(samples, seconds=1e-4 + seconds), 132, sku=h100))
