@@ -11,6 +11,7 @@ from servecast.compiler.service import Slo
 from servecast.simulator.metrics.classes import slo_of
 from servecast.simulator.report.headline import carrying, roles
 from servecast.simulator.report.text import number, percent, plural, seconds, usd
+from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 
 Row = dict[str, Any]
 
@@ -63,9 +64,14 @@ class Refusal:
 
 
 def interval(row: Row) -> str | None:
-    """The capacity in 9 of 10 like workloads, in requests per second; None where not computed."""
+    """The capacity under like workloads, in requests per second; None where not computed."""
     bounds = row.get("qps_interval")
     return None if bounds is None else f"{number(bounds[0])} to {number(bounds[1])}"
+
+
+def asked(result: Row) -> str:
+    """The confidence of intervals and ties."""
+    return percent(result["question"].get("confidence", DEFAULT_CONFIDENCE))
 
 
 def confidence(result: Row) -> list[str]:
@@ -86,7 +92,7 @@ def confidence(result: Row) -> list[str]:
     if tied:
         verb = "is" if tied == 1 else "are"
         sentences.append(
-            f"{plural(tied, 'other configuration')} {verb} as good per dollar at 90% confidence."
+            f"{plural(tied, 'other configuration')} {verb} as good per dollar at {asked(result)} confidence."
         )
     return sentences
 

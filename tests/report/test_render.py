@@ -105,11 +105,16 @@ def test_what_the_prediction_rests_on_is_said_beside_the_price(result: Result) -
     )
 
 
-def test_configurations_that_cannot_be_told_apart_are_marked(result: Result) -> None:
+@pytest.mark.parametrize(("confidence", "said"), [(0.9, "90%"), (0.99, "99%")])
+def test_configurations_that_cannot_be_told_apart_are_marked(
+    result: Result, confidence: float, said: str
+) -> None:
     for row in result["ranked"]:
         row["tied_with_best"] = row in result["ranked"][:2]
+    result["question"]["confidence"] = confidence
     text = Page(render(result)).text
-    assert "1 other configuration is as good per dollar at 90% confidence" in text
+    assert f"1 other configuration is as good per dollar at {said} confidence" in text
+    assert f"= are not told apart from the first at {said} confidence" in text
     assert " 2 = h100-sxm" in text
     assert " 3 = " not in text
 
