@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecast.compiler.catalog import shipped_skus
-from servecast.estimator.importers.silicon import SiliconQuery, import_silicon
+from servecast.estimator.importers.silicon import SiliconQuery, import_silicon, source_name
 from servecast.estimator.importers.vidur import Skipped
 from servecast.estimator.intake import FOLDERS
 from servecast.estimator.learners.splits import Mask, shapes_of, unseen_shapes
@@ -66,13 +66,16 @@ def shape_names(samples: Samples) -> NDArray[np.str_]:
     return np.char.add(np.char.add(sizes[0], "x"), sizes[1])
 
 
-def silicon_tables(sku: str, kinds: Sequence[KernelKind] = SILICON_KINDS) -> Iterator[Table]:
+def silicon_tables(
+    sku: str, kinds: Sequence[KernelKind] = SILICON_KINDS, backend: str = "vllm"
+) -> Iterator[Table]:
+    source = source_name(backend)
     with Store.open(":memory:") as store:
-        _add(store, import_silicon(SiliconQuery(sku)))
+        _add(store, import_silicon(SiliconQuery(sku, backend)))
         for kind in kinds:
-            data = store.kernel_data(sku, kind.kernel, (kind.dtype, kind.kv_dtype), ["silicon"])
+            data = store.kernel_data(sku, kind.kernel, (kind.dtype, kind.kv_dtype), [source])
             if data.num_rows:
-                yield Table(sku, "silicon", kind, chosen_samples(data))
+                yield Table(sku, source, kind, chosen_samples(data))
 
 
 def folder_rows(source: str) -> list[Measurement]:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from estimator_data import (
     FEW_ROWS,
+    LARGE_STEP,
     Table,
     folder_rows,
     kinds_of,
@@ -45,6 +46,7 @@ from servecast.estimator.noise import about_neighbours
 from servecast.estimator.physics import COLLECTIVES, bandwidth, compute_peak, work_of
 
 SKUS = ("h100-sxm", "h200-sxm", "a100-sxm-80gb", "b200-sxm", "l40s")
+OTHER_ENGINE = "trtllm"
 SAME_CHIP = ("h100-sxm", "h200-sxm")
 LARGE_FLOPS = 1e11
 LARGE_BYTES = 1e8
@@ -140,6 +142,25 @@ def scatter(table: Table) -> dict[str, object]:
     return {**table.named, "rows": len(off), "median": median, "p95": p95}
 
 
+def reruns(sku: str) -> Iterator[dict[str, object]]:
+    """How far GEMMs in the operands' format lie from themselves in another engine's table of the GPU, which
+    timed the same library's kernels on another machine, their median ratio aside: in per cent, in the
+    deviations of one measurement.
+    """
+    kinds = [kind for kind in kinds_of(["linear"]) if kind.dtype == "bf16"]
+    mine, other = (
+        table for backend in ("vllm", OTHER_ENGINE) for table in silicon_tables(sku, kinds, backend)
+    )
+    row, same = other.samples.find(mine.samples.dims)
+    ratio = np.log(mine.samples.seconds[same] / other.samples.seconds[row[same]])
+    rows = mine.samples.dims["rows"][same]
+    for name, chosen in (("all", rows > 0), (f"rows >= {LARGE_STEP}", rows >= LARGE_STEP)):
+        apart = 100 * np.abs(ratio[chosen] - np.median(ratio[chosen])) / np.sqrt(2)
+        median, p95 = (round(float(x), 1) for x in np.quantile(apart, (0.5, 0.95)))
+        named = mine.named | {"beside": other.source, "split": name}
+        yield {**named, "rows": len(apart), "median": median, "p95": p95}
+
+
 def _median(values: Floats) -> float | None:
     return round(float(np.median(values)), 2) if len(values) else None
 
@@ -156,12 +177,18 @@ def main() -> None:
     parser.add_argument(
         "--noise", action="store_true", help="how far rows lie off their neighbours"
     )
+    parser.add_argument(
+        "--reruns", action="store_true", help="how far GEMMs lie from another engine's timings"
+    )
     parser.add_argument("--efficiency", action="store_true", help="shares of the peaks reached")
     options = parser.parse_args()
     named = FAST if options.quick else BESIDE
     contenders = [c for c in CONTENDERS if c.name in named]
     started = time.process_time()
     skus = options.sku or ([] if options.folders else SKUS)
+    if options.reruns:
+        print(json.dumps({"rows": [row for sku in skus for row in reruns(sku)]}, indent=1))
+        return
     tables = [table for sku in skus for table in silicon_tables(sku, kinds_of(options.kernel))]
     if options.folders:
         found = [t for source in ("vidur", "llmservingsim") for t in tables_of(folder_rows(source))]
