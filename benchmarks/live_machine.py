@@ -92,10 +92,9 @@ model "{self.name}" {{
 
 
 LIVE = Model("live", hidden=768, ffn=2048, heads=12, kv_heads=4, vocab=8192)
-# As many layers, so the engine does as much for it, and less to compute: much of its steps is host time. Its
-# weights are twice a common L3: a step finds them as cold as the agent measures them, and leaves the host's
-# code as little of the caches as a large model does.
-HOST_PROBE = Model("host-probe", hidden=512, ffn=1280, heads=8, kv_heads=4, vocab=2048)
+# As many layers, so the engine does as much for it, and less to compute. Its weights are three times a common
+# L3: of twice as much a part stays there from one step to the next, and the agent times all of them cold.
+HOST_PROBE = Model("host-probe", hidden=640, ffn=1664, heads=10, kv_heads=5, vocab=2048)
 # Rates for the bounds only: every kernel is measured.
 SKU_SPEC = f"""\
 sku "{SKU}" {{

@@ -3,7 +3,7 @@
     SERVECAST_VLLM_PYTHON=vllm/bin/python python benchmarks/live_vllm.py [--quick] [--clock wall] [--out F]
 
 1. An agent of that Python (one OpenMP thread) profiles two models of random weights: the one to predict,
-   and one of as many layers that computes little, three times over. Fixed work, matrix products, is timed
+   and one of as many layers that computes less, five times over. Fixed work, matrix products, is timed
    between the slices.
 2. vLLM runs the second, in closed loops of 1 to 16 clients, six rounds: what its steps take beside their
    kernels in every other round gives `host_step_s` and `host_per_sequence_s`; the others check them.
@@ -84,7 +84,7 @@ class Size:
     rounds: int
 
 
-FULL = Size(120, 60, LOADS, CONCURRENCIES, 3)
+FULL = Size(120, 60, LOADS, CONCURRENCIES, 5)
 QUICK = Size(30, 30, LOADS[1:2], CONCURRENCIES[1:], 1)
 
 
