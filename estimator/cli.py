@@ -190,7 +190,7 @@ def gc_command(path: Path, as_json: bool) -> None:
     """Drop fitted models and tables; the next run computes what it needs again."""
     from servecast.estimator.store import Store
 
-    with Store.open(path) as store:
+    with Store.open(path, existing=True) as store:
         _print_count("dropped", store.collect_garbage(), "models and tables dropped", as_json)
 
 
@@ -212,7 +212,7 @@ def fit_command(sku: str, source: str, seed: int, report: bool, path: Path, as_j
     from servecast.estimator.report import fit_all, report_rows
     from servecast.estimator.store import Store
 
-    with Store.open(path) as store:
+    with Store.open(path, existing=True) as store:
         if report:
             rows = report_rows(store, sku, source, seed, shipped_skus().get(sku))
         else:

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from servecast.compiler.errors import DataMissingError
+from servecast.compiler.errors import DataMissingError, UserError
 from servecast.compiler.hardware import Sku
 from servecast.estimator.parquet_cells import (
     Cells,
@@ -39,12 +39,22 @@ EXPORT = "an export of a profile store"
 
 
 def export(sql: duckdb.DuckDBPyConnection, path: Path) -> int:
-    written = sql.execute(
-        "COPY (SELECT m.* EXCLUDE (origin_id) REPLACE (content_hash::VARCHAR AS content_hash),"
-        " o.* EXCLUDE (id) FROM measurement m"  # Parquet has no integer as wide as a hash
-        " JOIN origin o ON o.id = m.origin_id ORDER BY m.content_hash)"
-        f" TO {quoted(path)} (FORMAT parquet)"
-    ).fetchall()
+    """How many rows were written; the file is there whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        written = sql.execute(
+            "COPY (SELECT m.* EXCLUDE (origin_id) REPLACE (content_hash::VARCHAR AS content_hash),"
+            " o.* EXCLUDE (id) FROM measurement m"  # Parquet has no integer as wide as a hash
+            " JOIN origin o ON o.id = m.origin_id ORDER BY m.content_hash)"
+            f" TO {quoted(partial)} (FORMAT parquet)"
+        ).fetchall()
+        partial.replace(path)
+    except (duckdb.Error, OSError) as error:
+        raise UserError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
     return int(written[0][0])
 
 

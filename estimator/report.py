@@ -19,6 +19,7 @@ from servecast.estimator.sources import chosen_samples, fitting_of
 from servecast.estimator.store import Store
 
 Row = dict[str, object]
+NOTHING_S = 1e-20  # of one operation or byte: a hundred times the rate of any GPU takes longer
 
 
 def kinds_in(store: Store, sku: str, source: str) -> Iterator[tuple[KernelKind, Samples]]:
@@ -59,8 +60,8 @@ def fit_all(store: Store, sku: str, source: str, datasheet: Sku | None = None) -
 
 
 def _rate(s_per_unit: float, unit: float) -> float | None:
-    """``unit``s per second; none where a learner has no roofline."""
-    return 1 / s_per_unit / unit if s_per_unit > 0 else None
+    """``unit``s per second; none where a learner has no roofline, or one that such work costs nothing of."""
+    return 1 / s_per_unit / unit if s_per_unit > NOTHING_S else None
 
 
 def _named(kind: KernelKind) -> Row:

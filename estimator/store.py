@@ -74,16 +74,22 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, read_only: bool = False, patience_s: float | None = None
+        cls,
+        path: Path | str,
+        *,
+        read_only: bool = False,
+        existing: bool = False,
+        patience_s: float | None = None,
     ) -> Self:
-        """``:memory:`` opens an empty store that is never saved. Waits for other processes, as `connect`.
+        """``:memory:`` opens an empty store that is never saved; a file that is not there is made, but for an
+        ``existing`` one and to read only. Waits for other processes, as `connect`.
 
         Raises:
             DataMissingError: the file cannot be opened, stays in use, is not a store, or is of a newer
                 version.
         """
         where = Path(path)
-        if read_only and not where.exists():
+        if (read_only or existing) and not where.exists():
             raise DataMissingError(f"{where}: no such store; `servecast store import` makes one")
         connection = connect(where, read_only, patience_s)
         try:

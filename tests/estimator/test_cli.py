@@ -134,6 +134,9 @@ def test_fit_keeps_a_model_of_every_kernel(path: Path) -> None:
         (["store", "import", "vidur"], 2, "needs the FOLDER"),
         (["store", "import", "silicon"], 2, "needs --sku"),
         (["store", "import", "aisimulate", "--sku", "h100-sxm"], 4, "aisimulate is not installed"),
+        (["store", "gc", "--store", "none.duckdb"], 4, "none.duckdb: no such store"),
+        (["fit", "--sku", "h100-sxm", "--store", "none.duckdb"], 4, "none.duckdb: no such store"),
+        (["store", "export", "no/x.parquet"], 2, "no/x.parquet: cannot be written: IO Error"),
         (["fit", "--sku", "tpu"], 4, "no silicon rows of 'tpu'; it has gpu (silicon)"),
     ],
 )
