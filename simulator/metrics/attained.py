@@ -101,7 +101,9 @@ def bound(slo: Slo, slos: Sequence[Slo], workload: Workload) -> NDArray[np.bool_
     if slo.priority is not None:
         return np.asarray(workload.priority == slo.priority)
     own = {s.priority for s in slos if s.metric == slo.metric and s.priority is not None}
-    return ~np.isin(workload.priority, list(own)) if own else None
+    if not own or workload.priority is None:
+        return None
+    return ~np.isin(workload.priority, list(own))
 
 
 def in_time(found: Run, targets: Targets, workload: Workload) -> NDArray[np.bool_]:
