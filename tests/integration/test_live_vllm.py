@@ -322,7 +322,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert done.returncode in (0, 1, 3), done.stderr[-2000:]
     found: dict[str, Any] = json.loads((folder / "live" / "live.json").read_text())
     predicted = json.loads((folder / "live" / "predicted.json").read_text())
-    return found | {"predicted": predicted, "returncode": done.returncode}
+    told = {"predicted": predicted, "returncode": done.returncode, "folder": folder}
+    return found | told
 
 
 @pytest.mark.slow
@@ -342,3 +343,23 @@ def test_a_real_engine_steps_as_predicted(compared: dict[str, Any]) -> None:
     assert compared["probe_mape"]["held out"] < 0.10
     for run in compared["runs"]:
         assert run["step_mape"] < 0.10, run["name"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kernels_are_told_as_a_step_and_as_the_agent_times_them(compared: dict[str, Any]) -> None:
+    command = documented("live-vllm.md", "PYTHONPATH=live/links")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=compared["folder"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == ["host-probe,", "4", "rows", "in", "a", "step", "agent", "error"]
+    assert len(rows) == 6
+    for row in rows:
+        _, in_step_us, _, said_us, _, error = row.split()
+        expected = float(said_us) / float(in_step_us) - 1
+        assert float(error.rstrip("%")) / 100 == pytest.approx(expected, abs=1e-2)
