@@ -5,7 +5,8 @@
 A search of the size of Vidur's is vidur_grid.py. Prints JSON. ``cold`` starts with empty caches (no store,
 no compiled engine), ``warm`` repeats it, ``many`` has several times the configurations: its peak memory is
 what more of them cost. ``first_result_s`` is from the process's start to the first configuration that is
-done. ``best_only`` is a race over the configurations of ``capacity``, and more of them.
+done. ``best_only`` is a race over the configurations of ``capacity``, and more of them. ``goals`` are what is
+asked of three of these figures, and whether it is met.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ MANY = (
     "--max-num-batched-tokens",
     ",".join(map(str, TOKENS)),
 )
+GOALS = (
+    ("capacity", "cpu_ms_per_configuration", 20.0),
+    ("best_only", "cpu_ms_per_configuration", 5.0),
+    ("main_warm", "first_result_s", 3.0),
+)
+"""No more is wanted, on one core."""
 LOOK_S = 0.005
 """Between two looks for the first result."""
 
@@ -168,7 +175,13 @@ def main() -> None:
         cold, warm = main_job(Path(folder)), main_job(Path(folder))
         many = main_job(Path(folder), *MANY)
     costs = {"capacity": capacity_cost(), "best_only": race_cost()}
-    print(json.dumps({"main_cold": cold, "main_warm": warm, "main_many": many, **costs}, indent=2))
+    costs = {"main_cold": cold, "main_warm": warm, "main_many": many, **costs}
+    goals = [
+        {"of": of, "figure": name, "at_most": most, "met": costs[of][name] <= most}
+        for of, name, most in GOALS
+    ]
+    load = os.getloadavg()[0]
+    print(json.dumps({**costs, "goals": goals, "load_1min": load}, indent=2))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ AXES = Axes(
 )
 GPUS = 16
 REQUESTS = 16_000
+TWO_MINUTES_S = 120.0
+"""The goal for the whole grid on one core."""
 
 
 def traces() -> list[Workload]:
@@ -93,7 +95,9 @@ def grid_cost(
         of_model.search(load_spec(SPECS / MODELS[name]).model(name), workloads, loader, per_model)
         whole.add(of_model)
         yield {"model": name, **of_model.figures(len(AXES) * len(workloads))}
-    yield {"model": "all", **whole.figures(len(models) * len(AXES) * len(workloads))}
+    cpu_s = whole.tables_s + whole.search_s
+    figures = whole.figures(len(models) * len(AXES) * len(workloads))
+    yield {"model": "all", **figures, "cpu_s": cpu_s, "two_minutes": cpu_s <= TWO_MINUTES_S}
 
 
 class Counts:
@@ -155,17 +159,19 @@ class Counts:
             self.placements += 1
 
     def _capacities(self, judge: Judge, fleets: list[Fleet]) -> None:
-        """Each search starts where the likely rate and the configuration before it say."""
-        share, known = 1.0, None
+        """As `worker.Worker.find_all` does."""
+        share, shares, known = 1.0, dict[int, float](), None
         for fleet in fleets:
             upper = fleet.replicas * max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
             likely = judge.likely_per_s(fleet)
-            capacity = find_capacity(judge, fleet, upper, share * likely, known)
+            guess = shares.get(fleet.limits.max_num_seqs, share) * likely
+            capacity = find_capacity(judge, fleet, upper, guess, known)
             self.searched += 1
             if isinstance(capacity, Capacity):
                 self.with_capacity += 1
                 self.probes += capacity.probes
-                share, known = capacity.rate_per_s / likely, Known(fleet, capacity)
+                share = shares[fleet.limits.max_num_seqs] = capacity.rate_per_s / likely
+                known = Known(fleet, capacity)
 
     def _placements(
         self, space: Space, loader: TableLoader, per_model: int | None

@@ -135,7 +135,7 @@ def run_disaggregated(
 def _by_pool(late: LateTargets) -> tuple[LateTargets, LateTargets]:
     """What each pool's run can tell: a finish in the prefill pool is no later than the request's."""
     gaps = LateTargets(tbt_s=late.tbt_s, max_late_gaps=late.max_late_gaps)
-    return replace(late, tbt_s=np.inf), gaps
+    return replace(late, tbt_s=np.inf, steps_kept=True), gaps
 
 
 def _received_s(

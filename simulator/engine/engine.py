@@ -120,6 +120,14 @@ def next_event(sim: Simulation, r: int, until_s: float) -> bool:
     return True
 
 
+def forget(sim: Simulation) -> bool:
+    """Begin the logs anew, if nobody looks at them."""
+    run = sim.run[0]
+    if run.forgetting:
+        run.num_steps = run.num_segments = run.num_gaps = 0
+    return run.forgetting > 0
+
+
 def advance(sim: Simulation, r: int, until_s: float) -> int:
     """Run replica r: the step ends up to ``until_s`` and every batch formed before it."""
     replica, run, requests = sim.replicas[r], sim.run[0], sim.requests
@@ -136,7 +144,7 @@ def advance(sim: Simulation, r: int, until_s: float) -> int:
         if replica.now_s >= until_s:
             return IDLE
         kept = run.num_segments + run.num_gaps + replica.num_running
-        if run.num_steps == max_steps or kept >= max_segments:
+        if (run.num_steps == max_steps or kept >= max_segments) and not forget(sim):
             return FULL  # one more batch might not fit the logs
         replica.chosen = NONE  # time has passed
         i = replica.next_arrival

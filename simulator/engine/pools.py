@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
@@ -53,6 +53,7 @@ _LOGS = {"steps": Step, "segments": Segment}
 _WIDE = (Run, Replica)
 _FIRST_STEPS_PER_REQUEST = 4  # near capacity a request takes about 3
 _FIRST_STEPS = 1024
+_FORGOTTEN_STEPS = 256  # stay in the processor's first cache
 _ROWS_AT_ONCE = 1024  # objects that stay in the processor's cache from column to column
 
 
@@ -67,8 +68,19 @@ def record_dtype(record: type) -> np.dtype[Any]:
 def records(record: type, count: int) -> Array:
     """``count`` records with the dataclass's defaults."""
     array = np.empty(count, record_dtype(record))
-    array[:] = tuple(f.default for f in fields(record))
+    array[:] = _blank(record)
     return array
+
+
+@cache
+def _blank(record: type) -> tuple[Any, ...]:
+    return tuple(f.default for f in fields(record))
+
+
+@cache
+def _values(record: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Of an object's fields."""
+    return attrgetter(*(f.name for f in fields(record)))
 
 
 def as_records(record: type, rows: Sequence[Any]) -> Array:
@@ -76,6 +88,9 @@ def as_records(record: type, rows: Sequence[Any]) -> Array:
     if isinstance(rows, np.ndarray):
         return rows
     array = np.empty(len(rows), record_dtype(record))
+    if len(rows) == 1:
+        array[0] = _values(record)(rows[0])
+        return array
     return _filled(array, [field.name for field in fields(record)], rows)
 
 
@@ -214,9 +229,7 @@ class Pools:
             "lanes": records(Lane, lanes),
             "stages": records(Stage, lanes),
             "requests": requests,
-            "steps": self._log(
-                "steps", max(_FIRST_STEPS_PER_REQUEST * len(requests), _FIRST_STEPS)
-            ),
+            "steps": self._steps(run, requests),
             "segments": self._log("segments", run.max_num_seqs + _FIRST_STEPS),
             "gaps": self._take("gaps", len(self._arrays["segments"]), np.dtype("f8")),
             "hooks": np.zeros(5, np.int64),
@@ -271,6 +284,11 @@ class Pools:
             self._arrays["times"] = np.concatenate([part.ravel() for part in parts.values()])
             self._tables = tables
         return self._arrays["times"]
+
+    def _steps(self, run: Run, requests: Array) -> Array:
+        if run.forgetting:
+            return self._log("steps", _FORGOTTEN_STEPS)[:_FORGOTTEN_STEPS]
+        return self._log("steps", max(_FIRST_STEPS_PER_REQUEST * len(requests), _FIRST_STEPS))
 
     def _log(self, name: str, at_least: int) -> Array:
         """All that there is of a log's buffer."""

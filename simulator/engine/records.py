@@ -19,7 +19,10 @@ Ints = NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class LateTargets:
     """Limits, and how many requests (gaps between tokens, for tbt) may exceed each. A run is given up
-    once more do: exactly then, since what is late stays late. `metrics.allowed_late` gives the counts."""
+    once more do: exactly then, since what is late stays late. `metrics.allowed_late` gives the counts.
+
+    Without ``steps_kept`` the records may have none, and no segments: nobody looks at them.
+    """
 
     queue_delay_s: float = math.inf
     ttft_s: float = math.inf
@@ -29,6 +32,7 @@ class LateTargets:
     max_late_ttft: int = 0
     max_late_e2e: int = 0
     max_late_gaps: int = 0
+    steps_kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)

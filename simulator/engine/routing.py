@@ -276,7 +276,7 @@ def _records(
     """``began``: which requests fit, and those as they were before the run."""
     run, (fits, requests) = sim.run[0], began
     requests = outcome_of(sim.requests, requests)
-    segments = as_records(Segment, sim.segments[: run.num_segments])
+    segments = as_records(Segment, sim.segments[: 0 if run.forgetting else run.num_segments])
     if not fits.all():
         served, requests = requests, records(Request, len(workload))
         requests["arrival_s"] = workload.arrival_s
@@ -284,7 +284,7 @@ def _records(
         segments["request"] = np.flatnonzero(fits)[segments["request"]]
     return Records(
         requests=requests,
-        steps=as_records(Step, sim.steps[: run.num_steps]),
+        steps=as_records(Step, sim.steps[: 0 if run.forgetting else run.num_steps]),
         segments=segments,
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,

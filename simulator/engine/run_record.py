@@ -98,3 +98,4 @@ def set_targets(run: Run, targets: LateTargets) -> None:
     run.max_late_ttft = targets.max_late_ttft
     run.max_late_e2e = targets.max_late_e2e
     run.max_late_gaps = targets.max_late_gaps
+    run.forgetting = int(not targets.steps_kept)

@@ -228,6 +228,7 @@ class Run:
     limit: int = 0  # requests that a replica may have before others wait
     bound_s: float = 0.0  # when the last of the waiting was sent to a replica
     stop_at_finish: int = 0
+    forgetting: int = 0  # full logs begin anew
     picking: int = 0  # a function of the user's decides who is admitted,
     choosing_victims: int = 0  # who is preempted,
     budgeting: int = 0  # and how many tokens a batch may have

@@ -8,11 +8,10 @@ known of a twin, which differs in limits that held nobody back, is known before 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, inf
 
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.routing import Fleet
-from servecast.simulator.metrics.attained import Run
 from servecast.simulator.search.bracket import HIGHEST, IDLE, TOLERANCE, Bracket, places
 from servecast.simulator.search.capacity import Capacity, Hopeless, Judge
 from servecast.simulator.search.serving import Serving
@@ -65,7 +64,6 @@ class _Search:
     breaks: tuple[Slo, ...]
     known_peak: Peak | None  # of a twin, at the places that the bracket begins with
     probes: int = 0
-    last: Run | None = None  # of the probe at the lower place, while no other came after it
     low_peak: Peak | None = None
     high_peak: Peak | None = None
 
@@ -84,34 +82,28 @@ class _Search:
         assert bracket.low is not None
         rate_per_s = grid_rate(self.upper_rate_per_s, bracket.low)
         peak = self.low_peak and self.high_peak and self.low_peak.most(self.high_peak)
-        return Capacity(rate_per_s, self.last, self.breaks, self.probes, peak)
+        return Capacity(rate_per_s, self.breaks, self.probes, peak)
 
     def _probe(self, at: int) -> Hopeless | None:
         judge, bracket = self.judge, self.bracket
-        broken = judge.broken(self.serving, grid_rate(self.upper_rate_per_s, at))
+        rate_per_s = grid_rate(self.upper_rate_per_s, at)
+        broken = judge.broken(self.serving, rate_per_s)
         self.probes += 1
         if isinstance(broken, int):
             return Hopeless((), broken)
         assert judge.last is not None
+        room = places(judge.room(self.serving, rate_per_s))
         if broken:
-            bracket.breaks(at)
-            self.breaks, self.last = broken, None
-            self.high_peak = Peak.of(judge.last) if bracket.near else None
+            bracket.breaks(at, inf if judge.last.broken_metric is None else abs(room))
+            self.breaks = broken
+            self.high_peak = Peak.of(judge.last)
         else:
-            bracket.holds(at, places(judge.room()))
-            self.last = judge.last
-            self.low_peak = Peak.of(judge.last) if bracket.near else None
+            bracket.holds(at, room)
+            self.low_peak = Peak.of(judge.last)
         if bracket.high != IDLE:
             return None
         idle_per_s = grid_rate(self.upper_rate_per_s, IDLE)
         return Hopeless(judge.violations(self.serving, idle_per_s), 0)
-
-
-def whole_run(judge: Judge, serving: Serving, found: Capacity) -> Run:
-    """The run at a capacity that was just found; valid until the engine's next one."""
-    if found.records is not None:
-        return found.records
-    return judge.records(serving, found.rate_per_s)
 
 
 def refined_per_s(judge: Judge, serving: Serving, found: Capacity) -> float:

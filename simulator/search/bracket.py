@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, log, log1p
+from math import ceil, inf, log, log1p
 
 TOLERANCE = 0.01
 """From one rate of the grid to the next; the sampling noise of 10,000 requests is about 0.03."""
@@ -11,16 +11,18 @@ IDLE = round(log(1 / 256) / log1p(TOLERANCE))
 """At this place of the grid, a small share of the upper bound, a replica is as good as idle."""
 HIGHEST = round(log(64) / log1p(TOLERANCE))
 """Beyond so many times its upper bound a rate says only that the trace is too short."""
-NEAR = 3
-"""First step down from a guess that breaks."""
-FAR = 16
-"""The longest first step up from one that holds: a probe that breaks is soon given up."""
-STRAIGHT, CURVED = 0.1, 4.0
-"""Places that a run seems to leave for each that it does, at least and at most."""
-CAUTION = 0.25
-"""Added to the places that are left: the median of what is missing when a run is just below its capacity."""
-PATIENCE = 3
-"""Probes that hold before the steps from them have to double."""
+NEAR, FAR = 3, 16
+"""First steps down from a place that breaks, where its run says nothing, and at most up from one that holds:
+what breaks may be a target that the runs say nothing of."""
+EXCESS = 0.75
+"""Of the places that a run which was given up says it is beyond the capacity."""
+LITTLE = 0.2
+"""So few places beyond say nothing: the queue may have been near its limit for long."""
+FLAT = 0.7
+"""Places that a run says are left for each that there is, at least: told by two runs. Both fitted to
+placements 4 and 17 of each model in `benchmarks/vidur_grid.py`."""
+PATIENCE = 8
+"""Probes that go by what runs say; further ones halve what is left."""
 
 
 def places(factor: float) -> float:
@@ -28,56 +30,83 @@ def places(factor: float) -> float:
     return log(factor) / log1p(TOLERANCE) if factor < inf else inf
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """So many places away the run at an end of the bracket says the capacity is; infinite: it does not say.
+
+    ``for_each`` says for each place that there is, by the end before.
+    """
+
+    said: float = inf
+    for_each: float = 1.0
+
+    @property
+    def places(self) -> float:
+        return self.said / self.for_each
+
+    def then(self, said: float, nearer: int) -> Said:
+        """Of an end that is so many places nearer; 0: it is the first."""
+        if nearer == 0 or not (said < inf and self.said < inf):
+            return Said(said, self.for_each)
+        return Said(said, max((self.said - said) / nearer, FLAT))
+
+
+UNSAID = Said()
+
+
 @dataclass(slots=True)
 class Bracket:
     """``low`` is the highest place that is known to hold, ``high`` the lowest that is known to break.
 
-    ``room`` is how many places on the run at ``low`` seems to leave; ``curvature`` how many times too many.
+    ``room`` is how many places on the run at ``low`` seems to leave, ``excess`` how many beyond the capacity
+    the one at ``high`` seems to be.
     """
 
     low: int | None = None
     high: int | None = None
-    room: float = inf
-    curvature: float = 1.0
-    held: int = 0  # probes
-    broke: int = 0  # before any held
-    overshot: int = 0  # broke after one had held
+    room: Said = UNSAID
+    excess: Said = UNSAID
+    probes: int = 0
+    streak: int = 0  # probes, the last ones, that held or that broke
+    held: bool = False  # the last one
 
     @property
     def closed(self) -> bool:
         return self.low is not None and self.high is not None and self.high - self.low == 1
 
-    @property
-    def near(self) -> bool:
-        """Whether the place that was probed last may be the lower or the higher one in the end."""
-        if self.low is None:
-            return self.broke == 1
-        if self.high is None:
-            return self.room / self.curvature < NEAR
-        return self.high - self.low <= NEAR
-
     def holds(self, at: int, room: float) -> None:
-        if self.low is not None and self.room < inf and room < inf:
-            seen = (self.room - room) / (at - self.low)
-            self.curvature = min(max(seen, STRAIGHT), CURVED)
-        self.low, self.room = at, room
-        self.held += 1
+        self.room = self.room.then(room, at - self.low if self.low is not None else 0)
+        self.low = at
+        self._count(held=True)
 
-    def breaks(self, at: int) -> None:
+    def breaks(self, at: int, excess: float = inf) -> None:
+        self.excess = self.excess.then(
+            EXCESS * excess, self.high - at if self.high is not None else 0
+        )
         self.high = at
-        self.broke += self.low is None
-        self.overshot += self.low is not None
+        self._count(held=False)
+
+    def _count(self, *, held: bool) -> None:
+        self.streak = self.streak + 1 if held == self.held else 1
+        self.held = held
+        self.probes += 1
 
     def next_place(self) -> int:
         """Where to probe. Whatever the runs say, steps from one side double in the end."""
         if self.low is None:
             assert self.high is not None
-            return max(self.high - (NEAR << (self.broke - 1)), IDLE)
-        least = 1 << max(self.held - PATIENCE, 0)
-        aim = max(self.room / self.curvature + CAUTION, least)
+            step = NEAR << (self.streak - 1)
+            if LITTLE < self.excess.places < inf:
+                step = max(ceil(self.excess.places), 2, 1 << (self.streak - 1))
+            return max(self.high - step, IDLE)
+        room = self.room.places
         if self.high is None:
-            return min(self.low + int(min(aim, FAR << (self.held - 1))), HIGHEST)
-        width, back = self.high - self.low, 1 << max(self.overshot - 1, 0)
-        if width <= 3 or aim >= width or least + back > width:
+            step = int(min(room + 0.5, FAR << (self.streak - 1)))
+            return min(self.low + max(step, 1 << max(self.streak - 3, 0)), HIGHEST)
+        width = self.high - self.low
+        if self.probes > PATIENCE or room == inf:
             return self.low + width // 2
-        return self.low + min(int(aim), width - back)
+        if room >= width:
+            excess = min(self.excess.places, room)
+            room = width * room / (room + excess) if excess > 0 else width / 2
+        return self.low + min(max(int(room + 0.25), 1), width - 1)

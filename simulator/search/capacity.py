@@ -8,17 +8,18 @@ changes no answer: the count of late requests only grows. `bisection.py` looks f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isnan
 
 from servecast.compiler.service import Slo
 from servecast.simulator.engine.records import LateTargets, Records
-from servecast.simulator.engine.routing import Engine
+from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.attained import Run, attained_share, bound
 from servecast.simulator.metrics.metrics import allowed_late
 from servecast.simulator.search.bracket import TOLERANCE
+from servecast.simulator.search.foretold import foretold
 from servecast.simulator.search.headroom import likely_headroom
-from servecast.simulator.search.likely import likely_rate_per_s
+from servecast.simulator.search.likely import Likely, likely_rate_per_s
 from servecast.simulator.search.serving import Serving, run, value
 from servecast.simulator.search.twins import Peak
 from servecast.simulator.traffic.workload import Ints, Workload
@@ -39,12 +40,10 @@ class Violation:
 class Capacity:
     """``rate_per_s`` keeps every target; ``breaks`` do not hold just above it.
 
-    ``records`` are of the run at that rate, valid until the engine's next run; None where one came after it.
     ``peak`` is of the runs that show both; None where it was not looked at.
     """
 
     rate_per_s: float
-    records: Run | None
     breaks: tuple[Slo, ...]
     probes: int
     peak: Peak | None
@@ -126,13 +125,15 @@ class Judge:
         self.loaded_tokens = loaded_tokens
         self._slos = (*slos, QUEUE_DELAY) if attainment is None else (QUEUE_DELAY,)
         countable = _countable(self._slos)
-        self._late = late_targets(workload, countable)
         counted = {s.metric: s for s in reversed(countable) if s.percentile is not None}
         self._counted = {m: s for m, s in counted.items() if m != "tpot"}
         self._judged = tuple(s for s in self._slos if s not in self._counted.values())
+        between_tokens = any(slo.metric == "tbt" for slo in self._judged)
+        self._late = replace(late_targets(workload, countable), steps_kept=between_tokens)
         self._engine = engine
+        self._expected: tuple[Fleet, Likely] | None = None
         self.last: Run | None = None
-        """What `broken` has seen; valid until the engine's next run."""
+        """What `broken` has seen, perhaps without its steps; valid until the engine's next run."""
 
     def broken(self, serving: Serving, rate_per_s: float | None = None) -> tuple[Slo, ...] | int:
         """The targets that do not hold at a rate (None: the workload's own).
@@ -153,11 +154,29 @@ class Judge:
 
     def likely_per_s(self, serving: Serving) -> float:
         """Where the capacity may be, by the tables and the arrivals."""
+        if isinstance(serving, Fleet):
+            return self._likely(serving).rate_per_s
         return likely_rate_per_s(self.workload, serving, self._late)
 
-    def room(self) -> float:
-        """By what factor the rate of the last probe may seem to rise."""
-        return inf if self.last is None else likely_headroom(self.last, self._late)
+    def room(self, serving: Serving, rate_per_s: float) -> float:
+        """By what factor the rate of the last probe may seem to change; infinite where it does not say.
+
+        1 or less where it was given up.
+        """
+        last = self.last
+        assert last is not None
+        told = inf
+        if isinstance(serving, Fleet) and isinstance(last, Records):
+            told = foretold(last, rate_per_s, self._likely(serving), self._late)
+        if last.broken_metric is not None:
+            return told
+        alone = likely_headroom(last, self._late)
+        return max(alone, told) if told < inf else alone
+
+    def _likely(self, fleet: Fleet) -> Likely:
+        if self._expected is None or self._expected[0] is not fleet:
+            self._expected = fleet, Likely.of(self.workload, fleet, self._late)
+        return self._expected[1]
 
     def records(self, serving: Serving, rate_per_s: float | None = None) -> Run:
         """The whole run; valid until the engine's next one."""

@@ -1,7 +1,6 @@
 """The rate that a fleet's tables and a trace's arrivals let expect: where to look first, never an answer.
 
-A replica that is always full does so much work a second; a request waits for the work that is there when
-it comes, less what a full replica has under way (a fluid queue: Kleinrock, Queueing Systems II, 1976, ch. 2).
+What a replica does that is always full, from the tables, is what its queue does (`fluid_queue.py`).
 """
 
 from __future__ import annotations
@@ -13,18 +12,12 @@ import numpy as np
 from servecast.estimator.tables import Floats, RuntimeTables
 from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.disaggregation import Disaggregated
-from servecast.simulator.engine.dispatch import STATIC
 from servecast.simulator.engine.records import LateTargets
-from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.routing import Fleet
+from servecast.simulator.search.fluid_queue import FluidQueue
 from servecast.simulator.search.serving import Serving
 from servecast.simulator.traffic.workload import Workload
 
-LEAST, MOST = 2.0**-8, 2.0**6
-"""Of the rate at which every replica is full: there the search for a likely one ends."""
-NEAR = 1.03
-"""So near a likely rate is found: other errors of it are larger."""
-NEVER = 1e30
 LARGEST_FRONT = 2 / 3
 """Of the cache, that a waiting prompt may keep free."""
 
@@ -48,14 +41,44 @@ def likely_rate_per_s(workload: Workload, serving: Serving, late: LateTargets) -
     if isinstance(serving, Disaggregated):
         pools = serving.prefill, serving.decode
         return min(likely_rate_per_s(workload, pool, late) for pool in pools)
-    full = full_replica(workload, serving.tables, serving.limits)
-    queues = _Queue.of(workload, serving, full), _Queue.of_prompts(workload, serving, full)
-    limits = (
-        (late.queue_delay_s, late.max_late_queue_delay),
-        (late.ttft_s, late.max_late_ttft),
-    )
-    factors = [queue.highest_rate(*limit) for queue in queues for limit in limits]
-    return serving.replicas * min(factors)
+    return Likely.of(workload, serving, late).rate_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """A fleet's queues: for a place, or for tokens of the budget that others' outputs leave; and for the
+    prompts before, where there are places enough."""
+
+    queues: tuple[FluidQueue, ...]
+    highest: tuple[tuple[float, ...], ...]  # rate of each of the queues, under each limit
+
+    @classmethod
+    def of(cls, workload: Workload, fleet: Fleet, late: LateTargets) -> Likely:
+        full = full_replica(workload, fleet.tables, fleet.limits)
+        outputs = workload.output_tokens.astype(np.float64)
+        prompts = workload.prompt_tokens.astype(np.float64)
+        work = outputs + prompts if full.by_tokens else outputs
+        remaining = float((outputs**2).mean() / outputs.mean()) / 2
+        held = full.sequences * remaining / float(work.mean())
+        queues = (
+            FluidQueue.of(work, workload, fleet, (held, full.rate_per_s)),
+            FluidQueue.of(prompts, workload, fleet, (0.0, full.prompts_per_s)),
+        )
+        limits = (
+            (late.queue_delay_s, late.max_late_queue_delay),
+            (late.ttft_s, late.max_late_ttft),
+        )
+        highest = (tuple(queue.highest_rate(*limit) for queue in queues) for limit in limits)
+        return cls(queues, tuple(highest))
+
+    @property
+    def rate_per_s(self) -> float:
+        return self.queues[0].queues * min(min(rates) for rates in self.highest)
+
+    def shortest(self, limit: int) -> FluidQueue:
+        """The queue that keeps the queue delay's limit, or the first token's, up to the lowest rate."""
+        rates = self.highest[limit]
+        return self.queues[rates.index(min(rates))]
 
 
 def full_replica(workload: Workload, tables: RuntimeTables, limits: EngineLimits) -> Full:
@@ -119,77 +142,3 @@ def _between(points: Floats, at: float) -> Floats:
     low = min(int(at), points.shape[1] - 2)
     left, right = points[:, low], points[:, low + 1]
     return np.asarray(left + (right - left) * (at - low))
-
-
-@dataclass(frozen=True, slots=True)
-class _Queue:
-    """Queues of work, one for each replica where the router does not look at them.
-
-    ``before`` [queues, requests] is the work that came before each, in means of the requests' work;
-    ``arrival`` [queues, requests] what a queue at its full rate does in the time until then, where
-    requests come at that rate; ``held`` is the work that a full one has under way.
-    """
-
-    before: Floats
-    arrival: Floats
-    held: float
-    per_s: float
-
-    @classmethod
-    def of(cls, workload: Workload, fleet: Fleet, full: Full) -> _Queue:
-        """For a place, or for tokens of the budget that others' outputs leave."""
-        outputs = workload.output_tokens.astype(np.float64)
-        prompts = workload.prompt_tokens.astype(np.float64)
-        work = outputs + prompts if full.by_tokens else outputs
-        remaining = float((outputs**2).mean() / outputs.mean()) / 2
-        held = full.sequences * remaining / float(work.mean())
-        return cls._of(work, workload, fleet, (held, full.rate_per_s))
-
-    @classmethod
-    def of_prompts(cls, workload: Workload, fleet: Fleet, full: Full) -> _Queue:
-        """For the prompts before, where there are places enough."""
-        prompts = workload.prompt_tokens.astype(np.float64)
-        return cls._of(prompts, workload, fleet, (0.0, full.prompts_per_s))
-
-    @classmethod
-    def _of(
-        cls, work: Floats, workload: Workload, fleet: Fleet, one: tuple[float, float]
-    ) -> _Queue:
-        static = parse_router(fleet.router).router.rule == STATIC
-        queues = fleet.replicas if static else 1
-        joined = fleet.replicas // queues  # replicas that share one
-        held, per_s = one
-        came = (workload.arrival_s - workload.arrival_s[0]) * workload.rate_per_s / queues
-        before, arrival = _in_turn(work / work.mean(), queues, 0.0), _in_turn(came, queues, NEVER)
-        return cls(np.cumsum(before, axis=1) - before, arrival, held * joined, per_s * joined)
-
-    def highest_rate(self, limit_s: float, most: int) -> float:
-        """Of a replica, at which no more than ``most`` wait for longer."""
-        if limit_s == np.inf:
-            return MOST * self.per_s
-        low, high = 1.0, 1.0
-        if self._late(1.0, limit_s) > most:
-            while low > LEAST and self._late(low := low / 2, limit_s) > most:
-                high = low
-        else:
-            while high < MOST and self._late(high := high * 2, limit_s) <= most:
-                low = high
-        while high > low * NEAR:
-            middle = (low * high) ** 0.5
-            if self._late(middle, limit_s) > most:
-                high = middle
-            else:
-                low = middle
-        return low * self.per_s
-
-    def _late(self, factor: float, limit_s: float) -> int:
-        level = self.before - self.arrival / factor
-        there = level - np.minimum.accumulate(level, axis=1)
-        return int(np.count_nonzero(there > self.held + limit_s * self.per_s))
-
-
-def _in_turn(values: Floats, queues: int, beyond: float) -> Floats:
-    """[queues, requests] of which each queue gets one in turn; ``beyond`` fills the last row up."""
-    filled = np.full(-(-len(values) // queues) * queues, beyond)
-    filled[: len(values)] = values
-    return np.ascontiguousarray(filled.reshape(-1, queues).T)

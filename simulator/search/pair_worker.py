@@ -17,7 +17,7 @@ from servecast.simulator.engine.disaggregation import Disaggregated, Disaggregat
 from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.metrics.disaggregated import pool_metrics
 from servecast.simulator.metrics.metrics import ReplicaMetrics
-from servecast.simulator.search.bisection import find_capacity, whole_run
+from servecast.simulator.search.bisection import find_capacity
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import (
     Capacity,
@@ -259,7 +259,7 @@ def pair_if(
 
 def _carried(worker: Worker, sides: Sides, counts: Counts, capacity: Capacity) -> PairCarried:
     task, serving = sides.task, sides.serving(counts)
-    run = whole_run(worker.searched, serving, capacity)
+    run = worker.searched.records(serving, capacity.rate_per_s)
     assert isinstance(run, DisaggregatedRun)
     metrics = summary(run)
     shapes = task.prefill.shape, task.decode.shape

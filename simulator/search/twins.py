@@ -26,7 +26,7 @@ class Peak:
     @classmethod
     def of(cls, found: Run) -> Peak:
         """Of prefill and decode apart none is kept: their pools have limits of their own."""
-        if not isinstance(found, Records) or len(found.steps) == 0:
+        if not isinstance(found, Records) or not (found.most or len(found.steps)):
             return cls()
         most = found.most or _most(found)
         # Each lane of a pipeline runs a batch; a prefill that finds no room in any runs, too.

@@ -9,7 +9,7 @@ from math import ceil
 from servecast.estimator.tables import RuntimeTables
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.attained import Run, attained_share
-from servecast.simulator.search.bisection import Known, find_capacity, whole_run
+from servecast.simulator.search.bisection import Known, find_capacity
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.capacity import (
     Capacity,
@@ -52,20 +52,22 @@ class Worker:
     def find_all(
         self, tables: RuntimeTables, settings: Sequence[Setting], shape: Shape
     ) -> list[Found]:
-        """Each search starts where the likely rate and the configuration before it say."""
+        """Each search starts where the likely rate and those before it say: the last one with as many
+        places, or the last."""
         found: list[Found] = []
-        share = 1.0
+        share, shares = 1.0, dict[int, float]()
         one: Known | None = None
         whole: Known | None = None
         for setting in settings:
             upper = self._upper(tables, setting, shape)
             replica = shape.fleet(tables, setting, 1)
             likely = self.searched.likely_per_s(replica)
-            capacity = find_capacity(self.searched, replica, upper, share * likely, one)
+            guess = shares.get(setting.limits.max_num_seqs, share) * likely
+            capacity = find_capacity(self.searched, replica, upper, guess, one)
             if isinstance(capacity, Hopeless):
                 found.append(capacity)
                 continue
-            share = capacity.rate_per_s / likely
+            share = shares[setting.limits.max_num_seqs] = capacity.rate_per_s / likely
             one = Known(replica, capacity)
             deployed = self._deployed(one, upper, shape, whole)
             if isinstance(deployed, TooFewGpus):
@@ -160,19 +162,18 @@ class Worker:
         return self._resampled[seed]
 
     def _carried(self, one: Known, whole: Known, shape: Shape) -> Carried:
-        """Right after the search for ``whole``, whose records are the engine's last."""
         capacity, fleet = whole.capacity, whole.fleet
-        assert capacity.records is not None
-        metrics = summary(capacity.records)
+        records = self.searched.records(fleet, capacity.rate_per_s)
+        metrics = summary(records)
         carried = Carried(
             one.capacity.rate_per_s,
             fleet.replicas // shape.dp,
             capacity.rate_per_s,
             metrics,
-            seconds_by_source(fleet, capacity.records),
+            seconds_by_source(fleet, records),
             capacity.breaks,
-            utilisation=utilisations(capacity.records, metrics, shape)[0],
-            goodput_per_s=self.goodput_per_s(capacity.rate_per_s, capacity.records),
+            utilisation=utilisations(records, metrics, shape)[0],
+            goodput_per_s=self.goodput_per_s(capacity.rate_per_s, records),
         )
         if not self.demand.energy:
             return carried
@@ -203,12 +204,10 @@ class Worker:
         if replicas is None:
             return TooFewGpus(shape.most, one_per_s)
         fleet = replace(one.fleet, replicas=replicas * shape.dp)
-        if replicas == 1:  # searched already; what came between has taken its records
-            records = self.searched.records(fleet, one_per_s)
-            return Known(fleet, replace(one.capacity, records=records))
+        if replicas == 1:  # searched already
+            return Known(fleet, one.capacity)
         bound, guess = replicas * upper, replicas * one_per_s
         capacity = find_capacity(self.searched, fleet, bound, guess, known)
         if isinstance(capacity, Hopeless):
             return TooFewGpus(replicas, one_per_s)
-        records = whole_run(self.searched, fleet, capacity)
-        return Known(fleet, replace(capacity, records=records))
+        return Known(fleet, capacity)

@@ -20,7 +20,7 @@ from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import LateTargets, Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.metrics import summarise
-from servecast.simulator.search.bisection import Known, find_capacity, whole_run
+from servecast.simulator.search.bisection import Known, find_capacity
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.bracket import HIGHEST, IDLE, Bracket
 from servecast.simulator.search.capacity import Capacity, Judge
@@ -74,13 +74,27 @@ def test_a_bracket_closes_where_the_targets_break_whatever_the_runs_seemed_to_sa
     assert (bracket.low, bracket.high) == (crossing, crossing + 1)
 
 
-def test_a_run_that_tells_how_far_it_is_ends_a_search_in_three_probes() -> None:
-    bracket, at, probes = Bracket(), -10, []
+@pytest.mark.parametrize(("first", "probes"), [(-10, [-10, 1, 0]), (9, [9, 0, 1])])
+def test_a_run_that_tells_how_far_it_is_ends_a_search_in_three_probes(
+    first: int, probes: list[int]
+) -> None:
+    """The capacity is at 0.5; of the places that runs given up say they are beyond it 0.75 count."""
+    bracket, at, probed = Bracket(), first, []
     while not bracket.closed:
-        probes.append(at)
-        bracket.holds(at, 0.5 - at) if at <= 0 else bracket.breaks(at)
+        probed.append(at)
+        bracket.holds(at, 0.5 - at) if at <= 0 else bracket.breaks(at, (at - 0.5) / 0.75)
         at = bracket.next_place()
-    assert probes == [-10, 0, 1]
+    assert probed == probes
+
+
+def test_what_runs_say_counts_less_where_it_hardly_falls_on_the_way() -> None:
+    """At 0 a run says 7 places are left, at 7 still 4: 3 / 7 of a place for each, 0.7 at least,
+    so 5.7 are left, rounded."""
+    bracket = Bracket()
+    bracket.holds(0, 7.0)
+    assert bracket.next_place() == 7
+    bracket.holds(7, 4.0)
+    assert bracket.next_place() == 13
 
 
 def test_the_headroom_of_a_queue_worked_by_hand(engine: Engine) -> None:
@@ -146,7 +160,7 @@ def searched(judge: Judge, fleet: Fleet, known: Known | None = None) -> Searched
     upper = fleet.replicas * max_rate_per_s(judge.workload, fleet.tables, fleet.limits)
     found = find_capacity(judge, fleet, upper, 0.5 * upper, known)
     assert isinstance(found, Capacity)
-    run = whole_run(judge, fleet, found)
+    run = judge.records(fleet, found.rate_per_s)
     assert isinstance(run, Records)
     return Searched(fleet, found, (found.rate_per_s, found.breaks, summarise(run)))
 

@@ -13,7 +13,7 @@ from servecast.simulator.engine.deployment import EngineLimits
 from servecast.simulator.engine.records import Records
 from servecast.simulator.engine.routing import Engine, Fleet
 from servecast.simulator.metrics.metrics import summarise, value
-from servecast.simulator.search.bisection import find_capacity, whole_run
+from servecast.simulator.search.bisection import find_capacity
 from servecast.simulator.search.bounds import max_rate_per_s
 from servecast.simulator.search.bracket import TOLERANCE
 from servecast.simulator.search.capacity import (
@@ -54,7 +54,7 @@ def find(engine: Engine, slos: tuple[Slo, ...], guess: float | None = None) -> C
 
 
 def whole(engine: Engine, found: Capacity, slos: tuple[Slo, ...]) -> Records:
-    run = whole_run(Judge(workload(), slos, engine), Fleet(TABLES, LIMITS), found)
+    run = Judge(workload(), slos, engine).records(Fleet(TABLES, LIMITS), found.rate_per_s)
     assert isinstance(run, Records)
     return run
 
@@ -146,13 +146,3 @@ def test_late_counts_follow_the_first_percentile_target_of_each_metric() -> None
     assert (late.ttft_s, late.max_late_ttft) == (0.5, 10)
     assert late.e2e_s == float("inf")
     assert (late.queue_delay_s, late.max_late_queue_delay) == (5.0, 1)
-
-
-def test_what_a_search_returns_is_the_whole_run_at_its_capacity(engine: Engine) -> None:
-    """Whether that was its last probe or not."""
-    for guess in (0.2, 1.0, 3.0, 9.0):
-        found = find(engine, (TTFT,), guess)
-        assert isinstance(found, Capacity)
-        mine = summarise(whole(engine, found, (TTFT,)))
-        again = Judge(workload(), (TTFT,), engine).records(Fleet(TABLES, LIMITS), found.rate_per_s)
-        assert mine == summarise(again)

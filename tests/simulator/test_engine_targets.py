@@ -75,6 +75,22 @@ def test_runs_are_given_up_exactly_when_more_is_late_than_may_be(engine: Engine)
     assert 150 < given_up < 450
 
 
+def test_a_run_whose_steps_nobody_looks_at_is_the_same_without_them(engine: Engine) -> None:
+    """Its logs begin anew after 256 steps."""
+    rng, longer = np.random.default_rng(2), 0
+    for seed in range(150):
+        workload, fleet = random_case(seed)
+        targets = random_targets(engine.run(workload, fleet), rng)
+        kept = engine.run(workload, fleet, targets).copy()
+        records = engine.run(workload, fleet, replace(targets, steps_kept=False))
+        for name in ("scheduled_s", "first_token_s", "finish_s", "preemptions", "replica"):
+            np.testing.assert_array_equal(getattr(records, name), getattr(kept, name))
+        assert (records.broken_metric, records.most) == (kept.broken_metric, kept.most)
+        assert len(records.steps) == len(records.segments) == 0
+        longer += len(kept.steps) > 256
+    assert longer > 5
+
+
 def test_a_run_is_given_up_while_the_late_request_still_waits(engine: Engine) -> None:
     """A takes 100 steps; B may wait for 5 of them."""
     workload = workload_of((0, 1, 100), (1, 1, 1))
