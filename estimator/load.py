@@ -36,6 +36,8 @@ from servecast.estimator.uncertain import Step, UncertainOperator, uncertain_ope
 from servecast.estimator.whole_steps import corrected
 
 DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
+RECENT = 32
+"""Tables, of some MB each, that a loader without a store has at hand."""
 
 
 class TableLoader:
@@ -48,14 +50,15 @@ class TableLoader:
         engine: EngineProfile = ENGINE_PROFILES[DEFAULT_ENGINE],
         steps: StepLog | None = None,
     ) -> None:
-        """``store_path`` None keeps everything in memory, for this loader alone. An engine's ``steps``
-        correct all tables.
+        """``store_path`` None keeps data, models and the last tables in memory, for this loader alone. An
+        engine's ``steps`` correct all tables.
         """
         self._path = store_path
         self._sources = sources_for(sources, engine.kernels)
         self._engine = engine
         self._steps = steps
         self._memory: Store | None = None
+        self._recent: dict[str, tuple[bytes, bytes]] = {}
         self._programs: dict[Sku, list[ShardedProgram]] = {}
         self._predictors: dict[Sku, Predictor] = {}
         self._drawing: dict[Sku, tuple[Predictor, dict[KernelKind, Calibration]]] = {}
@@ -85,17 +88,15 @@ class TableLoader:
             data = store.fingerprint(sku.name, self._sources)
             query = repr((sharded, sku, bounds, self._engine, self._sources, data, code_version()))
             key = hashlib.sha256(query.encode()).hexdigest()
-            body, told = store.cached(key), store.cached(f"{key} notes")
-            if body is None or told is None:
+            kept = self._kept(store, key)
+            if kept is None:
                 predictor = self._predictor(store, sharded, sku)
                 large = refuse_too_large_steps(predictor, sharded, bounds)
                 built = build_tables(sharded, sku, bounds, predictor, self._engine)
-                body, told = (
-                    saved_tables.to_bytes(built),
-                    "\n".join((*predictor.notes, *large)).encode(),
-                )
-                store.put_cached(key, "tables", body)
-                store.put_cached(f"{key} notes", "notes", told)
+                notes = "\n".join((*predictor.notes, *large)).encode()
+                kept = saved_tables.to_bytes(built), notes
+                self._keep(store, key, kept)
+        body, told = kept
         self._told.setdefault(sku, set()).update(told.decode().splitlines())
         return self._corrected(saved_tables.from_bytes(body))
 
@@ -162,6 +163,23 @@ class TableLoader:
 
     def _corrected(self, tables: RuntimeTables) -> RuntimeTables:
         return tables if self._steps is None else corrected(tables, self._steps)
+
+    def _kept(self, store: Store, key: str) -> tuple[bytes, bytes] | None:
+        """Tables and notes."""
+        if self._path is None:
+            return self._recent.get(key)
+        body, told = store.cached(key), store.cached(f"{key} notes")
+        return None if body is None or told is None else (body, told)
+
+    def _keep(self, store: Store, key: str, kept: tuple[bytes, bytes]) -> None:
+        if self._path is None:
+            self._recent[key] = kept
+            if len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
+            return
+        body, told = kept
+        store.put_cached(key, "tables", body)
+        store.put_cached(f"{key} notes", "notes", told)
 
     def _calibrated(
         self, sharded: ShardedProgram, sku: Sku

@@ -180,7 +180,13 @@ def compile_and_search_command(**options: Any) -> None:
     from rich.console import Console
 
     from servecast.simulator.commands.search_answer import show, show_space
-    from servecast.simulator.commands.search_job import check_folder, describe_space, run_job, save
+    from servecast.simulator.commands.search_job import (
+        check_folder,
+        describe_space,
+        run_job,
+        save,
+        write_json,
+    )
 
     as_json, dry_run, out = options["as_json"], options["dry_run"], options["out"]
     job = job_options(options)
@@ -194,7 +200,7 @@ def compile_and_search_command(**options: Any) -> None:
     if out:
         save(result, out)
     if as_json:
-        click.echo(json.dumps(result, indent=2, allow_nan=False))
+        write_json(result, sys.stdout)
     else:
         show(result, Console())
     if not result["complete"]:

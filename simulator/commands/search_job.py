@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import platformdirs
 from rich.console import Console
@@ -246,18 +246,25 @@ def check_folder(folder: Path) -> None:
 
 def save(result: dict[str, Any], folder: Path) -> None:
     """Writes ``results.json`` and ``report.html`` into ``folder``, each whole or not at all."""
-    texts = {
-        "results.json": json.dumps(result, indent=2, allow_nan=False) + "\n",
-        "report.html": render(result),
+    writers: dict[str, Callable[[TextIO], object]] = {
+        "results.json": lambda file: write_json(result, file),
+        "report.html": lambda file: file.write(render(result)),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
+        for name, write in writers.items():
             partial = folder / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
+            with partial.open("w", encoding="utf-8") as file:
+                write(file)
             partial.replace(folder / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot write the result there: {error.strerror}") from error
+
+
+def write_json(result: dict[str, Any], file: TextIO) -> None:
+    """Piece by piece: as one text, a configuration takes several times the memory of what was found of it."""
+    json.dump(result, file, indent=2, allow_nan=False)
+    file.write("\n")
 
 
 def asked_slos(texts: tuple[str, ...]) -> tuple[Slo, ...]:

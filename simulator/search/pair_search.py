@@ -27,7 +27,8 @@ class PairSearch:
     """``balanced``: the objective wants requests per dollar. ``stake`` is that of the best so far, none where
     all are searched.
 
-    Tables are held of every placement of either role, of which there are as many as square root of the pairs.
+    Tables are held of every placement of either role, once for all policies and routers: of these placements
+    there are as many as square root of the pairs.
     """
 
     tables_for: TablesFor
@@ -35,7 +36,7 @@ class PairSearch:
     shape_of: ShapeOf
     balanced: bool
     stake: Callable[[], Stake]
-    _shared: dict[Key, Any] = field(default_factory=dict)  # tables, or what stands for them
+    _shared: dict[tuple[str, str], Any] = field(default_factory=dict)  # by role and placement
 
     def run(self, pairings: Sequence[Pairing]) -> Iterator[PairOutcome]:
         """Those that promise most first."""
@@ -46,7 +47,7 @@ class PairSearch:
             if isinstance(task, Hopeless):
                 yield PairOutcome(pairing, task)
                 continue
-            tables = [self._shared[key] for key in _keys(pairing).values()]
+            tables = [self._shared[key[:2]] for key in _keys(pairing).values()]
             found = self.pool.submit(find_pair, *tables, task, self.stake(), doing=pairing.label)
             pending[found] = pairing
             yield from _outcomes(pending, IN_FLIGHT * self.pool.slots)
@@ -59,11 +60,12 @@ class PairSearch:
                 placements.setdefault(key, (role, getattr(pairing, role)))
         tasks: dict[Key, Future[Alone | Hopeless]] = {}
         for key, (role, placement) in placements.items():
-            self._shared[key] = self.pool.share(self.tables_for(placement))
+            if key[:2] not in self._shared:
+                self._shared[key[:2]] = self.pool.share(self.tables_for(placement))
             settings = [candidate.setting for candidate in placement.candidates]
             shape, doing = self.shape_of(placement), f"{placement.label}: {role} alone"
             tasks[key] = self.pool.submit(
-                best_alone, role, self._shared[key], settings, shape, doing=doing
+                best_alone, role, self._shared[key[:2]], settings, shape, doing=doing
             )
         return {key: task.result() for key, task in tasks.items()}
 

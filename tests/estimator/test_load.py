@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from servecast.compiler.errors import DataMissingError
 from servecast.compiler.hardware import Sku
 from servecast.compiler.ir import Linear
 from servecast.compiler.sharded import Call, Rows, Run, ShardedProgram
+from servecast.estimator.build import build_tables
 from servecast.estimator.engine_profile import ENGINE_PROFILES
 from servecast.estimator.learners.uncertainty import ANALYTICAL_HALF_WIDTH, MEASURED_HALF_WIDTH
 from servecast.estimator.load import TableLoader, load_predictor
@@ -103,6 +105,26 @@ def test_without_measurements_every_time_is_analytical_and_said_so(gpu: Sku, mod
     shares = loader.tables(model(), gpu, BOUNDS).token_shares[1:]
     assert (shares[:, list(Source).index(Source.ANALYTICAL)] == 1).all()
     assert loader.notes(gpu) == ("gpu: nothing measured, every time is from the datasheet",)
+
+
+def test_without_a_store_the_last_tables_alone_are_kept(
+    gpu: Sku, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servecast.estimator.load.RECENT", 2)
+    built: list[TableBounds] = []
+
+    def counted(*args: Any) -> RuntimeTables:
+        built.append(args[2])
+        return build_tables(*args)
+
+    monkeypatch.setattr("servecast.estimator.load.build_tables", counted)
+    loader = TableLoader(None)
+    one, two, three = (replace(BOUNDS, max_batched_tokens=tokens) for tokens in (16, 32, 64))
+    asked = [one, two, two, one, three, three, one]  # three drives one out
+    given = [loader.tables(model(), gpu, each) for each in asked]
+    assert built == [one, two, three, one]
+    assert same(given[0], given[3])
+    assert same(given[0], given[6])
 
 
 def test_provenance_names_package_licence_and_rows(path: Path, gpu: Sku, model: Model) -> None:
