@@ -147,7 +147,7 @@ What was found and put right:
 - **vLLM's host, where no asynchronous scheduling hides it.** 0.4 ms a step and 4 us a sequence had been
   assumed. A real vLLM takes 0.7 ms and 17 us (`benchmarks/vllm_host.py`, on a processor of ours; no serving
   point is in it). Together with the all-reduces, the TPOT error of Qwen3-32B in bf16 on vLLM fell from 13.3
-  to 7.6 %. `servecast simulate` still assumes the smaller terms.
+  to 7.6 %. They are the synchronous profile's now; the asynchronous ones hide them.
 - **vLLM sorts the vocabulary.** NVIDIA's clients tell no temperature, so the model's
   `generation_config.json` holds: Qwen3's asks for the best 20 tokens and 95 % of the probability, and vLLM
   0.12 sorts 152,000 logits of each request for that: 20 us each, by what vLLM's makers published (pull
@@ -233,11 +233,19 @@ mean TPOT error of all rows, the eleven 0.7, and the eight, taken to have as man
 of dense models on H100 and H200 these add 0.7.
 
 The RTX PRO 6000's Llama recording: steps without a prompt can be timed by the tokens that requests got
-between two others' ends. Those of 33 to 64 decodes are the ones most too short. FlashAttention splits the
-sequences of 37 decodes there and not those of 38 (none where sequences times key heads reach 0.8 of two
-blocks a multiprocessor), and between the measured batches of 32 and 64 a straight line stands for that. One
-decode alone takes what the profile says: one factor on all kernels, which `servecast calibrate` would find,
-is not the cause. Steps beside a prompt could not be timed so.
+between two others' ends. One decode alone takes what the profile says: one factor on all kernels, which
+`servecast calibrate` would find, is not the cause. Steps of 2 to 32 decodes are 1 to 3 % too short, of 17 to
+24 5 %, of 33 to 64 8 to 12 %; of 66 to 80 they are within 1.5 %, of 81 to 127 1 to 3 % too long. The edges
+lie where vLLM's captured batches do: the 33rd decode adds 1.6 ms, the 41st 0.9 ms, and 65 take 1.1 ms less
+than 63. At the first, FlashAttention ceases to split sequences (none where sequences times key heads reach
+0.8 of two blocks a multiprocessor: at 38 there, and 33 are launched as 40; `num_splits_heuristic` in its
+`csrc/flash_attn/flash_api.cpp`), and between the measured batches of 32 and 64 a straight line stands for
+that. It is not the whole: with the line through 64 and 128 followed down to 33, and the slowdown by long
+sequences that 64 have, the median TTFT came out 8.6 % short in a trial, and 7.2 % with whole waves of blocks
+counted besides, which would make 72 decodes too long; neither was kept, and no profile times the batches
+between. What is too short there is short while the run fills up: the first 20 requests end 1.2 s
+early, those that find 80 running are right, and so the queue behind, and the median TTFT with it, comes out a
+second too short. Steps beside a prompt could not be timed so.
 
 Worst groups now, by the sum of both mean errors:
 """

@@ -12,14 +12,14 @@ import numpy as np
 from silicon_points import SHORTEST, Case
 from silicon_runs import drafts
 
-from servecast.estimator.engine_profile import EngineProfile, profile_of
+from servecast.estimator.engine_profile import (
+    MEASURED,
+    SYNCHRONOUS_HOST,
+    EngineProfile,
+    profile_of,
+)
 
 SCRIPTS = "github.com/SemiAnalysisAI/InferenceX, benchmarks/"
-HOST_PROGRAM = "benchmarks/vllm_host.py"
-SYNCHRONOUS_HOST = {"host_step_s": 0.00073, "host_per_sequence_s": 1.7e-5}
-"""Of vLLM where nothing hides it: NVIDIA's runs do not ask for asynchronous scheduling. As `HOST_PROGRAM`
-printed it of vLLM 0.32 on a virtual machine of two cores, medians of three runs; fitted to no point. It
-stands for TensorRT-LLM's, which nobody measured."""
 NO_OVERLAP = "ai-dynamo/aiconfigurator at 77cd250, generator/backends/trtllm.py"
 """disable_overlap_scheduler is true by its templates of TensorRT-LLM 1.0, and the generator gives false only
 to engines that decode for others. Later rules turned it over."""
@@ -121,11 +121,11 @@ def _generated(case: Case, engine: EngineProfile) -> Settings:
     seqs, tokens = case.concurrency, case.concurrency + case.isl + SPARE_TOKENS
     if case.backend == "vllm":
         sorting = SYNCHRONOUS_HOST["host_per_sequence_s"] + SORT_S * SORTED_VOCABULARY
-        host = {**SYNCHRONOUS_HOST, "host_per_sequence_s": sorting}
-        return Settings(engine.given(HOST_PROGRAM, **host), seqs, tokens)
+        engine = engine.given(MEASURED, host_step_s=SYNCHRONOUS_HOST["host_step_s"])
+        return Settings(engine.given(MEASURED, host_per_sequence_s=sorting), seqs, tokens)
     kv_cache = "bf16" if case.precision == "" else "fp8"
     if case.version.startswith("1.0."):
-        engine = engine.given(NO_OVERLAP, async_scheduling=False, **SYNCHRONOUS_HOST)
+        engine = engine.scheduling(NO_OVERLAP, False)  # vLLM's host: nobody measured TensorRT-LLM's
     return Settings(engine, seqs, tokens, kv_cache, 0.8, policy=WHOLE_PROMPTS)
 
 
@@ -145,7 +145,7 @@ def _vllm(case: Case, engine: EngineProfile) -> Settings:
     """
     hopper = case.system in ("h100_sxm", "h200_sxm")
     return Settings(
-        engine.given(SCRIPTS, async_scheduling=True),
+        engine.scheduling(SCRIPTS, True),
         case.concurrency if hopper else 512,
         8192,
         kv_cache="bf16" if hopper else "fp8",

@@ -65,6 +65,8 @@ def run_simulation(asked: SimulateOptions) -> Simulated | SimulatedPools:
     workload = read_trace(asked.trace, asked.options)
     workload.check_context(program.context_tokens)
     engine = ENGINE_PROFILES[DEFAULT_ENGINE]
+    if asked.configuration.get("async_scheduling"):
+        engine = engine.scheduling("--async-scheduling", True)
     if asked.overlap:
         engine = engine.given("--comm-overlap", overlap=asked.overlap)
     loader = TableLoader(asked.store or default_store(), engine=engine)

@@ -106,7 +106,7 @@ def engine_of(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:
     elif run.engine:
         profile = profile_of(run.engine, run.engine_version)
     if run.async_scheduling is not None:
-        profile = profile.given("recorded", async_scheduling=run.async_scheduling)
+        profile = profile.scheduling("recorded", run.async_scheduling)
     if asked.host_step_s is not None:
         profile = profile.given("given", host_step_s=asked.host_step_s)
     return profile

@@ -89,6 +89,27 @@ ODD: tuple[object, ...] = (
 )
 
 
+def test_the_host_is_as_measured_but_where_scheduling_ahead_hides_it() -> None:
+    """A recording or an option may tell another way of scheduling than the version's default."""
+    waiting, ahead = ENGINE_PROFILES["vllm-0.12"], ENGINE_PROFILES["vllm-0.19"]
+    assert "measured" in waiting.sources["host_step_s"]
+    assert waiting.host_step_s > ahead.host_step_s
+    for profile, other in ((waiting, ahead), (ahead, waiting)):
+        told = profile.scheduling("the log", other.async_scheduling)
+        assert told.async_scheduling == other.async_scheduling
+        assert told.sources["async_scheduling"] == "the log"
+        assert (told.host_step_s, told.host_per_sequence_s) == (
+            other.host_step_s,
+            other.host_per_sequence_s,
+        )
+        assert told.sources["host_step_s"] == other.sources["host_step_s"]
+
+
+def test_told_what_it_is_anyway_a_profile_keeps_its_calibrated_host() -> None:
+    calibrated = ENGINE_PROFILES["vllm-0.19"].given("calibrated", host_step_s=0.001)
+    assert calibrated.scheduling("the log", True).host_step_s == 0.001
+
+
 def test_whatever_a_profile_from_a_file_holds_it_is_one_or_refused_in_one_sentence(
     tmp_path: Path,
 ) -> None:
