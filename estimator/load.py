@@ -29,11 +29,9 @@ from servecast.estimator.sources import (
     shapes_by_kind,
     sources_for,
 )
-from servecast.estimator.step_log import StepLog
 from servecast.estimator.store import Store
 from servecast.estimator.tables import RuntimeTables, TableBounds
 from servecast.estimator.uncertain import Step, UncertainOperator, uncertain_operators
-from servecast.estimator.whole_steps import corrected
 
 DEFAULT_SOURCES = ("agent", "silicon", "llmservingsim", "vidur")
 RECENT = 32
@@ -48,15 +46,11 @@ class TableLoader:
         store_path: Path | None,
         sources: Sequence[str] = DEFAULT_SOURCES,
         engine: EngineProfile = ENGINE_PROFILES[DEFAULT_ENGINE],
-        steps: StepLog | None = None,
     ) -> None:
-        """``store_path`` None keeps data, models and the last tables in memory, for this loader alone. An
-        engine's ``steps`` correct all tables.
-        """
+        """``store_path`` None keeps data, models and the last tables in memory, for this loader alone."""
         self._path = store_path
         self._sources = sources_for(sources, engine.kernels)
         self._engine = engine
-        self._steps = steps
         self._memory: Store | None = None
         self._recent: dict[str, tuple[bytes, bytes]] = {}
         self._programs: dict[Sku, list[ShardedProgram]] = {}
@@ -98,7 +92,7 @@ class TableLoader:
                 self._keep(store, key, kept)
         body, told = kept
         self._told.setdefault(sku, set()).update(told.decode().splitlines())
-        return self._corrected(saved_tables.from_bytes(body))
+        return saved_tables.from_bytes(body)
 
     def operators(
         self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds
@@ -129,7 +123,7 @@ class TableLoader:
         errors = error_draws(predictor.kinds, calibrations, predictor.noise, draw)
         perturbed = replace(predictor, errors=errors)
         bounds = replace(bounds, length_skew=self._length_skew)
-        return self._corrected(build_tables(sharded, sku, bounds, perturbed, self._engine))
+        return build_tables(sharded, sku, bounds, perturbed, self._engine)
 
     def uncertain_operators(
         self, sharded: ShardedProgram, sku: Sku, step: Step
@@ -148,11 +142,7 @@ class TableLoader:
         """
         with self._store() as store:
             told = data_notes(store, sku, self._sources)
-        lines = (*told, *sorted(self._told.get(sku, ())))
-        if self._steps is None:
-            return lines
-        count = len(self._steps.seconds)
-        return (*lines, f"{sku.name}: times are corrected by {count} steps of an engine's log")
+        return (*told, *sorted(self._told.get(sku, ())))
 
     def provenance(self, sku: Sku) -> dict[str, object]:
         """JSON: the data's origins with their rows, and the engine profile with its host terms."""
@@ -160,9 +150,6 @@ class TableLoader:
             import_once(store, sku, self._sources)  # a fresh store tells of the same data later
             origins = store.origins(sku.name, self._sources)
         return {"data": [asdict(line) for line in origins], "engine": asdict(self._engine)}
-
-    def _corrected(self, tables: RuntimeTables) -> RuntimeTables:
-        return tables if self._steps is None else corrected(tables, self._steps)
 
     def _kept(self, store: Store, key: str) -> tuple[bytes, bytes] | None:
         """Tables and notes."""

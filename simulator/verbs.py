@@ -14,6 +14,7 @@ from servecast.compiler.service import Service
 from servecast.compiler.shard import shard
 from servecast.compiler.sharded import Parallelism, ShardedProgram
 from servecast.estimator.load import TableLoader
+from servecast.estimator.load_corrected import CorrectedTableLoader
 from servecast.estimator.profiling.collect import Progress, collect, first_nodes
 from servecast.estimator.profiling.plan import PlanLimits, plan_cases
 from servecast.estimator.profiling.workers import Job
@@ -280,5 +281,6 @@ def _store(store: Path | str | None) -> Path:
 
 
 def _loader(store: Path | str | None, steps: Path | str | None) -> TableLoader:
-    log = None if steps is None else read_step_log(steps)
-    return TableLoader(_store(store), steps=log)
+    if steps is None:
+        return TableLoader(_store(store))
+    return CorrectedTableLoader(_store(store), read_step_log(steps))
