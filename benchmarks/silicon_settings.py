@@ -74,7 +74,7 @@ CLIENT_S: dict[tuple[str, str, str], float] = {
         "",
         "h100_sxm",
     ): 0.005,  # see the accuracy page: of points simulated with it, it prints 0
-    ("vllm", "", "h200_sxm"): 0.02,
+    ("vllm", "", "h200_sxm"): 0.015,
 }
 """Outside the engine, by engine, its release and host type, as `fit_hosts.py` prints it; none where no
 constant brings the median TTFT error of the points fitted to below 20 %, or where their median TPOT error is
