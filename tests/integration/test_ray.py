@@ -177,7 +177,9 @@ def test_a_node_killed_in_mid_search_changes_nothing_of_the_answer(
     found = answer(on_two, screen)
     assert found == alone
     assert len(found["ranked"]) > 6
-    doing = r"h100-sxm tp=[12] pp=1: (?:tables|\S+ seqs)"  # a search is soon over, tables take longer
+    doing = (
+        r"h100-sxm tp=[12] pp=1: (?:tables|\S+ seqs)"  # a search is soon over, tables take longer
+    )
     assert re.search(doing, screen.text())
 
 
