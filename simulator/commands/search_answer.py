@@ -75,7 +75,7 @@ def show_space(space: Row, console: Console) -> None:
     console.print(table)
     console.print(
         f"{space['configurations']:,} configurations, {space['to_search']:,} of them to search, "
-        f"on {space['placements']} placements",
+        f"on {_placed(space)}",
         highlight=False,
     )
     for constraint, count in space["refused"].items():
@@ -83,6 +83,13 @@ def show_space(space: Row, console: Console) -> None:
     if space["infeasible"]:
         console.print()
         console.print(_infeasible_table(space["infeasible"]))
+
+
+def _placed(space: Row) -> str:
+    """``4 placements and 8 pairs for prefill and decode``."""
+    counts = {"placements": space["placements"], "pairs for prefill and decode": space["pairs"]}
+    said = [f"{count} {what}" for what, count in counts.items() if count]
+    return " and ".join(said or ["no placement"])
 
 
 def _gpus(question: Row) -> str:

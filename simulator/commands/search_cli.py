@@ -153,7 +153,7 @@ TRAFFIC = [
     type=click.Choice(["0.8", "0.9", "0.95", "0.99"]),
     default="0.9",
     show_default=True,
-    help="Of intervals and ties.",
+    help="Of intervals, of ties, and of the replicas that are sure to carry the rate.",
 )
 @click.option("--best-only", is_flag=True, help="Find the best alone, several times faster.")
 @click.option("--resume", is_flag=True, help="Go on with a search that was stopped.")

@@ -146,7 +146,7 @@ def describe_space(options: JobOptions) -> dict[str, Any]:
     workload = workload_of(options, question)
     tokens = workload.mean_sequence_tokens
     space = servable(question.space(tokens), workload)
-    return space_json(question, space, servable_pairs(question.pairings(tokens), workload))
+    return space_json(question, space, servable_pairs(question.pairings(tokens)))
 
 
 def workload_of(options: JobOptions, question: Question) -> Workload:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from servecast.simulator.engine.batching import admissible
-from servecast.simulator.engine.in_flight import complete
 from servecast.simulator.engine.prefix_cache import evict
 from servecast.simulator.engine.prompts_first import lower_ratio
-from servecast.simulator.engine.state import INFINITY, NONE, Simulation
+from servecast.simulator.engine.state import INFINITY, NONE, Lane, Simulation
 from servecast.simulator.engine.step_time import linear_s
 from servecast.simulator.engine.waiting import front
 
@@ -139,54 +138,58 @@ def brings_tokens_alone(sim: Simulation, lane: int) -> bool:
     return batch.decodes > 0 and batch.joined < 0 and sim.pool[day] < 0
 
 
-def pass_stages(sim: Simulation, r: int, lane: int, at_s: float) -> float:
-    """Send the lane's decodes down the pipeline, as `in_flight.launch` does, and log them but for their
-    times of leaving; when they are through."""
-    run, batch, times = sim.run[0], sim.lanes[lane], sim.times
-    width, stages, after = batch.decodes, run.num_stages, run.num_tokens
+def pass_stages(sim: Simulation, first: int, batch: Lane, number: int, at_s: float) -> float:
+    """Send decodes down the pipeline from its ``first`` stage on, as `in_flight.launch` does, in the step of
+    that ``number``; when they are through."""
+    run, times, stages = sim.run[0], sim.times, sim.stages
+    width, tokens, sequences, num_kv = batch.decodes, run.num_tokens, run.num_sequences, run.num_kv
     x = batch.cached * run.per_kv_step
     j = int(x)
-    j = j if j < run.num_kv - 2 else run.num_kv - 2
-    share, plane = x - j, run.num_sequences * run.num_kv
+    j = j if j < num_kv - 2 else num_kv - 2
+    share, plane = x - j, sequences * num_kv
     token, sequence, send = run.token_at + width, run.sequence_at + width, run.send_at + width
-    k = run.decode_at + width * run.num_kv + j
-    sent_s = 0.0
-    for stage in range(r * stages, r * stages + stages):
-        clock = sim.stages[stage]
-        at_s = max(at_s + sent_s, clock.free_s)
-        if stage == r * stages:
-            sim.steps[run.num_steps].start_s = at_s
-        fixed_s = times[token] + times[sequence]
-        at_s += fixed_s + (times[k] + (times[k + 1] - times[k]) * share)
-        clock.free_s = at_s
+    k = run.decode_at + width * num_kv + j
+    clock = stages[first]
+    at_s = max(at_s, clock.free_s)
+    sim.steps[number].start_s = at_s
+    at_s += times[token] + times[sequence] + (times[k] + (times[k + 1] - times[k]) * share)
+    clock.free_s = at_s
+    for stage in range(first + 1, first + run.num_stages):
         sent_s = times[send]
-        token, sequence, send, k = (
-            token + after,
-            sequence + run.num_sequences,
-            send + after,
-            k + plane,
-        )
+        token, sequence, send, k = token + tokens, sequence + sequences, send + tokens, k + plane
+        fixed_s = times[token] + times[sequence]
+        step_s = fixed_s + (times[k] + (times[k + 1] - times[k]) * share)
+        clock = stages[stage]
+        at_s = max(at_s + sent_s, clock.free_s) + step_s
+        clock.free_s = at_s
     return at_s
 
 
-def log_decodes(sim: Simulation, r: int, lane: int, end_s: float) -> None:
+def log_decodes(sim: Simulation, lane: int, number: int, used_blocks: int, end_s: float) -> None:
     """The lane's decodes are in flight, and through at ``end_s``."""
-    run, batch = sim.run[0], sim.lanes[lane]
-    log, width = sim.steps[run.num_steps], batch.decodes
+    batch, log = sim.lanes[lane], sim.steps[number]
+    width = batch.decodes
     log.end_s = batch.end_s = end_s
     log.prefill_s = 0.0
     log.tokens = log.sequences = log.decodes = batch.tokens = batch.sequences = width
     log.cached = batch.cached
-    log.used_blocks = run.kv_blocks - sim.replicas[r].free
+    log.used_blocks = used_blocks
     log.lane = lane
-    batch.number = run.num_steps
+    batch.number = number
     batch.in_flight = 1
-    run.num_steps += 1
+
+
+def go_on(batch: Lane) -> None:
+    """`in_flight.complete` of a batch that brings tokens alone."""
+    batch.in_flight = 0
+    batch.cached += batch.decodes
+    batch.previous_end_s = batch.end_s
+    batch.step += 1
 
 
 def forward_pipeline(sim: Simulation, r: int, until_s: float) -> bool:
     """`fast_forward` of several stages: each batch that is through goes round again at once."""
-    replica, run = sim.replicas[r], sim.run[0]
+    replica, run, pool = sim.replicas[r], sim.run[0], sim.pool
     lane = resting_lane(sim, r)
     if lane < 0:
         return False
@@ -194,31 +197,42 @@ def forward_pipeline(sim: Simulation, r: int, until_s: float) -> bool:
     arrival_s = quiet_until(sim, r, min(most_decodes(sim, r), run.max_batched_tokens - 1))
     if arrival_s < 0.0:
         return False
-    stages, block_mask = run.num_stages, run.block_tokens - 1
-    first, most = run.num_steps, 0
-    while replica.now_s < until_s and run.num_steps < len(sim.steps):
+    stages, first = run.num_stages, r * run.num_stages
+    phases, block_tokens = run.phase_at, run.block_tokens
+    host_step_s, limit_s = run.host_step_s, run.tbt_limit_s
+    kv_blocks, spare, free = run.kv_blocks, run.whole_blocks, replica.free
+    oldest, in_flight, stalled = replica.oldest, replica.in_flight, replica.stalled
+    now_s, n, most, late = replica.now_s, run.num_steps, 0, 0
+    while now_s < until_s and n < len(sim.steps):
         batch = sim.lanes[lane]
-        crossing = sim.pool[run.phase_at + lane * run.block_tokens + (-batch.step & block_mask)]
-        if crossing + run.whole_blocks > replica.free:
+        crossing = pool[phases + lane * block_tokens + (-batch.step & (block_tokens - 1))]
+        if crossing + spare > free:
             break
-        replica.free -= crossing
+        free -= crossing
         most = max(most, batch.decodes)
-        end_s = pass_stages(sim, r, lane, replica.now_s)
-        log_decodes(sim, r, lane, end_s)
-        place = replica.oldest + replica.in_flight
-        sim.stages[r * stages + (place if place < stages else place - stages)].flight = lane
-        replica.in_flight += 1
-        replica.stalled += 1
-        lane = sim.stages[r * stages + replica.oldest].flight
-        end_s = sim.lanes[lane].end_s + run.host_step_s
+        end_s = pass_stages(sim, first, batch, n, now_s)
+        log_decodes(sim, lane, n, kv_blocks - free, end_s)
+        place = oldest + in_flight
+        sim.stages[first + (place if place < stages else place - stages)].flight = lane
+        n, in_flight, stalled = n + 1, in_flight + 1, stalled + 1
+        lane = sim.stages[first + oldest].flight
+        batch = sim.lanes[lane]
+        end_s = batch.end_s + host_step_s
         if end_s >= arrival_s or end_s > until_s or not brings_tokens_alone(sim, lane):
             replica.due = 0
             break
-        complete(sim, r)
-        replica.now_s = replica.seen_s = max(replica.now_s, end_s)
-    if run.num_steps == first:
+        oldest = oldest + 1 if oldest + 1 < stages else 0
+        in_flight, stalled = in_flight - 1, 0
+        late += batch.decodes if batch.end_s - batch.previous_end_s > limit_s else 0
+        go_on(batch)
+        now_s = max(now_s, end_s)
+    if n == run.num_steps:
         return False
-    count_most(sim, most, run.kv_blocks - replica.free)
+    run.num_steps = n
+    run.late_gaps += late
+    replica.oldest, replica.in_flight, replica.stalled = oldest, in_flight, stalled
+    replica.now_s, replica.seen_s, replica.free = now_s, now_s, free
+    count_most(sim, most, kv_blocks - free)
     if run.caching:
         evict(sim, r)  # what the steps took
     return True

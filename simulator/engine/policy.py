@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from inspect import Parameter, signature
 from typing import Any
 
@@ -86,6 +87,7 @@ class Policy:
         return ranks(ORDERS[self.name](workload, **said))
 
 
+@lru_cache
 def parse_policy(text: str) -> Policy:
     """
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,8 @@ class Router:
 
 
 def _in_turn(workload: Workload, replicas: int) -> Ints:
-    return np.tile(np.arange(len(workload)) % replicas, (2, 1))
+    turns = np.tile(np.arange(replicas), -(-len(workload) // replicas))[: len(workload)]
+    return np.broadcast_to(turns, (2, len(workload)))
 
 
 def _at_random(workload: Workload, replicas: int) -> Ints:
@@ -131,6 +133,7 @@ class Routing:
         return self.said.get(parameter, self.router.parameters.get(parameter, 0))
 
 
+@lru_cache
 def parse_router(text: str) -> Routing:
     """
     Raises:

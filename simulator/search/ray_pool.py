@@ -108,7 +108,12 @@ def ray_pool(demand: Demand, address: str) -> RayPool:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-            raise AgentError(f"--ray {address}: {_first_line(error)}") from error
+            why = _first_line(error)
+            if address == AUTO and isinstance(error, ConnectionError):
+                why = (
+                    "no Ray cluster runs here; start one with `ray start --head`, or name HOST:PORT"
+                )
+            raise AgentError(f"--ray {address}: {why}") from error
         stack.callback(ray.shutdown)
         return RayPool(demand, stack.pop_all())
 

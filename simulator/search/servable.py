@@ -28,20 +28,23 @@ def servable(space: Space, workload: Workload) -> Space:
     return Space(tuple(kept), tuple(refused))
 
 
-def servable_pairs(apart: Pairings, workload: Workload) -> Pairings:
-    """The same of prefill and decode apart, whose pools look for no prefixes."""
-    alone = replace(workload, prefix=None)
-    kept = tuple(
-        pairing
-        for pairing in apart.kept
-        if not any(
-            _refusal(candidate, placement, alone)
-            for placement in (pairing.prefill, pairing.decode)
-            for candidate in placement.candidates
+def servable_pairs(apart: Pairings) -> Pairings:
+    """The same of prefill and decode apart: no class of a policy goes on from a prefill made elsewhere."""
+    unable = [pairing for pairing in apart.kept if not parse_policy(pairing.policy).is_compiled]
+    if not unable:
+        return apart
+    misses = {
+        (pairing.decode.label, pairing.policy): _miss(
+            pairing.decode,
+            f"for decode apart: policy {pairing.policy!r} prefills every prompt itself",
         )
+        for pairing in unable
+    }
+    return Pairings(
+        tuple(pairing for pairing in apart.kept if pairing not in unable),
+        {**apart.refused, POLICY: len(unable)},
+        (*apart.infeasible, *misses.values()),
     )
-    refused = {POLICY: len(apart) - len(kept)} if len(kept) < len(apart) else {}
-    return replace(apart, kept=kept, refused={**apart.refused, **refused})
 
 
 def _refusal(candidate: Candidate, placement: Placement, workload: Workload) -> str | None:

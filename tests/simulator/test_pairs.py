@@ -72,14 +72,15 @@ def test_a_placement_that_cannot_take_a_role_is_told_with_the_role_and_why() -> 
     assert reasons[2:] == [room]
 
 
-def test_pools_whose_policy_wants_one_stage_are_refused() -> None:
-    axes = replace(APART, pp=(1, 2), policies=("vllm_v1", "lightllm"))
+def test_policies_that_cannot_go_on_from_a_prefill_made_elsewhere_are_refused() -> None:
+    """A class makes its own batches, of prompts that it prefills itself; orders and functions do not."""
+    axes = replace(APART, policies=("vllm_v1", "vllm_v0", "shortest_prompt_first"))
     found = question(axes).pairings(800)
-    kept = servable_pairs(found, workload())
-    stages = {(p.policy, p.prefill.parallelism.pp, p.decode.parallelism.pp) for p in kept.kept}
-    assert {(pp, other) for policy, pp, other in stages if policy == "lightllm"} == {(1, 1)}
-    assert {(pp, other) for policy, pp, other in stages if policy == "vllm_v1"} >= {(1, 1), (2, 1)}
-    assert kept.refused["the policy"] == len(found) - len(kept) > 0
+    kept = servable_pairs(found)
+    assert {pairing.policy for pairing in kept.kept} == {"vllm_v1", "shortest_prompt_first"}
+    assert kept.refused["the policy"] == len(found) - len(kept) == len(found) / 3
+    reasons = {miss.reason for miss in kept.infeasible if miss.constraint == "the policy"}
+    assert reasons == {"for decode apart: policy 'vllm_v0' prefills every prompt itself"}
 
 
 def test_the_room_beside_a_role_shrinks_by_what_it_takes() -> None:
