@@ -179,14 +179,9 @@ def compile_and_search_command(**options: Any) -> None:
 
     from rich.console import Console
 
+    from servecast.simulator.commands.result_files import check_folder, save, write_json
     from servecast.simulator.commands.search_answer import show, show_space
-    from servecast.simulator.commands.search_job import (
-        check_folder,
-        describe_space,
-        run_job,
-        save,
-        write_json,
-    )
+    from servecast.simulator.commands.search_job import describe_space, run_job
 
     as_json, dry_run, out = options["as_json"], options["dry_run"], options["out"]
     job = job_options(options)

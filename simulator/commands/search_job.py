@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import platformdirs
 from rich.console import Console
@@ -25,7 +23,6 @@ from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.commands.search_view import shown
 from servecast.simulator.metrics.attained import targets_from
 from servecast.simulator.metrics.classes import slo_of
-from servecast.simulator.report.render import render
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 from servecast.simulator.search.dry_run import space_json
 from servecast.simulator.search.market import (
@@ -96,31 +93,46 @@ def run_job(options: JobOptions) -> dict[str, Any]:
     """
     question = question_of(options)
     options = replace(options, store=options.store or default_store())
-    if not options.more_traces:
-        return _answer(options, question, workload_of(options, question), JOURNAL)
-    return _robust_answer(options, question)
+    if options.more_traces:
+        return _robust_answer(options, question)
+    (workload,) = workloads_of(options, question)
+    return _answer(options, question, workload, JOURNAL)
 
 
 def _robust_answer(options: JobOptions, question: Question) -> dict[str, Any]:
-    """One search for each trace, and the answer for all of them."""
-    if options.best_only:
-        raise UserError(
-            "--best-only: the best of several traces may be the best of none; leave it out"
-        )
-    traces = (options.trace, *options.more_traces)
-    weights = check_weights(len(traces), options.weights)
-    workloads = [workload_of(replace(options, trace=trace), question) for trace in traces]
-    found = []
-    for index, (workload, weight) in enumerate(zip(workloads, weights, strict=True)):
-        result = _answer(options, question, workload, f"{index + 1}-{JOURNAL}")
+    """One search for each trace, and the answer for all of them; for those that were done, after Ctrl-C."""
+    workloads = workloads_of(options, question)
+    weights = check_weights(len(workloads), options.weights)
+    found: list[Weighted] = []
+    kept: list[Path] = []
+    for number, (workload, weight) in enumerate(zip(workloads, weights, strict=True), 1):
+        name = f"{number}-{JOURNAL}"
+        begun = any(_journals(options).glob(f"{Path(name).stem}*.jsonl"))
+        resumed = replace(options, resume=options.resume and (begun or number == 1))
+        try:
+            result = _answer(resumed, question, workload, name, kept)
+        except KeyboardInterrupt:
+            if not found:
+                raise
+            break
         found.append(Weighted(workload.name, weight, result))
         if not result["complete"]:
             break
-    return combined(found, question.objective, options.robust)
+    answer = combined(found, question.objective, options.robust)
+    if len(found) < len(workloads):
+        return answer | {"complete": False}
+    if answer["complete"]:
+        for journal in kept:
+            journal.unlink(missing_ok=True)
+    return answer
 
 
 def _answer(
-    options: JobOptions, question: Question, workload: Workload, journal: str
+    options: JobOptions,
+    question: Question,
+    workload: Workload,
+    journal: str,
+    kept: list[Path] | None = None,
 ) -> dict[str, Any]:
     assert options.store is not None
     with shown(Console(stderr=True), options.quiet) as view:
@@ -128,12 +140,18 @@ def _answer(
             TableLoader(options.store, sources_of(options.sources)),
             view.watching(_pool_for(options)),
             view.report,
-            journal=(options.out or options.store.parent) / journal,
+            journal=_journals(options) / journal,
+            kept=kept,
             resume=options.resume,
             best_only=options.best_only,
             judged=options.judged,
         )
         return plan(question, workload, means, _versions())
+
+
+def _journals(options: JobOptions) -> Path:
+    assert options.store is not None
+    return options.out or options.store.parent
 
 
 def describe_space(options: JobOptions) -> dict[str, Any]:
@@ -143,10 +161,33 @@ def describe_space(options: JobOptions) -> dict[str, Any]:
         UserError: as ``run_job``, but for the store, which is not opened.
     """
     question = question_of(options)
-    workload = workload_of(options, question)
-    tokens = workload.mean_sequence_tokens
-    space = servable(question.space(tokens), workload)
-    return space_json(question, space, servable_pairs(question.pairings(tokens)))
+    spaces = []
+    for workload in workloads_of(options, question):
+        tokens = workload.mean_sequence_tokens
+        space = servable(question.space(tokens), workload)
+        apart = servable_pairs(question.pairings(tokens))
+        found = space_json(question, space, apart)
+        spaces.append({"name": workload.name, **found})
+    first = {name: value for name, value in spaces[0].items() if name != "name"}
+    if len(spaces) == 1:
+        return first
+    keys = ("name", "to_search", "refused")
+    return {**first, "traces": [{key: space[key] for key in keys} for space in spaces]}
+
+
+def workloads_of(options: JobOptions, question: Question) -> list[Workload]:
+    """Of every trace.
+
+    Raises:
+        UserError: a trace is wrong, or what is said of several fits one alone, or the other way round.
+    """
+    traces = (options.trace, *options.more_traces)
+    check_weights(len(traces), options.weights)
+    if options.best_only and options.more_traces:
+        raise UserError(
+            "--best-only: the best of several traces may be the best of none; leave it out"
+        )
+    return [workload_of(replace(options, trace=trace), question) for trace in traces]
 
 
 def workload_of(options: JobOptions, question: Question) -> Workload:
@@ -233,38 +274,6 @@ def _versions() -> dict[str, Any]:
         "servecast_version": version("servecast"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UserError where nothing could be saved, before anything is searched."""
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        tempfile.TemporaryDirectory(dir=parent).cleanup()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write the result there: {error.strerror}") from error
-
-
-def save(result: dict[str, Any], folder: Path) -> None:
-    """Writes ``results.json`` and ``report.html`` into ``folder``, each whole or not at all."""
-    writers: dict[str, Callable[[TextIO], object]] = {
-        "results.json": lambda file: write_json(result, file),
-        "report.html": lambda file: file.write(render(result)),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            partial = folder / f"{name}.partial"
-            with partial.open("w", encoding="utf-8") as file:
-                write(file)
-            partial.replace(folder / name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write the result there: {error.strerror}") from error
-
-
-def write_json(result: dict[str, Any], file: TextIO) -> None:
-    """Piece by piece: as one text, a configuration takes several times the memory of what was found of it."""
-    json.dump(result, file, indent=2, allow_nan=False)
-    file.write("\n")
 
 
 def asked_slos(texts: tuple[str, ...]) -> tuple[Slo, ...]:

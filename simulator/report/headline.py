@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from servecast.simulator.report.text import number, percent, plural, usd
+from servecast.simulator.search.space import DECLARED, DEFAULT_POLICY, DEFAULT_ROUTER
 
 Row = dict[str, Any]
+USUAL = {"precision": DECLARED, "policy": DEFAULT_POLICY, "router": DEFAULT_ROUTER}
+"""What goes without saying."""
 ROLES = ("prefill", "decode")
 """Parts of a configuration that does them on GPUs of their own; others have no parts."""
 
@@ -26,6 +29,8 @@ def headline(result: Row) -> str:
         return f"No configuration serves {question['model']} within {targets}: {why}."
     rate = result["workload"].get("rate_per_s")
     load = f" at {number(rate)} requests per second" if rate else ""
+    if traces := result.get("workloads"):
+        load = f" under each of {plural(len(traces), 'trace')}"
     return (
         f"Serve {question['model']}{load} on {gpus(best)} for {usd(best['usd_per_hour'])} an hour."
     )
@@ -42,17 +47,36 @@ def gpus(row: Row) -> str:
 def shape(row: Row) -> str:
     """How a configuration is deployed, in words."""
     parts = roles(row)
-    if not parts:
-        return _replicas(row)
-    said = "; ".join(f"{name} on {_replicas(part)}" for name, part in parts)
-    return said[0].upper() + said[1:]
+    said = "; ".join(f"{name} on {_replicas(part)}" for name, part in parts) or _replicas(row)
+    rules = [f"{name} {row[name]}" for name in USUAL if row.get(name, USUAL[name]) != USUAL[name]]
+    return "; ".join([said[0].upper() + said[1:], *rules])
+
+
+def degrees(row: Row) -> str:
+    """``TP 2, PP 1``, with those of experts and of data-parallel attention where there are."""
+    more = [f"{name.upper()} {row[name]}" for name in ("ep", "dp") if row.get(name, 1) > 1]
+    return ", ".join([f"TP {row['tp']}", f"PP {row['pp']}", *more])
+
+
+def place(row: Row) -> str:
+    """``h100-sxm, TP 2, PP 1``, of each role where they are apart; what is not said of a row is any."""
+    there = " → ".join(_place(part) for _, part in roles(row)) or _place(row)
+    precision = row.get("precision", DECLARED)
+    return there if precision == DECLARED else f"{there}, {precision}"
+
+
+def _place(row: Row) -> str:
+    there = [degrees(row)] if row.get("tp") is not None else []
+    return ", ".join([str(row.get("sku", "any GPU")), *there])
 
 
 def _replicas(row: Row) -> str:
+    ranks = row.get("dp", 1)
+    whose = " of each rank" if ranks > 1 else ""
     return (
-        f"{plural(row['replicas'], 'replica')} of {plural(row['tp'] * row['pp'], 'GPU')} "
-        f"(TP {row['tp']}, PP {row['pp']}), at most {row['max_num_seqs']} sequences and "
-        f"{row['max_batched_tokens']:,} tokens a step"
+        f"{plural(row['replicas'], 'replica')} of {plural(row['tp'] * row['pp'] * ranks, 'GPU')} "
+        f"({degrees(row)}), at most {row['max_num_seqs']} sequences and "
+        f"{row['max_batched_tokens']:,} tokens a step{whose}"
     )
 
 
@@ -61,6 +85,15 @@ def binding(row: Row) -> str:
     binds = row["binds"]
     target = f"{binds['slo']} breaks first" if binds.get("slo") else "no target breaks"
     return f"Above capacity {target}; {binds.get('detail', 'what is short is not known')}."
+
+
+def worst_trace(row: Row) -> str | None:
+    """Whose figures a row has, where it is the answer to several traces."""
+    if row.get("worst_trace") is None:
+        return None
+    worst = next(each for each in row["traces"] if each["name"] == row["worst_trace"])
+    there = plural(worst["replicas"], "replica")
+    return f"Figures are those of {there} under {worst['name']}, the trace that is worst for it."
 
 
 def carrying(result: Row) -> str | None:
@@ -108,5 +141,5 @@ def _cheaper(result: Row) -> str:
     if least == 0 or (0 in known and known[0] <= known[least]):
         return ""
     row = ranked[least]
-    name = f"#{least + 1} ({row['sku']} TP {row['tp']} PP {row['pp']})"
+    name = f"#{least + 1} ({row['sku']} {degrees(row).replace(',', '')})"
     return f" The least for that is {name}: {_rented(row['at_confidence'])}."

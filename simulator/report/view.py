@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from servecast.compiler.service import Slo
+from servecast.simulator.deploy.engines import Command, vllm_command
 from servecast.simulator.metrics.classes import slo_of
-from servecast.simulator.report.headline import carrying, roles
+from servecast.simulator.report.headline import carrying, degrees, place, roles
 from servecast.simulator.report.text import number, percent, plural, seconds, usd
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 
@@ -149,19 +150,15 @@ def axis_text(row: Row, axis: str) -> str:
     parts = roles(row)
     if axis != "mode" or not parts:
         return str(row.get(axis, ""))
-    places = (f"{p['replicas']} × {p['sku']} TP {p['tp']} PP {p['pp']}" for _, p in parts)
-    return ", ".join(f"{name} {place}" for (name, _), place in zip(parts, places, strict=True))
+    places = (f"{p['replicas']} × {p['sku']} {degrees(p)}" for _, p in parts)
+    return "; ".join(f"{name} {place}" for (name, _), place in zip(parts, places, strict=True))
 
 
 def refusals(infeasible: list[Row]) -> list[Refusal]:
     """The configurations that cannot serve, those of one placement and one reason together."""
 
-    def where(row: Row) -> str:
-        degrees = [f"{key.upper()} {row[key]}" for key in ("tp", "pp") if row.get(key) is not None]
-        return ", ".join([str(row.get("sku", "any GPU")), *degrees])
-
-    counted = Counter((where(row), row["reason"]) for row in infeasible)
-    return [Refusal(place, times, reason) for (place, reason), times in counted.items()]
+    counted = Counter((place(row), row["reason"]) for row in infeasible)
+    return [Refusal(where, times, reason) for (where, reason), times in counted.items()]
 
 
 def reproduce(result: Row) -> str | None:
@@ -177,16 +174,13 @@ def deploy(result: Row) -> str:
     best, model = result["best"], result["question"]["model"]
     parts = roles(best)
     if not parts:
-        return _serve(best, model)
-    return "\n".join(f"# {name}\n{_serve(part, model)}" for name, part in parts)
-
-
-def _serve(row: Row, model: str) -> str:
-    return " \\\n    ".join(
-        [
-            f"vllm serve {shlex.quote(model)}",
-            f"--tensor-parallel-size {row['tp']} --pipeline-parallel-size {row['pp']}",
-            f"--max-num-seqs {row['max_num_seqs']}",
-            f"--max-num-batched-tokens {row['max_batched_tokens']}",
-        ]
+        return _lines(vllm_command(best, model))
+    return "\n".join(
+        f"# {name}\n{_lines(vllm_command({**part, 'role': name}, model))}" for name, part in parts
     )
+
+
+def _lines(command: Command) -> str:
+    """One option a line."""
+    every = [command.program, *command.options]
+    return " \\\n    ".join(shlex.join(words) for words in every)

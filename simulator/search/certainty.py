@@ -1,12 +1,27 @@
-"""The contenders of a ranking, drawn again: how sure their capacities are, and what would tell ties apart."""
+"""How sure the capacities of a ranking are, and what would tell ties apart.
+
+The contenders are drawn again, and the first row of every kind: of a GPU, a precision and a mode. What they
+say of how far a capacity may be off holds for the others of their kind, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 from servecast.estimator.tables import RuntimeTables
-from servecast.simulator.search.confidence import DRAWS, Apart, Draws, confidences
+from servecast.simulator.search.confidence import (
+    CONTENDER,
+    DRAWS,
+    Apart,
+    Confidence,
+    Draws,
+    Spread,
+    confidences,
+    spread,
+)
 from servecast.simulator.search.outcome import AnyOutcome, TablesFor
 from servecast.simulator.search.pool import Pool
 from servecast.simulator.search.result import Ranking
@@ -17,6 +32,9 @@ from servecast.simulator.search.space import Placement
 from servecast.simulator.search.table_bounds import bounds
 from servecast.simulator.search.task import Shape
 from servecast.simulator.search.worker import Worker
+
+UNDRAWN = Apart("draws")
+"""What would tell a row from the best that only those of its kind speak for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,49 +57,54 @@ class Certainty:
         less than these once they carry it as surely as ``confidence``.
         """
         count = len(ranking.contenders)
-        draws = self._draws(ranking, 0, count)
-        sizes = self.sizing.sizes(ranking.outcomes[:count], draws, confidence)
-        last = count + cheaper_behind(ranking, sizes)
-        if last > count:
-            behind = self._draws(ranking, count, last)
-            draws += behind
-            sizes += self.sizing.sizes(ranking.outcomes[count:last], behind, confidence)
-        found = confidences(draws, confidence)
+        drawn = self._draws(ranking, range(count))
+        sizes = self._sizes(ranking, drawn, confidence)
+        behind = range(count, count + cheaper_behind(ranking, [*sizes.values()]))
+        more = self._draws(ranking, [*behind, *_firsts(ranking, {*drawn, *behind})])
+        drawn |= more
+        sizes |= self._sizes(ranking, more, confidence)
+        drawn = dict(sorted(drawn.items()))
+        found = dict(zip(drawn, confidences([*drawn.values()], confidence), strict=True))
+        rows = {index: _of_draws(ranking, index, drawn, found) for index in drawn}
+        others = _of_others(ranking, drawn, confidence)
         judged = [
-            {
-                **row,
-                "qps_interval": list(each.interval),
-                "interval_sources": sources(each.trace_share),
-                "tied_with_best": each.tied and index < count,
-                **size,
-            }
-            for index, (row, each, size) in enumerate(
-                zip(ranking.ranked[:last], found, sizes, strict=True)
-            )
+            {**row, **(rows.get(index) or others[index]), **sizes.get(index, {})}
+            for index, row in enumerate(ranking.ranked)
         ]
-        ties = [
-            self._tie(index + 1, ranking.ranked[index], each.apart, ranking.outcomes[index])
-            for index, each in enumerate(found[:count])
-            if each.apart is not None
-        ]
-        return ranking.with_contenders(judged, ties)
+        tied = [index for index, row in enumerate(judged) if index and row["tied_with_best"]]
+        return ranking.with_contenders(
+            judged, [self._tie(ranking, index, found.get(index)) for index in tied]
+        )
 
-    def _draws(self, ranking: Ranking, first: int, last: int) -> list[Draws]:
-        """Of the rows from the first on, up to the last."""
-        outcomes, rows = ranking.outcomes[first:last], ranking.ranked[first:last]
+    def _sizes(
+        self, ranking: Ranking, drawn: Mapping[int, Draws], confidence: float
+    ) -> dict[int, Row]:
+        outcomes = [ranking.outcomes[index] for index in drawn]
+        return dict(
+            zip(drawn, self.sizing.sizes(outcomes, [*drawn.values()], confidence), strict=True)
+        )
+
+    def _draws(self, ranking: Ranking, indices: Sequence[int]) -> dict[int, Draws]:
+        outcomes = [ranking.outcomes[index] for index in indices]
+        rows = [ranking.ranked[index] for index in indices]
         seeds = [self.seed + 1 + draw for draw in range(DRAWS)]
         sampled = [
             self.pool.submit(Worker.capacities, self._serving(each), row["qps"], seeds)
             for each, row in zip(outcomes, rows, strict=True)
         ]
         both = self._with_errors(outcomes, rows, seeds)
-        return [
-            Draws(row["qps"], one.result(), mine, row["usd_per_hour"])
-            for row, one, mine in zip(rows, sampled, both, strict=True)
-        ]
+        return {
+            index: Draws(row["qps"], one.result(), mine, row["usd_per_hour"])
+            for index, row, one, mine in zip(indices, rows, sampled, both, strict=True)
+        }
 
-    def _tie(self, rank: int, row: Row, apart: Apart, outcome: AnyOutcome) -> Row:
-        return tie(rank, row, apart, self.uncertain(outcome) if apart.by == "profiling" else [])
+    def _tie(self, ranking: Ranking, index: int, found: Confidence | None) -> Row:
+        row, apart = ranking.ranked[index], found.apart if found else UNDRAWN
+        assert apart is not None
+        outcome = ranking.outcomes[index]
+        return tie(
+            index + 1, row, apart, self.uncertain(outcome) if apart.by == "profiling" else []
+        )
 
     def _with_errors(
         self, contenders: Sequence[AnyOutcome], rows: Sequence[Row], seeds: Sequence[int]
@@ -114,6 +137,62 @@ class Certainty:
         return drawn
 
 
+def _kind(row: Row) -> tuple[str, ...]:
+    """Rows of one kind have the same errors of operator times, and meet the same bursts."""
+    return row["sku"], row["precision"], row["mode"]
+
+
+def _firsts(ranking: Ranking, drawn: set[int]) -> list[int]:
+    """Of each kind that has no row among those ``drawn`` but for the best, the first one behind it."""
+    kinds = {_kind(ranking.ranked[index]) for index in drawn if index}
+    found = []
+    for index, row in enumerate(ranking.ranked):
+        if index and _kind(row) not in kinds:
+            kinds.add(_kind(row))
+            found.append(index)
+    return found
+
+
+def _may_tie(ranking: Ranking, index: int) -> bool:
+    """What measurements bear never ties with what they do not; nor do sizes of deployments that differ."""
+    row, best, objective = ranking.ranked[index], ranking.ranked[0], ranking.objective
+    near = objective.higher_is_better or objective.ratio(row, best) >= CONTENDER
+    return near and bool(row["grounded"] == best["grounded"])
+
+
+def _of_draws(
+    ranking: Ranking, index: int, drawn: Mapping[int, Draws], found: Mapping[int, Confidence]
+) -> Row:
+    return {
+        "qps_interval": list(found[index].interval),
+        "qps_draws": list(drawn[index].both),
+        "interval_sources": sources(found[index].trace_share),
+        "tied_with_best": found[index].tied and _may_tie(ranking, index),
+    }
+
+
+def _of_others(ranking: Ranking, drawn: Mapping[int, Draws], confidence: float) -> dict[int, Row]:
+    """By index, of the rows that nobody drew: they are as uncertain as those of their kind at most."""
+    kinds: dict[tuple[str, ...], list[Draws]] = defaultdict(list)
+    for index, draws in drawn.items():
+        kinds[_kind(ranking.ranked[index])].append(draws)
+    spreads = {kind: spread(alike, drawn[0], confidence) for kind, alike in kinds.items()}
+    best = ranking.ranked[0]
+    return {
+        index: {
+            "qps_interval": list(spreads[_kind(row)].interval(row["qps"])),
+            "tied_with_best": _may_tie(ranking, index)
+            and not _behind(row, best, spreads[_kind(row)]),
+        }
+        for index, row in enumerate(ranking.ranked)
+        if index not in drawn
+    }
+
+
+def _behind(row: Row, best: Row, of_its_kind: Spread) -> bool:
+    return log(row["qps_per_usd_hour"] / best["qps_per_usd_hour"]) < -of_its_kind.behind
+
+
 def sources(trace_share: float | None) -> Row | None:
     """Of the interval's variance."""
     if trace_share is None:
@@ -132,6 +211,8 @@ def tie(rank: int, row: Row, apart: Apart, operators: Sequence[str]) -> Row:
             text = f"about {apart.times} times the trace would tell {name} from the best"
         case "more trace":
             text = f"more of the trace would tell {name} from the best"
+        case "draws":
+            text = f"{name} was not drawn again: a search of it and the best alone would tell"
         case _:
             text = f"{name} is as good as the best: no longer trace would tell"
     return {"rank": rank, "told_apart_by": apart.by, "operators": list(operators), "text": text}

@@ -51,7 +51,7 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """``by`` more trace (so many ``times`` as long) or profiling; neither: as good as equal."""
+    """``by`` more trace (so many ``times`` as long), profiling, or draws; neither: as good as equal."""
 
     by: str
     times: int | None = None
@@ -65,10 +65,41 @@ def confidences(draws: Sequence[Draws], confidence: float = DEFAULT_CONFIDENCE) 
     best = draws[0]
     found = []
     for index, mine in enumerate(draws):
-        tied = index == 0 or not _behind(mine, best, reach)
+        tied = index == 0 or not is_behind(mine, best, reach)
         apart = _apart(mine, best, reach) if tied and index else None
         found.append(Confidence(_interval(mine, reach), tied, _trace_share(mine), apart))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What draws of some configurations say of others like them that nobody drew: the widest interval as
+    factors on the capacity, and how far behind the best one is told from it, as a logarithm."""
+
+    low: float
+    high: float
+    behind: float
+
+    def interval(self, capacity: float) -> tuple[float, float]:
+        return capacity * self.low, capacity * self.high
+
+
+def spread(alike: Sequence[Draws], best: Draws, confidence: float = DEFAULT_CONFIDENCE) -> Spread:
+    """Of all that are ``alike``, the most of each."""
+    reach = STUDENT_T[confidence]
+    intervals = [(each.found, *_interval(each, reach)) for each in alike]
+    return Spread(
+        low=min(low / found for found, low, _ in intervals),
+        high=max(high / found for found, _, high in intervals),
+        behind=max(_told_from(each, best, reach) for each in alike),
+    )
+
+
+def _told_from(mine: Draws, best: Draws, reach: float) -> float:
+    ratios = _log_ratios(mine.both, best.both, mine, best)
+    if len(ratios) < len(best.both):
+        return inf
+    return reach * stdev(ratios) / sqrt(len(ratios))
 
 
 def carried_with(draws: Draws, rate_per_s: float) -> float:
@@ -108,11 +139,11 @@ def _interval(draws: Draws, reach: float) -> tuple[float, float]:
     return draws.found * exp(-width), draws.found * exp(width)
 
 
-def _behind(mine: Draws, best: Draws, reach: float) -> bool:
+def is_behind(mine: Draws, best: Draws, reach: float) -> bool:
     ratios = _log_ratios(mine.both, best.both, mine, best)
     if len(ratios) < len(best.both):
         return min(mine.both) <= 0 < min(best.both)
-    return fmean(ratios) + reach * stdev(ratios) / sqrt(len(ratios)) < 0
+    return fmean(ratios) + _told_from(mine, best, reach) < 0
 
 
 def _log_ratios(

@@ -83,6 +83,11 @@ class Journal:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
 
+    @property
+    def written(self) -> Path | None:
+        """The file; None while there is none."""
+        return None if self._file is None else Path(self._file.name)
+
     def close(self, *, done: bool) -> None:
         if self._file is None:
             return

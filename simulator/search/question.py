@@ -126,6 +126,10 @@ def axes_of(service: Service | None, overrides: Service, default_skus: tuple[str
             hint = did_you_mean(mode, MODES)
             raise UserError(f"no serving mode {mode!r}{hint}; there are {', '.join(MODES)}")
     apart = DISAGGREGATED in modes
+    if not apart and (overrides.prefill_skus or overrides.decode_skus):
+        raise UserError(
+            "--prefill-sku and --decode-sku are GPUs of roles apart; add --mode disaggregated"
+        )
     return Axes(
         skus=skus,
         modes=modes,

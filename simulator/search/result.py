@@ -62,11 +62,11 @@ class Ranking:
 
     @property
     def undrawn(self) -> int:
-        """How many of those that are near have no interval, so that nobody knows whether they are ties."""
-        return sum(row["qps_interval"] is None for row in self.ranked[: len(self.near)])
+        """How many of those that are near were not drawn: others of their kind speak for them."""
+        return sum(row["qps_draws"] is None for row in self.ranked[: len(self.near)])
 
     def with_contenders(self, rows: Sequence[Row], ties: Sequence[Row]) -> Ranking:
-        """With what the contenders' draws say of them; the others are behind."""
+        """With what draws say of the first rows, or of all."""
         return replace(self, ranked=(*rows, *self.ranked[len(rows) :]), ties=tuple(ties))
 
 

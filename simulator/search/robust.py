@@ -11,6 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from servecast.compiler.errors import UserError
+from servecast.simulator.search.confidence import (
+    CONTENDER,
+    DEFAULT_CONFIDENCE,
+    STUDENT_T,
+    Draws,
+    is_behind,
+)
 from servecast.simulator.search.objective import Objective, Row
 
 IDENTITY = (
@@ -20,7 +27,8 @@ PLACE = ("sku", "tp", "pp", "ep", "dp")
 LIMITS = ("max_num_seqs", "max_batched_tokens")
 ROLES = ("prefill", "decode")
 RENTED = ("replicas", "gpus", "usd_per_hour")
-OF_A_TRACE = ("qps", "qps_per_usd_hour", *RENTED, "metrics", "binds")
+HALF = 0.5
+OF_A_TRACE = ("qps", "qps_interval", "qps_per_usd_hour", *RENTED, "metrics", "binds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +68,18 @@ def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> R
     sign = -1 if objective.higher_is_better else 1
     rows.sort(key=lambda row: (not row["grounded"], sign * row["robust"], row["gpus"], *_key(row)))
     first = traces[0].result
+    _mark_ties(rows, first["question"].get("confidence", DEFAULT_CONFIDENCE))
     return {
         **first,
         "complete": all(each.result["complete"] for each in traces),
         "best": rows[0] if rows else None,
         "ranked": rows,
-        "ties": [],
-        "undrawn": 0,
+        "ties": [
+            _tie(index + 1, row)
+            for index, row in enumerate(rows)
+            if index and row["tied_with_best"]
+        ],
+        "undrawn": _undrawn(rows, objective),
         "explanation": None,
         "sensitivity": None,
         "infeasible": [*_infeasible(traces), *_otherwise_limited(traces)],
@@ -111,12 +124,70 @@ def _row(rows: Sequence[Row], traces: Sequence[Weighted], objective: Objective, 
         **_deployed(rows),
         **_sure(rows),
         "robust": CHOICES[choice](values, [each.weight for each in traces], objective),
+        "robust_draws": _drawn(rows, [each.weight for each in traces], objective, choice),
         "tied_with_best": False,
+        "worst_trace": traces[worst].name,
         "traces": [
             {"name": each.name, **{name: row[name] for name in OF_A_TRACE}}
             for each, row in zip(traces, rows, strict=True)
         ],
     }
+
+
+def _drawn(
+    rows: Sequence[Row], weights: Sequence[float], objective: Objective, choice: str
+) -> list[float] | None:
+    """The figure of all traces in each draw of their capacities; None where some trace's were not drawn.
+
+    Where less is asked for, replicas decide, and no draw of a capacity changes them.
+    """
+    if not objective.higher_is_better or not all(row.get("qps_draws") for row in rows):
+        return None
+    drawn = zip(
+        *([objective.value(row) * qps / row["qps"] for qps in row["qps_draws"]] for row in rows),
+        strict=True,
+    )
+    return [
+        CHOICES[choice](values, weights, objective) if min(values) > 0 else 0.0 for values in drawn
+    ]
+
+
+def _mark_ties(rows: Sequence[Row], confidence: float) -> None:
+    """As in the search of one trace: draw by draw, of what measurements bear as much."""
+    if not rows or not rows[0]["robust_draws"]:
+        return
+    best = _as_draws(rows[0])
+    for row in rows:
+        row["tied_with_best"] = (
+            row["robust_draws"] is not None
+            and row["grounded"] == rows[0]["grounded"]
+            and not is_behind(_as_draws(row), best, STUDENT_T[confidence])
+        )
+
+
+def _as_draws(row: Row) -> Draws:
+    """A figure that is per dollar already."""
+    return Draws(row["robust"], (), tuple(row["robust_draws"]), 1.0)
+
+
+def _undrawn(rows: Sequence[Row], objective: Objective) -> int:
+    """How many are near the best and have no draws under each trace to tell."""
+    if not objective.higher_is_better:
+        return 0
+    return sum(
+        row["robust_draws"] is None and row["robust"] >= CONTENDER * rows[0]["robust"]
+        for row in rows
+    )
+
+
+def _tie(rank: int, row: Row) -> Row:
+    """What would tell a row from the best: whatever most of its interval under its worst trace is of."""
+    shares = row.get("interval_sources") or {"trace": 1.0}
+    by = "more trace" if shares["trace"] >= HALF else "profiling"
+    told = "more of the traces" if by == "more trace" else "profiling its kernels"
+    name = f"#{rank} ({row['sku']} TP {row['tp']}, {row['max_num_seqs']} sequences)"
+    text = f"{told} would tell {name} from the best"
+    return {"rank": rank, "told_apart_by": by, "operators": [], "text": text}
 
 
 def _deployed(rows: Sequence[Row]) -> Row:

@@ -86,6 +86,7 @@ def served(found: Carried | PairCarried, gpus: int, usd_per_hour: float, demand:
         "usd_per_hour": usd_per_hour,
         "qps": found.rate_per_s,
         "qps_interval": None,
+        "qps_draws": None,
         "interval_sources": None,
         "tied_with_best": False,
         "rate_confidence": None,

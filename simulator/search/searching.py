@@ -43,7 +43,8 @@ class Means:
 
     ``journal`` is the file that a stopped search leaves, ``resume`` goes on from it. ``best_only`` shows of
     most configurations only that another is better. Not ``judged``, the ranking has no intervals, ties or
-    reasons, which cost as much again.
+    reasons, which cost as much again. A journal stays when its search is done where others are to follow,
+    and is added to ``kept``.
     """
 
     loader: TableLoader
@@ -53,6 +54,7 @@ class Means:
     resume: bool = False
     best_only: bool = False
     judged: bool = True
+    kept: list[Path] | None = None
 
 
 @dataclass(slots=True)
@@ -95,8 +97,14 @@ class Searching:
             ranking = replace(self.ranking(), complete=False)
         finally:
             pool.close(now=not complete)
-            journal.close(done=complete)
+            self._close(journal, done=complete)
         return ranking
+
+    def _close(self, journal: Journal, *, done: bool) -> None:
+        kept = self.means.kept
+        if done and kept is not None and journal.written is not None:
+            kept.append(journal.written)
+        journal.close(done=done and kept is None)
 
     def _judged(self, ranking: Ranking, pool: Pool) -> Ranking:
         """With how sure its contenders are, and why its best is best."""

@@ -42,7 +42,7 @@ def test_what_cannot_serve_is_listed_once_a_placement_with_its_reason(
         {**miss, "reason": "too small as well"},
     ]
     text = shown(result, 120)
-    assert "l40s tp1 pp1" in text
+    assert "l40s, TP 1, PP 1" in text
     assert "too small (and 1 more settings)" in text
 
 
@@ -102,3 +102,47 @@ def test_a_best_that_ties_with_nobody_carries_no_mark(result: dict[str, Any]) ->
     text = shown(result, 120)
     assert "not told apart" not in text
     assert not any(line.split()[1:2] == ["="] for line in text.splitlines())
+
+
+def test_what_else_configurations_differ_in_stands_below_by_their_numbers(
+    result: dict[str, Any],
+) -> None:
+    """Without it two rows of one GPU and limits would look alike."""
+    assert " precision" not in shown(result, 80)
+    for number, row in enumerate(result["ranked"]):
+        row |= {"precision": ("bf16", "fp8")[number % 2], "ep": 1 + 7 * (number % 2), "dp": 1}
+    lines = shown(result, 80).splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.split() == ["#", "precision", "ep"])
+    assert [line.split() for line in lines[heading + 1 : heading + 3]] == [
+        ["1", "bf16", "1"],
+        ["2", "fp8", "8"],
+    ]
+    assert any(line.split()[:2] == ["2", result["ranked"][1]["sku"]] for line in lines)
+
+
+def test_the_ranking_shows_the_figure_that_it_is_by(result: dict[str, Any]) -> None:
+    result["question"]["objective"] = {"key": "watts_at_trace_rate", "better": "lower"}
+    for row in result["ranked"]:
+        row["watts_at_trace_rate"] = 512.4
+    lines = shown(result, 80).splitlines()
+    heading = next(line for line in lines if line.startswith("SKU"))
+    assert "W" in heading.split()
+    assert "QPS/$h" not in heading
+    assert any(" 512 " in line for line in lines)
+
+
+def test_a_replica_has_the_gpus_of_all_its_ranks_and_says_what_is_not_usual(
+    result: dict[str, Any],
+) -> None:
+    result["best"] |= {"tp": 2, "pp": 1, "dp": 4, "ep": 8, "replicas": 1, "precision": "fp8"}
+    result["best"] |= {"policy": "sarathi", "router": "least_outstanding"}
+    text = " ".join(shown(result, 200).split())
+    assert "1 replica of 8 GPUs (TP 2, PP 1, EP 8, DP 4), at most" in text
+    assert "tokens a step of each rank; precision fp8; policy sarathi; $" in text
+
+
+def test_every_capacity_has_how_far_it_may_be_off(result: dict[str, Any]) -> None:
+    for row in result["ranked"]:
+        row["qps_interval"] = [0.8 * row["qps"], 1.25 * row["qps"]]
+    text = shown(result, 80)
+    assert sum("25%" in line for line in text.splitlines()) == 12

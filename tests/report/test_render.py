@@ -322,7 +322,7 @@ def test_prefill_and_decode_apart_are_told_role_by_role(result: Result) -> None:
     assert "on 2 × a100-sxm-80gb + 1 × h100-sxm for $" in text
     assert "Prefill on 2 replicas of 1 GPU (TP 1, PP 1)" in text
     assert "; decode on 1 replica of 1 GPU" in text
-    assert "prefill 2 × a100-sxm-80gb TP 1 PP 1, decode 1 × h100-sxm TP 1 PP 1" in text
+    assert "prefill 2 × a100-sxm-80gb TP 1, PP 1; decode 1 × h100-sxm TP 1, PP 1" in text
     assert "The fullest stage of the decode role" in text
     assert "# prefill vllm serve llama-3.1-8b" in " ".join(text.split())
     assert "Batch settings of" not in text

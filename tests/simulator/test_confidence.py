@@ -13,6 +13,7 @@ from servecast.simulator.search.confidence import (
     carried_with,
     confidences,
     margin,
+    spread,
 )
 
 
@@ -91,6 +92,22 @@ def test_a_tie_says_what_would_end_it() -> None:
     same = judged(best, best)[1].apart
     assert same is not None
     assert same.by == "neither"
+
+
+def test_what_nobody_drew_is_as_uncertain_as_the_widest_of_its_kind() -> None:
+    narrow, wide = drawn(noisy(10, 0.02, 8)), drawn(noisy(20, 0.2, 9))
+    (low, high) = judged(narrow, wide)[1].interval
+    alike = spread([narrow, wide], narrow)
+    assert alike.interval(5.0) == pytest.approx((5.0 * low / wide.found, 5.0 * high / wide.found))
+    assert spread([narrow], narrow).behind == 0  # it is no more than itself behind the best
+    assert alike.behind == spread([wide], narrow).behind > 0
+
+
+def test_of_a_kind_that_has_no_capacity_in_a_draw_nothing_is_told_from_the_best() -> None:
+    best, failing = drawn(noisy(10, 0.02, 8)), drawn((10.0, 0.0, 9.0, 10.0, 11.0, 10.0))
+    alike = spread([failing], best)
+    assert alike.interval(4.0)[0] == 0
+    assert alike.behind == float("inf")
 
 
 def test_a_draw_without_capacity_leaves_no_lower_bound() -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from servecast.compiler.errors import UserError
+from servecast.compiler.service import Service
+from servecast.simulator.commands.search_job import JobOptions, run_job
 from servecast.simulator.search.objective import OBJECTIVES
+from servecast.simulator.search.pool import Here
 from servecast.simulator.search.robust import IDENTITY, PLACE, Weighted, check_weights, combined
+from servecast.simulator.search.task import Demand
+from servecast.simulator.traffic.traces import TraceOptions
 
 PER_DOLLAR = OBJECTIVES["qps_per_usd"]
 
@@ -18,7 +27,7 @@ def row(name: str, value: float, replicas: int = 1) -> dict[str, Any]:
     figures = {"qps": value, "qps_per_usd_hour": value, "usd_per_hour": replicas, "gpus": replicas}
     return {
         **identity, **figures, "sku": name, "replicas": replicas, "grounded": True, "metrics": {},
-        "binds": {},
+        "binds": {}, "qps_interval": None, "qps_draws": None,
     }  # fmt: skip
 
 
@@ -67,6 +76,32 @@ def test_several_traces_are_carried_as_surely_as_the_least_sure_of_them() -> Non
     night["at_confidence"] = None
     found = combined([trace("day", day), trace("night", night)], PER_DOLLAR, "worst")["best"]
     assert found["at_confidence"] is None
+
+
+def drawn(sku: str, value: float, *factors: float) -> dict[str, Any]:
+    return {**row(sku, value), "qps_draws": [value * factor for factor in factors]}
+
+
+def test_ties_are_told_draw_by_draw_of_what_counts_for_all_traces() -> None:
+    """By day `close` is far ahead, which the worst case does not count; by night draws go either way."""
+    steady, shaken = (1.0,) * 6, (0.9, 1.1, 0.9, 1.1, 0.9, 1.1)
+    day = [drawn("best", 6.0, *steady), drawn("close", 9.0, *steady), drawn("far", 6.0, *steady)]
+    night = [drawn("best", 5.0, *steady), drawn("close", 4.9, *shaken), drawn("far", 4.0, *shaken)]
+    found = combined([trace("day", *day), trace("night", *night)], PER_DOLLAR, "worst")
+    assert [(r["sku"], r["tied_with_best"]) for r in found["ranked"]] == [
+        ("best", True), ("close", True), ("far", False),
+    ]  # fmt: skip
+    assert found["best"]["robust_draws"] == [5.0] * 6
+    (tie,) = found["ties"]
+    assert (tie["rank"], tie["told_apart_by"]) == (2, "more trace")
+    assert found["undrawn"] == 0
+
+
+def test_what_was_not_drawn_under_each_trace_is_counted_where_it_is_near() -> None:
+    day = trace("day", drawn("best", 6.0, *[1.0] * 6), row("near", 5.8), row("far", 2.0))
+    found = combined([day, day], PER_DOLLAR, "mean")
+    assert not any(each["tied_with_best"] for each in found["ranked"][1:])
+    assert found["undrawn"] == 1
 
 
 def test_what_one_trace_refuses_is_refused_with_the_trace_s_name() -> None:
@@ -120,3 +155,50 @@ def test_there_is_a_weight_for_each_trace_or_none() -> None:
     assert check_weights(2, ()) == (1.0, 1.0)
     with pytest.raises(UserError, match="--weight: 1 of them for 2 traces"):
         check_weights(2, (3.0,))
+
+
+SPEC = Path(__file__).resolve().parents[2] / "spec" / "llama.llm"
+CHAT = SPEC.parent / "traces" / "chat.csv"
+
+
+@dataclass
+class Counted:
+    """Pools that count their tasks; Ctrl-C comes when one more than ``searches`` is wanted."""
+
+    searches: int = 2
+    tasks: int = 0
+
+    def __call__(self, demand: Demand) -> Here:
+        if not self.searches:
+            raise KeyboardInterrupt
+        self.searches -= 1
+        counted = self
+
+        class Pool(Here):
+            def submit(self, work: Callable[..., Any], *args: Any, doing: str = "") -> Future[Any]:
+                counted.tasks += 1
+                return super().submit(work, *args, doing=doing)
+
+        return Pool(demand)
+
+
+def test_a_stop_between_two_traces_shows_the_first_and_is_resumed_with_the_second(
+    tmp_path: Path,
+) -> None:
+    asked = JobOptions(
+        SPEC, CHAT, Service("", skus=("a30",), tp=(1, 2), max_num_seqs=(64,), max_batched_tokens=(512,)),
+        traffic=TraceOptions(num_requests=200), more_traces=(CHAT,), store=tmp_path / "s.duckdb",
+        out=tmp_path / "out", quiet=True, judged=False, cluster=Counted(),
+    )  # fmt: skip
+    whole = run_job(asked)
+    assert whole["complete"]
+    assert not list((tmp_path / "out").iterdir())
+    partial = run_job(replace(asked, cluster=Counted(searches=1)))
+    assert not partial["complete"]
+    assert [each["name"] for each in partial["workloads"]] == ["chat.csv"]
+    assert partial["ranked"]
+    again = Counted()
+    resumed = run_job(replace(asked, resume=True, cluster=again))
+    assert again.tasks == 2  # the second trace's two placements
+    assert resumed["ranked"] == whole["ranked"]
+    assert not list((tmp_path / "out").iterdir())

@@ -125,8 +125,29 @@ def test_rows_near_the_best_that_nobody_draws_are_counted(tmp_path: Path) -> Non
     one = searching(asked, tmp_path / "search.jsonl", judged=False).run()
     many = replace(one, ranked=one.ranked[:1] * 14, outcomes=one.outcomes[:1] * 14)
     assert (len(many.contenders), many.undrawn) == (12, 14)
-    drawn = {**many.ranked[0], "qps_interval": [1.0, 2.0]}
+    drawn = {**many.ranked[0], "qps_draws": [1.0, 2.0]}
     assert many.with_contenders([drawn] * 12, ()).undrawn == 2
+
+
+def test_every_capacity_is_an_interval(tmp_path: Path) -> None:
+    """Far behind, the first row of each GPU is drawn; the others are as uncertain as their GPU's widest."""
+    found = ranking(tmp_path)
+    near, ranked = len(found.near), found.ranked
+    assert len(found.contenders) == near
+    first = {row["sku"]: index for index, row in reversed([*enumerate(ranked)]) if index}
+    drawn = [index for index, row in enumerate(ranked) if row["qps_draws"]]
+    assert drawn == sorted({*range(near), *(index for index in first.values() if index >= near)})
+    assert len(ranked) > len(drawn) > near
+    widest = {
+        sku: max(row["qps_interval"][1] / row["qps"] for row in ranked if row["sku"] == sku)
+        for sku in first
+    }
+    for index, row in enumerate(ranked):
+        low, high = row["qps_interval"]
+        assert low <= row["qps"] <= high
+        if index not in drawn:
+            assert high / row["qps"] == pytest.approx(widest[row["sku"]])
+            assert row["interval_sources"] is row["rate_confidence"] is None
 
 
 def test_a_guess_from_another_configuration_changes_no_capacity(tmp_path: Path) -> None:

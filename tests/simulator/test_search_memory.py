@@ -15,7 +15,7 @@ import pytest
 from servecast.compiler.hardware import Sku
 from servecast.compiler.sharded import ShardedProgram
 from servecast.estimator.tables import RuntimeTables, TableBounds
-from servecast.simulator.commands.search_job import write_json
+from servecast.simulator.commands.result_files import write_json
 from servecast.simulator.search.result import assemble
 from servecast.simulator.search.space import Axes
 from tests.simulator.invented_search import InventedTimes, question, searching, workload

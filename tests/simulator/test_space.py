@@ -235,6 +235,35 @@ def test_the_dry_run_shows_every_axis_with_its_size_and_what_is_found(tmp_path: 
     assert "prefill_skus" not in dry_run(SPEC).stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--prefill-sku", "l40s"), "are GPUs of roles apart; add --mode disaggregated"),
+        (("--weight", "1", "--weight", "2"), "--weight: 2 of them for 1 traces"),
+        (("--trace", str(SPEC.parent / "traces" / "chat.csv"), "--best-only"), "may be the best of none"),
+    ],
+)  # fmt: skip
+def test_what_would_change_nothing_is_refused_and_not_ignored(
+    options: tuple[str, ...], says: str
+) -> None:
+    done = dry_run(SPEC, *options)
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+def test_the_dry_run_says_what_is_searched_under_each_of_several_traces(tmp_path: Path) -> None:
+    """The prompts of the second are longer than what any batch of LightLLM takes whole."""
+    trace = tmp_path / "long.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,900,5\n1,900,5\n")
+    asked = ("--trace", str(trace), "--sku", "h100-sxm", "--tp", "1", "--max-num-seqs", "64")
+    asked += ("--max-num-batched-tokens", "512,2048", "--policy", "lightllm")
+    shown = dry_run(SPEC, *asked).stdout
+    assert "under chat.csv: " in shown
+    assert "under long.csv: " in shown
+    both = json.loads(dry_run(SPEC, *asked, "--json").stdout)["traces"]
+    assert [each["name"] for each in both] == ["chat.csv", "long.csv"]
+
+
 def test_a_policy_that_cannot_serve_the_trace_is_refused_and_the_others_are_searched() -> None:
     """LightLLM's wants one stage; neither class keeps the prefixes that these prompts share."""
     axes = Axes(
