@@ -80,6 +80,14 @@ class DisaggregatedRun:
         return finish_s
 
     @property
+    def queue_delay_s(self) -> Floats:
+        """[requests] until a prefill replica's first batch and, when its KV is there, a decode replica's."""
+        delay_s = self.prefill.scheduled_s - self.prefill.arrival_s
+        if self.decode is not None:
+            delay_s[self.decoded] += self.decode.scheduled_s - self.decode.arrival_s
+        return delay_s
+
+    @property
     def rejected(self) -> NDArray[np.bool_]:
         """Too long for either fleet's KV cache."""
         rejected = self.prefill.rejected.copy()
@@ -97,9 +105,9 @@ def run_disaggregated(
 ) -> DisaggregatedRun:
     """Simulate every request to its end, or until ``late`` is missed.
 
-    The prefill replicas show what is late of the queue and of first tokens, the decode replicas gaps between
-    tokens but those over the link: what breaks a target in part breaks it in all. ``loaded_tokens``
-    [requests] of the prompts need no prefill.
+    The prefill replicas show what is late of their queue and of first tokens, the decode replicas what is of
+    theirs and of gaps between tokens but those over the link: what breaks a target in part breaks it in all.
+    ``loaded_tokens`` [requests] of the prompts need no prefill.
 
     Raises LivelockError.
     """
@@ -133,9 +141,15 @@ def run_disaggregated(
 
 
 def _by_pool(late: LateTargets) -> tuple[LateTargets, LateTargets]:
-    """What each pool's run can tell: a finish in the prefill pool is no later than the request's."""
-    gaps = LateTargets(tbt_s=late.tbt_s, max_late_gaps=late.max_late_gaps)
-    return replace(late, tbt_s=np.inf, steps_kept=True), gaps
+    """What each pool's run can tell: a finish in the prefill pool is no later than the request's, a wait in
+    either no longer than in both."""
+    later = LateTargets(
+        queue_delay_s=late.queue_delay_s,
+        max_late_queue_delay=late.max_late_queue_delay,
+        tbt_s=late.tbt_s,
+        max_late_gaps=late.max_late_gaps,
+    )
+    return replace(late, tbt_s=np.inf, steps_kept=True), later
 
 
 def _received_s(

@@ -99,6 +99,11 @@ class Records:
         return self.requests["finish_s"]
 
     @property
+    def queue_delay_s(self) -> Floats:
+        """[requests] from the arrival until the request was first put into a batch."""
+        return self.scheduled_s - self.arrival_s
+
+    @property
     def preemptions(self) -> NDArray[np.int32]:
         return self.requests["preemptions"]
 

@@ -19,10 +19,11 @@ Run = Records | DisaggregatedRun
 
 @dataclass(frozen=True, slots=True)
 class Lives:
-    """When each request arrived, began, had its first token and its last, shape [requests]; NaN: never."""
+    """When each request arrived, had its first token and its last, and how long it waited, shape [requests];
+    NaN: never."""
 
     arrival_s: Floats
-    scheduled_s: Floats
+    queue_delay_s: Floats
     first_token_s: Floats
     finish_s: Floats
     output_tokens: Ints
@@ -37,7 +38,7 @@ def lives(found: Run) -> Lives:
     first = found.prefill if isinstance(found, DisaggregatedRun) else found
     return Lives(
         first.arrival_s,
-        first.scheduled_s,
+        found.queue_delay_s,
         first.first_token_s,
         found.finish_s,
         found.output_tokens,
@@ -124,7 +125,7 @@ def _per_request_s(requests: Lives, metric: str) -> Floats:
     """[requests]"""
     match metric:
         case "queue_delay":
-            return requests.scheduled_s - requests.arrival_s
+            return requests.queue_delay_s
         case "ttft":
             return requests.first_token_s - requests.arrival_s
         case "e2e":

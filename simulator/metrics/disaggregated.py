@@ -80,9 +80,10 @@ def pool_samples(
         served &= of
     arrival_s = run.prefill.arrival_s
     match metric:
-        case "queue_delay" | "ttft":
-            started = run.prefill.scheduled_s if metric == "queue_delay" else first_s
-            return Samples((started - arrival_s)[served])
+        case "queue_delay":  # in both pools
+            return Samples(run.queue_delay_s[served])
+        case "ttft":
+            return Samples((first_s - arrival_s)[served])
         case "e2e":
             return Samples((finish_s - arrival_s)[served])
         case "tpot":

@@ -32,6 +32,7 @@ def pool_request_columns(run: DisaggregatedRun, workload: Workload) -> Columns:
     return {
         **request_columns(run.prefill, workload),
         "finish_s": finish_s,
+        "queue_delay_s": run.queue_delay_s,
         "tpot_s": (finish_s - first_s) / gaps,
         "e2e_s": finish_s - run.prefill.arrival_s,
         "output_tokens": output,

@@ -11,6 +11,7 @@ from servecast.simulator.search.outcome import PairOutcome
 from servecast.simulator.search.pairs import Pairing
 from servecast.simulator.search.rows import (
     Row,
+    carried_text,
     degrees_json,
     first_broken,
     kv_use_json,
@@ -22,9 +23,6 @@ from servecast.simulator.search.rows import (
 )
 from servecast.simulator.search.space import DISAGGREGATED, Candidate, Placement
 from servecast.simulator.search.task import Demand
-
-PREFILL_METRICS = ("ttft", "queue_delay")
-"""Targets that break for want of prefill replicas; the others for want of decode replicas."""
 
 
 def pair_identity(pairing: Pairing) -> Row:
@@ -107,8 +105,10 @@ def _sum(parts: Sequence[Row], name: str) -> float | None:
 
 
 def _binds(outcome: PairOutcome, found: PairCarried) -> Row:
-    """What is short in the role whose target breaks first."""
-    prefill = bool(found.breaks) and found.breaks[0].metric in PREFILL_METRICS
+    """What is short in the role whose target breaks first; the queue's is that of the longer one."""
+    longer = found.prefill.metrics.queue_delay_s.p99 > found.decode.metrics.queue_delay_s.p99
+    metric = found.breaks[0].metric if found.breaks else ""
+    prefill = metric == "ttft" or (metric == "queue_delay" and longer)
     role, pool = ("prefill", found.prefill) if prefill else ("decode", found.decode)
     short: dict[str, Any] = short_resource(outcome.candidates[not prefill].limits, pool.metrics)
     short["detail"] = f"of the {role} replicas: {short['detail']}"
@@ -123,5 +123,5 @@ def pair_too_few_reason(outcome: PairOutcome, demand: Demand, market: Market) ->
     return (
         f"no numbers of prefill and decode replicas keep the targets at "
         f"{demand.trace.rate_per_s:.2f} req/s, and the limit is {', '.join(sorted(limits))} "
-        f"({', '.join(names)})"
+        f"({', '.join(names)}); {carried_text(found, demand)}"
     )

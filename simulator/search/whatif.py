@@ -12,7 +12,7 @@ from servecast.compiler.service import Slo
 from servecast.estimator.tables import RuntimeTables, time_by_source
 from servecast.simulator.engine.disaggregation import DisaggregatedRun
 from servecast.simulator.engine.records import Records
-from servecast.simulator.metrics.attained import Run, bound, lives
+from servecast.simulator.metrics.attained import Run, bound
 from servecast.simulator.metrics.metrics import summarise
 from servecast.simulator.search.bisection import find_capacity, refined_per_s
 from servecast.simulator.search.bracket import TOLERANCE
@@ -173,16 +173,19 @@ def _gpu_s(
 
 
 def _request_s(found: Run) -> tuple[tuple[str, float], ...]:
-    """Of one that moves between pools, the transfer is told from its decode."""
-    each = lives(found)
-    done = each.finished
-    queue_s = (each.scheduled_s - each.arrival_s)[done].sum()
-    prefill_s = (each.first_token_s - each.scheduled_s)[done].sum()
-    decode_s = (each.finish_s - each.first_token_s)[done].sum()
-    parts = {"queue": queue_s, "prefill": prefill_s, "decode": decode_s}
+    """Of one that moves between pools, the transfer and the second queue are told from its decode."""
+    first = found.prefill if isinstance(found, DisaggregatedRun) else found
+    done = ~np.isnan(found.finish_s)
+    decode_s = (found.finish_s - first.first_token_s)[done].sum()
+    parts = {
+        "queue": found.queue_delay_s[done].sum(),
+        "prefill": (first.first_token_s - first.scheduled_s)[done].sum(),
+        "decode": decode_s,
+    }
     if isinstance(found, DisaggregatedRun):
         moved_s = np.nansum(found.transfer_s[done])
-        parts |= {"transfer": moved_s, "decode": decode_s - moved_s}
+        again_s = parts["queue"] - first.queue_delay_s[done].sum()
+        parts |= {"transfer": moved_s, "decode": decode_s - moved_s - again_s}
     return tuple((name, float(seconds)) for name, seconds in parts.items())
 
 

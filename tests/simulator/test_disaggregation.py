@@ -159,6 +159,21 @@ def test_a_run_is_given_up_as_soon_as_too_many_are_late_and_only_then() -> None:
         assert run_disaggregated(engine, workload, asked, late).broken_metric == metric
 
 
+def test_whoever_waits_for_a_decode_replica_waits_in_the_queue() -> None:
+    """First tokens come at 2; the one place of the decode replica is A's until 4, and B's from then on."""
+    prefill = Fleet(tables_of(), LIMITS)
+    decode = Fleet(tables_of(), replace(LIMITS, max_num_seqs=1))
+    asked = Disaggregated(prefill, decode, NO_LINK)
+    workload, engine = workload_of((0, 1, 3), (0, 1, 3)), Engine(compiled=False)
+    found = run_disaggregated(engine, workload, asked)
+    assert pool_samples(found, "queue_delay").repeated().tolist() == [0, 2]
+    assert pool_samples(found, "ttft").repeated().tolist() == [2, 2]
+    late = LateTargets(queue_delay_s=1.9)
+    assert run_disaggregated(engine, workload, asked, late).broken_metric == "queue_delay"
+    late = LateTargets(queue_delay_s=2.0)
+    assert run_disaggregated(engine, workload, asked, late).broken_metric is None
+
+
 def test_tokens_that_are_loaded_before_need_no_prefill() -> None:
     """Three of the prompt's four tokens are there: its first token comes after 1 second."""
     fleet = Fleet(tables_of(), LIMITS)

@@ -146,6 +146,15 @@ def test_a_capacity_apart_keeps_the_targets_and_a_little_more_does_not(found: Ra
     assert value(at, "ttft", 90) == pytest.approx(row["metrics"]["ttft_s"]["p90"])
 
 
+def test_decode_replicas_are_no_fewer_than_keep_their_queue_short(tmp_path: Path) -> None:
+    """A wait between first and second token is one gap of many: no target on gaps would show it."""
+    axes = replace(APART, prefill_skus=("h100-sxm",), decode_skus=("l40s",), max_num_seqs=(4,))
+    row = ranking(tmp_path, axes, slos=(Slo("ttft", 90, 0.3),), rate_per_s=8.0).ranked[0]
+    assert row["decode"]["replicas"] > 1
+    assert row["binds"]["role"] == "decode"
+    assert row["metrics"]["queue_delay_s"]["p99"] < 5
+
+
 def test_power_is_that_of_the_run_at_capacity(found: Ranking) -> None:
     """Of one pool by the formula that a simulated run has; of roles apart each over the whole run."""
     asked = searching(question(BOTH, slos=TARGETS), Path("unused"))
