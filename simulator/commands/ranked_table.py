@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -27,26 +27,51 @@ FIGURES = {
 """What each objective ranks by: heading and format."""
 
 
+GAP = 1
+"""Between two columns."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
+    """``spare``: which goes first where there is no room, the lowest; None: it is needed to read a row."""
+
     name: str
     cell: Callable[[Row], str]
-    justify: str = "right"
+    spare: int | None = None
+    justify: Literal["left", "right"] = "right"
+
+    def width(self, rows: Sequence[Row]) -> int:
+        return max(map(len, [*self.name.split("\n"), *map(self.cell, rows)]))
 
 
-def ranked_table(result: Row, shown: Sequence[Row], *, wide: bool) -> Table:
-    """Narrow terminals get the columns a decision needs; wide ones all of them.
+def ranked_table(result: Row, shown: Sequence[Row], width: int) -> Table:
+    """As many columns as a terminal's width has room for: no figure is cut.
 
     Rows are numbered where `difference_table` tells more of them.
     """
+    rows = [{**row, "#": number} for number, row in enumerate(shown, 1)]
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    columns = [*_settings(result, shown), *_figures(result, wide=wide), *_latencies(wide=wide)]
+    columns = _fitting(_columns(result, rows), rows, width)
     for column in columns:
-        justify: Any = column.justify
-        table.add_column(column.name, justify=justify, no_wrap=True, vertical="bottom")
-    for number, row in enumerate(shown, 1):
-        table.add_row(*(column.cell({**row, "#": number}) for column in columns))
+        table.add_column(column.name, justify=column.justify, no_wrap=True, vertical="bottom")
+    for row in rows:
+        table.add_row(*(column.cell(row) for column in columns))
     return table
+
+
+def _fitting(columns: list[Column], rows: Sequence[Row], width: int) -> list[Column]:
+    """Without those that can be spared; pairs of GPUs are named below, too."""
+
+    def too_wide(kept: Sequence[Column]) -> bool:
+        return sum(column.width(rows) + GAP for column in kept) - GAP > width
+
+    spared = sorted((c for c in columns if c.spare is not None), key=lambda c: c.spare or 0)
+    while too_wide(columns) and spared:
+        one = spared.pop(0)
+        columns = [column for column in columns if column is not one]
+        if one.spare == LAST_BEFORE_LATENCIES and too_wide(columns):
+            columns = [GPUS_BELOW if column.name == GPUS.name else column for column in columns]
+    return columns
 
 
 def difference_table(shown: Sequence[Row]) -> Table | None:
@@ -65,49 +90,47 @@ def difference_table(shown: Sequence[Row]) -> Table | None:
     return table
 
 
-def _settings(result: Row, shown: Sequence[Row]) -> list[Column]:
+def _columns(result: Row, rows: Sequence[Row]) -> list[Column]:
     tied = has_tie(result["ranked"])
-    numbers = [Column("#", lambda row: str(row["#"]))] if difference_table(shown) else []
+    numbers = [Column("#", lambda row: str(row["#"]))] if difference_table(rows) else []
     return [
         *numbers,
-        Column("SKU", lambda row: str(row["sku"]), "left"),
+        GPUS,
         Column("", lambda row: _marks(row, tied=tied)),
         Column("tp·pp", lambda row: f"{row['tp']}·{row['pp']}"),
         Column("batch", lambda row: str(row["max_num_seqs"])),
         Column("tokens", lambda row: str(row["max_batched_tokens"])),
         Column("repl", _replicas),
+        *_figures(result),
+        Column("TTFT p90", lambda row: _seconds(row["metrics"]["ttft_s"]["p90"]), 6),
+        Column("TBT p99", lambda row: milliseconds(row["metrics"]["tbt_s"]["p99"]) + " ms", 7),
+        Column("E2E p90", lambda row: _seconds(row["metrics"]["e2e_s"]["p90"]), 3),
+        Column("MFU", lambda row: "–" if row["mfu"] is None else f"{row['mfu']:.0%}", 2),
+        Column("KV peak", lambda row: f"{row['kv_use']['peak']:.0%}", 1),
+        Column("binds", lambda row: row["binds"]["slo"] or row["binds"]["resource"], 0, "left"),
     ]
 
 
-def _figures(result: Row, *, wide: bool) -> list[Column]:
-    """The rate, how sure it is, what the ranking is by, and prices where there is room."""
+LAST_BEFORE_LATENCIES = 5
+GPUS = Column("SKU", lambda row: str(row["sku"]), None, "left")
+GPUS_BELOW = Column("SKU", lambda row: "apart" if roles(row) else str(row["sku"]), None, "left")
+
+
+def _figures(result: Row) -> list[Column]:
+    """The rate, how sure it is, what the ranking is by, and prices."""
     objective, choice = result["question"].get("objective"), result["question"].get("robust")
     key = objective["key"] if objective else OBJECTIVES["qps_per_usd"].key
     title, form = FIGURES[key]
     by = Column(title, lambda row: format(row[key], form))
     if choice:
         by = Column(f"{choice}\n{title}", lambda row: format(row["robust"], form))
-    per_dollar = Column("QPS/$h", lambda row: f"{row['qps_per_usd_hour']:.3f}")
-    others = [] if not wide else [per_dollar] if by.name != per_dollar.name else []
-    if wide:
-        others.append(Column("$/Mtok", lambda row: f"{row['usd_per_million_output_tokens']:.2f}"))
-    rate = Column("QPS", lambda row: f"{row['qps']:.2f}")
-    return [rate, Column("±", _spread), by, *others]
-
-
-def _latencies(*, wide: bool) -> list[Column]:
-    columns = [
-        Column("TTFT p90", lambda row: _seconds(row["metrics"]["ttft_s"]["p90"])),
-        Column("TBT p99", lambda row: milliseconds(row["metrics"]["tbt_s"]["p99"]) + " ms"),
-    ]
-    if not wide:
-        return columns
+    per_dollar = Column("QPS/$h", lambda row: f"{row['qps_per_usd_hour']:.3f}", 4)
     return [
-        *columns,
-        Column("E2E p90", lambda row: _seconds(row["metrics"]["e2e_s"]["p90"])),
-        Column("MFU", lambda row: "–" if row["mfu"] is None else f"{row['mfu']:.0%}"),
-        Column("KV peak", lambda row: f"{row['kv_use']['peak']:.0%}"),
-        Column("binds", lambda row: row["binds"]["slo"] or row["binds"]["resource"], "left"),
+        Column("QPS", lambda row: f"{row['qps']:.2f}"),
+        Column("±", _spread),
+        by,
+        *([] if by.name == per_dollar.name else [per_dollar]),
+        Column("$/Mtok", lambda row: f"{row['usd_per_million_output_tokens']:.2f}", 5),
     ]
 
 

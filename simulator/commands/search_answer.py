@@ -23,14 +23,13 @@ from servecast.simulator.report.headline import (
     shape,
     worst_trace,
 )
+from servecast.simulator.report.text import plural
 from servecast.simulator.search.confidence import CONTENDER
 from servecast.simulator.search.sensitivity import share_text
 
 Row = dict[str, Any]
 MAX_ROWS = 12
 MAX_TIES = 3
-WIDE = 130
-"""Columns of a terminal from which on the ranking has all of its own."""
 TIMES = {0.8: "8 times in 10", 0.9: "9 times in 10", 0.95: "19 in 20", 0.99: "99 in 100"}
 """How a confidence reads."""
 
@@ -67,9 +66,12 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
 
 def _show_ranking(result: Row, console: Console, rows: int) -> None:
     """The table, what else its rows differ in, and what ties."""
+    objective = result["question"].get("objective")
+    if objective and objective["key"] != "qps_per_usd_hour":
+        console.print(f"Ranked by {objective['says']}.", highlight=False)
     tied = has_tie(result["ranked"])
     shown = result["ranked"][:rows]
-    console.print(ranked_table(result, shown, wide=console.width >= WIDE))
+    console.print(ranked_table(result, shown, console.width))
     hidden = len(result["ranked"]) - rows
     if hidden > 0:
         console.print(f"… and {hidden} more; --json or --out has all of them", style="dim")
@@ -111,16 +113,18 @@ def show_space(space: Row, console: Console) -> None:
 
 def _placed(space: Row) -> str:
     """``4 placements and 8 pairs for prefill and decode``."""
-    counts = {"placements": space["placements"], "pairs for prefill and decode": space["pairs"]}
-    said = [f"{count} {what}" for what, count in counts.items() if count]
+    placements, pairs = space["placements"], space["pairs"]
+    said = [plural(placements, "placement")] if placements else []
+    said += [f"{plural(pairs, 'pair')} for prefill and decode"] if pairs else []
     return " and ".join(said or ["no placement"])
 
 
 def _gpus(question: Row) -> str:
     """``16 GPUs at most, 4 of them l40s``."""
+    most = plural(question["max_gpus"], "GPU")
     stock = [f"{count} of them {sku}" for sku, count in question["stock"].items()]
     nodes = ["by whole nodes"] if question["whole_nodes"] else []
-    return ", ".join([f"{question['max_gpus']} GPUs at most", *stock, *nodes])
+    return ", ".join([f"{most} at most", *stock, *nodes])
 
 
 LATENCIES = {

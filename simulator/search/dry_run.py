@@ -17,7 +17,7 @@ def space_json(question: Question, space: Space, apart: Pairings) -> Row:
     together: Counter[str] = Counter()
     for miss in space.infeasible:
         if miss.constraint != POLICY:
-            together[miss.constraint] += _configurations(miss, question)
+            together[miss.constraint] += configurations_of(miss, question)
     by_policy = question.axes.num_aggregated - len(space) - together.total()
     refused = together + Counter(apart.refused) + Counter({POLICY: by_policy})
     return {
@@ -32,7 +32,7 @@ def space_json(question: Question, space: Space, apart: Pairings) -> Row:
     }
 
 
-def _configurations(miss: Infeasible, question: Question) -> int:
+def configurations_of(miss: Infeasible, question: Question) -> int:
     """A refusal of one batch limit and token budget is of every policy and router, others of all batches."""
     sizes = question.axes.sizes()
     each = sizes["policies"] * sizes["routers"]

@@ -58,10 +58,18 @@ class PairCarried:
 
 @dataclass(frozen=True, slots=True)
 class TooFewGpus:
-    """So many replicas are all that the GPUs make, and they do not keep the targets under the trace."""
+    """So many replicas are all that the GPUs make, and they do not keep the targets under the trace.
+
+    Of roles apart: of both, the numbers that carry most, and what they carry for each of them.
+    """
 
     replicas: int
     replica_rate_per_s: float
+
+    @property
+    def rate_per_s(self) -> float:
+        """What they carry, about."""
+        return self.replicas * self.replica_rate_per_s
 
 
 @dataclass(frozen=True, slots=True)

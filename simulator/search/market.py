@@ -54,11 +54,25 @@ class Market:
             found.append(rest.most_replicas(*decode))
         return tuple(most for most in found if most)
 
+    def refusal(self, sku: Sku, gpus: int) -> tuple[str, str] | None:
+        """The constraint and the reason why not even one replica of ``gpus`` can be; None: it can."""
+        if self.most_replicas(sku, gpus):
+            return None
+        limit, there_are = self.limit_text(sku), self.gpus_there_are(sku)
+        if gpus <= there_are:
+            return "whole nodes", f"a node has {sku.gpus_per_node} GPUs, and the limit is {limit}"
+        constraint = "the stock" if there_are < self.max_gpus else "the GPU limit"
+        return constraint, f"needs {gpus_text(gpus)}, of {limit}"
+
     def limit_text(self, sku: Sku) -> str:
         """``16 GPUs``, ``8 GPUs in stock``, ``16 GPUs, by nodes of 8``."""
         in_stock = " in stock" if self.gpus_there_are(sku) < self.max_gpus else ""
         by_node = f", by nodes of {sku.gpus_per_node}" if self.whole_nodes else ""
-        return f"{self.gpus_there_are(sku)} GPUs{in_stock}{by_node}"
+        return f"{gpus_text(self.gpus_there_are(sku))}{in_stock}{by_node}"
+
+
+def gpus_text(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def priced(skus: Mapping[str, Sku], prices: Mapping[str, float]) -> dict[str, Sku]:

@@ -177,6 +177,16 @@ def _computed(judge: Judge) -> Workload:
     return replace(judge.workload, prompt_tokens=left)
 
 
+def _too_few(task: PairTask) -> TooFewGpus:
+    """With the numbers of both roles that carry most by what one replica of each carries alone."""
+    prefill_per_s, decode_per_s = task.prefill.alone.rate_per_s, task.decode.alone.rate_per_s
+    most_per_s, replicas = max(
+        (min(prefill * prefill_per_s, decode * decode_per_s), prefill + decode)
+        for prefill, decode in enumerate(task.room, 1)
+    )
+    return TooFewGpus(replicas, most_per_s / replicas)
+
+
 def find_pair(
     worker: Worker, prefill: RuntimeTables, decode: RuntimeTables, task: PairTask, stake: Stake
 ) -> Found:
@@ -188,7 +198,7 @@ def find_pair(
         return Beaten("its cost")
     fewest = counts_for(worker, sides, worker.demand.trace)
     if fewest is None:
-        return TooFewGpus(len(task.room), task.prefill.alone.rate_per_s)
+        return _too_few(task)
     if task.cost(fewest) > stake.cost:
         return Beaten("the replicas it needs")
     counts = task.balanced_from(fewest) if task.balanced else fewest

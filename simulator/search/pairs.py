@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from servecast.compiler.hardware import Sku
 from servecast.compiler.program import Program
 from servecast.simulator.engine.disaggregation import KvLink
-from servecast.simulator.search.market import Market
+from servecast.simulator.search.market import Market, gpus_text
 from servecast.simulator.search.space import (
     DECLARED,
     DISAGGREGATED,
@@ -103,23 +103,30 @@ def pairings(axes: Axes, offer: Offer) -> Pairings:
                 (one.sku, one.parallelism.gpus), (other.sku, other.parallelism.gpus)
             )
             if not room:
-                refused["the GPU limit (both roles)"] += each
-                misses.append(_no_room(one, other, offer.market))
+                miss, whose = _no_room(one, other, offer.market)
+                refused[f"{miss.constraint} ({whose})"] += each
+                misses.append(miss)
                 continue
             link = kv_link(offer.program, one, other)
             kept += [Pairing(p, d, link, room) for p, d in _by_rule(one, other)]
-    return Pairings(tuple(kept), dict(refused), tuple(misses))
+    return Pairings(tuple(kept), dict(refused), tuple(dict.fromkeys(misses)))
 
 
 def _for_role(space: Space, role: str) -> list[Infeasible]:
     return [replace(miss, reason=f"for {role} apart: {miss.reason}") for miss in space.infeasible]
 
 
-def _no_room(prefill: Placement, decode: Placement, market: Market) -> Infeasible:
-    reason = (
-        f"for decode apart beside {prefill.label} for prefill: more than {market.max_gpus} GPUs"
-    )
-    return replace(decode.refused(reason), constraint="the GPU limit")
+def _no_room(prefill: Placement, decode: Placement, market: Market) -> tuple[Infeasible, str]:
+    """Why, and of which role: one that has no room alone, or both together."""
+    for role, placement in (("prefill", prefill), ("decode", decode)):
+        if alone := market.refusal(placement.sku, placement.parallelism.gpus):
+            constraint, reason = alone
+            return placement.refused(constraint, f"for {role} apart: {reason}"), role
+    alike = prefill.sku.name == decode.sku.name
+    limit = market.limit_text(decode.sku) if alike else gpus_text(market.max_gpus)
+    constraint = "the stock" if limit.endswith("in stock") else "the GPU limit"
+    reason = f"for decode apart beside {prefill.label} for prefill: more than {limit}"
+    return decode.refused(constraint, reason), "both roles"
 
 
 def role_axes(axes: Axes, role: str) -> Axes:

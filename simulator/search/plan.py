@@ -6,12 +6,12 @@ Reads no files of the user's and prints nothing; the command line does both.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from servecast.compiler.errors import InfeasibleError
+from servecast.simulator.search.dry_run import space_json
 from servecast.simulator.search.latency_spread import at_capacity, at_trace_rate
+from servecast.simulator.search.pairs import Pairings
 from servecast.simulator.search.question import Question
 from servecast.simulator.search.result import Ranking, assemble
 from servecast.simulator.search.rows import Row
@@ -37,7 +37,7 @@ def plan(question: Question, workload: Workload, means: Means, versions: Row) ->
     space = servable(question.space(workload.mean_sequence_tokens), workload)
     apart = servable_pairs(question.pairings(workload.mean_sequence_tokens))
     if not space.placements and not apart.kept:
-        raise InfeasibleError(nothing_fits(question, space, apart.refused))
+        raise InfeasibleError(nothing_fits(question, space, apart))
     space = replace(space, infeasible=space.infeasible + apart.infeasible)
     searched = long_enough(workload, question.seed)
     demand = question.demand(workload, searched)
@@ -76,22 +76,13 @@ def _of_best(ranking: Ranking, searching: Searching, workload: Workload) -> Row:
     return told
 
 
-def nothing_fits(question: Question, space: Space, refused: Mapping[str, int]) -> str:
-    """Which constraint empties the space, how often each does, and the first case of the commonest.
-
-    ``refused`` are those of prefill and decode apart, by constraint.
-    """
-    reasons = Counter(miss.constraint for miss in space.infeasible)
-    every = (reasons + Counter(refused)).most_common()
-    counts = ", ".join(f"{count} by {constraint}" for constraint, count in every)
-    if not reasons:
-        return (
-            f"{question.program.model} runs on no pair of the GPUs asked for with prefill and decode "
-            f"apart: refused are {counts}"
-        )
-    commonest = reasons.most_common(1)[0][0]
-    first = next(miss for miss in space.infeasible if miss.constraint == commonest)
+def nothing_fits(question: Question, space: Space, apart: Pairings) -> str:
+    """Which constraint empties the space, how many configurations each refuses, and the commonest's first."""
+    told = space_json(question, space, apart)
+    counts = ", ".join(f"{count} by {constraint}" for constraint, count in told["refused"].items())
+    commonest = next(iter(told["refused"])).partition(" (")[0]  # of a role: "memory (prefill)"
+    first = next(miss for miss in told["infeasible"] if miss["constraint"] == commonest)
     return (
         f"{question.program.model} runs on none of the configurations asked for: refused are {counts}. "
-        f"{first.sku} tp={first.tp} pp={first.pp}: {first.reason}"
+        f"{first['sku']} tp={first['tp']} pp={first['pp']}: {first['reason']}"
     )

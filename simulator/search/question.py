@@ -79,15 +79,9 @@ class Question:
 
     def _in_stock(self, space: Space) -> Space:
         """Without the placements that the market has no room for a single replica of."""
-        there = [
-            bool(self.market.most_replicas(p.sku, p.parallelism.gpus)) for p in space.placements
-        ]
-        kept = tuple(p for p, fits in zip(space.placements, there, strict=True) if fits)
-        refused = [
-            p.refused(f"needs {p.parallelism.gpus} GPUs, of {self.market.limit_text(p.sku)}")
-            for p, fits in zip(space.placements, there, strict=True)
-            if not fits
-        ]
+        why = [self.market.refusal(p.sku, p.parallelism.gpus) for p in space.placements]
+        kept = tuple(p for p, no in zip(space.placements, why, strict=True) if no is None)
+        refused = [p.refused(*no) for p, no in zip(space.placements, why, strict=True) if no]
         return Space(kept, (*space.infeasible, *refused))
 
     def demand(self, trace: Workload, searched: Workload) -> Demand:

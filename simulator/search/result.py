@@ -25,6 +25,10 @@ from servecast.simulator.search.space import Infeasible
 from servecast.simulator.search.task import Demand
 
 SCHEMA_VERSION = 1
+Distance = tuple[int, float]
+"""Of a miss: what keeps the targets at a lower rate is nearer than what keeps them at none, and by how many
+times each falls short; what is refused has none."""
+REFUSED: Distance = (2, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +84,16 @@ def rank(
     """The best first; equal ones by requests per dollar, fewer GPUs, then by name, so that order is total."""
     ranked: list[tuple[Row, AnyOutcome]] = []
     beaten: Counter[str] = Counter()
-    misses = [(asdict(miss), float("inf")) for miss in refused]
+    misses: list[tuple[Row, Distance]] = [(asdict(miss), REFUSED) for miss in refused]
     for outcome in outcomes:
         found = outcome.found
         if isinstance(found, Hopeless):
-            misses.append(_miss(outcome, hopeless_reason(found), found.distance))
+            misses.append(_miss(outcome, hopeless_reason(found), (1, found.distance)))
         elif isinstance(found, Beaten):
             beaten[found.by] += 1
         elif isinstance(found, TooFewGpus):
-            misses.append(_miss(outcome, _too_few_reason(outcome, demand, market), 1.0))
+            short = demand.trace.rate_per_s / found.rate_per_s
+            misses.append(_miss(outcome, _too_few_reason(outcome, demand, market), (0, short)))
         else:
             ranked.append((row_of(outcome, demand, market), outcome))
     ranked.sort(key=lambda pair: _rank_key(pair[0], objective))
@@ -123,7 +128,7 @@ def _too_few_reason(outcome: AnyOutcome, demand: Demand, market: Market) -> str:
     return too_few_reason(outcome, demand, market)
 
 
-def _miss(outcome: AnyOutcome, reason: str, miss: float) -> tuple[Row, float]:
+def _miss(outcome: AnyOutcome, reason: str, miss: Distance) -> tuple[Row, Distance]:
     return {**identity_of(outcome), "reason": reason}, miss
 
 

@@ -66,7 +66,7 @@ def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> R
     everywhere = [key for key in tables[0] if all(key in table for table in tables)]
     rows = [_row([table[key] for table in tables], traces, objective, choice) for key in everywhere]
     sign = -1 if objective.higher_is_better else 1
-    rows.sort(key=lambda row: (not row["grounded"], sign * row["robust"], row["gpus"], *_key(row)))
+    rows.sort(key=lambda row: (not row["grounded"], sign * row["robust"], *_among_equals(row)))
     first = traces[0].result
     _mark_ties(rows, first["question"].get("confidence", DEFAULT_CONFIDENCE))
     return {
@@ -89,6 +89,10 @@ def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> R
         "question": {**first["question"], "robust": choice},
         "elapsed_s": sum(each.result["elapsed_s"] for each in traces),
     }
+
+
+def _among_equals(row: Row) -> tuple[Any, ...]:
+    return (-row["qps_per_usd_hour"], row["gpus"], *_key(row))
 
 
 def check_weights(num_traces: int, weights: Sequence[float]) -> tuple[float, ...]:

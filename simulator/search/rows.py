@@ -209,9 +209,16 @@ def too_few_reason(outcome: Outcome, demand: Demand, market: Market) -> str:
     replicas = "1 replica does" if found.replicas == 1 else f"{found.replicas} replicas do"
     return (
         f"{replicas} not keep the targets at {demand.trace.rate_per_s:.2f} req/s, and the limit is "
-        f"{market.limit_text(outcome.placement.sku)}; one alone carries "
-        f"{found.replica_rate_per_s:.2f} req/s"
+        f"{market.limit_text(outcome.placement.sku)}; {carried_text(found, demand)}"
     )
+
+
+def carried_text(found: TooFewGpus, demand: Demand) -> str:
+    """How far from enough: ``all carry about 8.06 req/s, 5 times too little``."""
+    times = demand.trace.rate_per_s / found.rate_per_s
+    short = f", {times:,.2f} times too little" if times > 1 else ", but not its bursts"
+    who = "all carry" if found.replicas > 1 else "it carries"
+    return f"{who} about {found.rate_per_s:.2f} req/s{short}"
 
 
 def slo_texts(slos: Sequence[Slo]) -> list[str]:

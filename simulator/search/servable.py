@@ -55,4 +55,4 @@ def _refusal(candidate: Candidate, placement: Placement, workload: Workload) -> 
 
 
 def _miss(placement: Placement, reason: str) -> Infeasible:
-    return replace(placement.refused(reason), constraint=POLICY)
+    return placement.refused(POLICY, reason)

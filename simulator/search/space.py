@@ -110,10 +110,10 @@ class Placement:
         parts += [each for each in more if not each.endswith("=1")]
         return " ".join([*parts, *([self.precision] if self.precision != DECLARED else [])])
 
-    def refused(self, reason: str) -> Infeasible:
-        """All of its candidates, for want of GPUs."""
+    def refused(self, constraint: str, reason: str) -> Infeasible:
+        """All of its candidates."""
         return replace(
-            _miss(self.sku, self.parallelism, ("the stock", reason)), precision=self.precision
+            _miss(self.sku, self.parallelism, (constraint, reason)), precision=self.precision
         )
 
 

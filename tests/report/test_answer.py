@@ -121,7 +121,11 @@ def test_what_else_configurations_differ_in_stands_below_by_their_numbers(
 
 
 def test_the_ranking_shows_the_figure_that_it_is_by(result: dict[str, Any]) -> None:
-    result["question"]["objective"] = {"key": "watts_at_trace_rate", "better": "lower"}
+    result["question"]["objective"] = {
+        "key": "watts_at_trace_rate",
+        "better": "lower",
+        "says": "least power",
+    }
     for row in result["ranked"]:
         row["watts_at_trace_rate"] = 512.4
     lines = shown(result, 80).splitlines()
@@ -146,3 +150,22 @@ def test_every_capacity_has_how_far_it_may_be_off(result: dict[str, Any]) -> Non
         row["qps_interval"] = [0.8 * row["qps"], 1.25 * row["qps"]]
     text = shown(result, 80)
     assert sum("25%" in line for line in text.splitlines()) == 12
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140])
+def test_pairs_of_long_names_cut_no_figure(result: dict[str, Any], width: int) -> None:
+    """Two kinds of GPUs, ten replicas and more, and another objective's figure: latencies yield last."""
+    result["question"]["objective"] = {"key": "goodput_per_usd_hour", "says": "most in time"}
+    for row in result["ranked"]:
+        row |= {"goodput_per_usd_hour": 5.123, "mode": "aggregated", "qps_interval": [1.0, 9999.0]}
+    pair = result["ranked"][1]
+    part = {key: pair[key] for key in ("sku", "tp", "pp")} | {"replicas": 12}
+    pair |= {"sku": "a100-sxm-80gb + h100-sxm", "mode": "disaggregated", "qps": 1234.5}
+    pair |= {"prefill": part | {"sku": "a100-sxm-80gb"}, "decode": part}
+    lines = shown(result, width).splitlines()
+    assert max(map(len, lines)) <= width
+    line = next(line for line in lines if "12P12D" in line)
+    assert {"1234.50", "5.123"} <= set(line.split())
+    assert "…" not in line
+    assert ("apart" in line) == (width == 80)
+    assert any("prefill 12 × a100-sxm-80gb TP" in line for line in lines)

@@ -117,6 +117,11 @@ def test_of_costs_the_worst_is_the_highest() -> None:
     assert [each["robust"] for each in found["ranked"]] == [1, 3]
 
 
+def test_of_equal_costs_the_one_with_more_requests_per_dollar_is_first() -> None:
+    day = trace("day", row("a", 2.0), row("b", 3.0), row("c", 1.0))
+    assert names(combined([day, day], OBJECTIVES["cost"], "mean")) == ["b", "a", "c"]
+
+
 def apart(value: float, prefill: int, decode: int, seqs: int = 64) -> dict[str, Any]:
     """A pair: a prefill replica has two GPUs, a decode replica one, a GPU costs a dollar."""
 

@@ -163,7 +163,7 @@ def test_a_stock_too_small_for_one_replica_refuses_the_placement() -> None:
     )
     found = asked.space(1000)
     assert [p.parallelism.tp for p in found.placements] == [1]
-    assert found.infeasible[0].reason == "needs 2 GPUs, of 1 GPUs in stock"
+    assert found.infeasible[0].reason == "needs 2 GPUs, of 1 GPU in stock"
     assert found.infeasible[0].constraint == "the stock"
 
 
