@@ -102,7 +102,7 @@ def test_no_more_is_promised_of_roles_apart(tmp_path: Path) -> None:
     axes = replace(axes, max_num_seqs=(16,), max_batched_tokens=(2048,))
     slos = (Slo("ttft", 90, 2.0), Slo("tpot", 90, 0.1))
     row = of_a_short_trace(tmp_path, axes, objective="cost", slos=slos).ranked[0]
-    assert (row["prefill"]["replicas"], row["decode"]["replicas"]) == (2, 2)
+    assert (row["prefill"]["replicas"], row["decode"]["replicas"]) == (2, 3)
 
 
 def test_a_tie_that_errors_of_times_make_names_the_kernels_to_profile(tmp_path: Path) -> None:
