@@ -142,11 +142,12 @@ def _replicas(row: Row) -> str:
 
 
 def _spread(row: Row) -> str:
-    """How far the farther end of the capacity's interval is."""
+    """How far the farther end of the capacity's interval is; ``≤`` where others of its kind say it."""
     if row.get("qps_interval") is None:
         return "–"
     low, high = row["qps_interval"]
-    return f"{max(high / row['qps'] - 1, 1 - low / row['qps']):.0%}"
+    of_others = "" if row.get("qps_draws") else "≤"
+    return f"{of_others}{max(high / row['qps'] - 1, 1 - low / row['qps']):.0%}"
 
 
 def has_tie(ranked: Sequence[Row]) -> bool:

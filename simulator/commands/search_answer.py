@@ -189,6 +189,6 @@ def _provenance_line(result: Row, *, tied: bool) -> str:
     parts = ", ".join(f"{share:.0%} {source}" for source, share in shares if share >= 0.005)
     marks = "= not told apart from the best. " if tied else ""
     if best["qps_interval"] is not None:
-        marks += f"± how far off QPS may be, {TIMES[confidence]}. "
+        marks += f"± how far off QPS may be, {TIMES[confidence]}; ≤ as the widest of its kind. "
     marks += "~ most of its time is from the datasheet or extrapolated. "
     return f"{marks}Latencies are those when full, at QPS. Predicted time of the best: {parts}."
