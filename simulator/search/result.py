@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Any
 
 from servecast.simulator.search.capacity import Hopeless
@@ -25,10 +26,6 @@ from servecast.simulator.search.space import Infeasible
 from servecast.simulator.search.task import Demand
 
 SCHEMA_VERSION = 1
-Distance = tuple[int, float]
-"""Of a miss: what keeps the targets at a lower rate is nearer than what keeps them at none, and by how many
-times each falls short; what is refused has none."""
-REFUSED: Distance = (2, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +81,33 @@ def rank(
     """The best first; equal ones by requests per dollar, fewer GPUs, then by name, so that order is total."""
     ranked: list[tuple[Row, AnyOutcome]] = []
     beaten: Counter[str] = Counter()
-    misses: list[tuple[Row, Distance]] = [(asdict(miss), REFUSED) for miss in refused]
+    misses = [{**asdict(miss), "misses": None, "times": None} for miss in refused]
     for outcome in outcomes:
         found = outcome.found
         if isinstance(found, Hopeless):
-            misses.append(_miss(outcome, hopeless_reason(found), (1, found.distance)))
+            misses.append(_miss(outcome, hopeless_reason(found), "target", found.distance))
         elif isinstance(found, Beaten):
             beaten[found.by] += 1
         elif isinstance(found, TooFewGpus):
             short = demand.trace.rate_per_s / found.rate_per_s
-            misses.append(_miss(outcome, _too_few_reason(outcome, demand, market), (0, short)))
+            reason = _too_few_reason(outcome, demand, market)
+            misses.append(_miss(outcome, reason, "rate", short))
         else:
             ranked.append((row_of(outcome, demand, market), outcome))
     ranked.sort(key=lambda pair: _rank_key(pair[0], objective))
-    if ranked:
-        misses.sort(key=lambda miss: _name(miss[0]))
-    else:  # the nearest miss first: it says what would have to give
-        misses.sort(key=lambda miss: (miss[1], _name(miss[0])))
+    misses.sort(key=_name)
+    if not ranked:  # the nearest miss first: it says what would have to give
+        misses.sort(key=distance)
     rows, behind = tuple(row for row, _ in ranked), tuple(outcome for _, outcome in ranked)
-    return Ranking(rows, tuple(row for row, _ in misses), behind, objective, beaten)
+    return Ranking(rows, tuple(misses), behind, objective, beaten)
+
+
+def distance(miss: Row) -> tuple[int, float]:
+    """What keeps the targets at a lower rate is nearer than what keeps them at none, then by how many times
+    each falls short; what is refused has no distance."""
+    kind = {"rate": 0, "target": 1}.get(miss.get("misses") or "", 2)
+    times = miss.get("times")
+    return kind, inf if times is None else times
 
 
 def row_of(outcome: AnyOutcome, demand: Demand, market: Market) -> Row:
@@ -128,8 +133,9 @@ def _too_few_reason(outcome: AnyOutcome, demand: Demand, market: Market) -> str:
     return too_few_reason(outcome, demand, market)
 
 
-def _miss(outcome: AnyOutcome, reason: str, miss: Distance) -> tuple[Row, Distance]:
-    return {**identity_of(outcome), "reason": reason}, miss
+def _miss(outcome: AnyOutcome, reason: str, misses: str, times: float) -> Row:
+    far = {"misses": misses, "times": times if times < inf else None}
+    return {**identity_of(outcome), "reason": reason, **far}
 
 
 def _rank_key(row: Row, objective: Objective) -> tuple[Any, ...]:

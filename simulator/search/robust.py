@@ -19,6 +19,7 @@ from servecast.simulator.search.confidence import (
     is_behind,
 )
 from servecast.simulator.search.objective import Objective, Row
+from servecast.simulator.search.result import distance
 
 IDENTITY = (
     "sku", "precision", "tp", "pp", "ep", "dp", "max_num_seqs", "max_batched_tokens", "policy", "router",
@@ -68,6 +69,7 @@ def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> R
     sign = -1 if objective.higher_is_better else 1
     rows.sort(key=lambda row: (not row["grounded"], sign * row["robust"], *_among_equals(row)))
     first = traces[0].result
+    misses = [*_infeasible(traces), *_otherwise_limited(traces)]
     _mark_ties(rows, first["question"].get("confidence", DEFAULT_CONFIDENCE))
     return {
         **first,
@@ -82,7 +84,7 @@ def combined(traces: Sequence[Weighted], objective: Objective, choice: str) -> R
         "undrawn": _undrawn(rows, objective),
         "explanation": None,
         "sensitivity": None,
-        "infeasible": [*_infeasible(traces), *_otherwise_limited(traces)],
+        "infeasible": misses if rows else sorted(misses, key=distance),
         "workloads": [
             {"name": each.name, "weight": each.weight, **each.result["workload"]} for each in traces
         ],

@@ -112,6 +112,17 @@ def test_what_one_trace_refuses_is_refused_with_the_trace_s_name() -> None:
     assert [each["reason"] for each in found["infeasible"]] == ["night: too slow"]
 
 
+def test_where_no_configuration_carries_every_trace_the_nearest_miss_is_first() -> None:
+    def miss(sku: str, misses: str | None, times: float | None) -> dict[str, Any]:
+        identity = {**dict.fromkeys(IDENTITY, 1), "sku": sku}
+        return {**identity, "reason": "…", "misses": misses, "times": times}
+
+    day = trace("day", row("a", 1.0), infeasible=[miss("c", None, None), miss("b", "rate", 2.5)])
+    short = [miss("d", "target", None), miss("a", "rate", 1.2), miss("e", "target", 1.1)]
+    found = combined([day, trace("night", row("b", 1.0), infeasible=short)], PER_DOLLAR, "worst")
+    assert [each["sku"] for each in found["infeasible"]] == ["a", "b", "e", "d", "c"]
+
+
 def test_of_costs_the_worst_is_the_highest() -> None:
     found = combined([DAY, NIGHT], OBJECTIVES["cost"], "worst")
     assert [each["robust"] for each in found["ranked"]] == [1, 3]
