@@ -155,6 +155,7 @@ TRAFFIC = [
     show_default=True,
     help="Of intervals, of ties, and of the replicas that are sure to carry the rate.",
 )
+@click.option("--draw-all", is_flag=True, help="Draw every interval, not one for many alike.")
 @click.option("--best-only", is_flag=True, help="Find the best alone, several times faster.")
 @click.option("--resume", is_flag=True, help="Go on with a search that was stopped.")
 @click.option("--dry-run", is_flag=True, help="Print the space and its size, and stop.")

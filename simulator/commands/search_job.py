@@ -78,6 +78,7 @@ class JobOptions:
     resume: bool = False
     best_only: bool = False
     judged: bool = True
+    draw_all: bool = False
     confidence: float = DEFAULT_CONFIDENCE
     more_traces: tuple[Path, ...] = ()
     weights: tuple[float, ...] = ()
@@ -145,6 +146,7 @@ def _answer(
             resume=options.resume,
             best_only=options.best_only,
             judged=options.judged,
+            draw_all=options.draw_all,
         )
         return plan(question, workload, means, _versions())
 

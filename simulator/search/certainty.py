@@ -40,7 +40,8 @@ UNDRAWN = Apart("draws")
 @dataclass(frozen=True, slots=True)
 class Certainty:
     """``drawn_tables`` are those of a placement as one draw of their errors has them; ``uncertain`` names the
-    kernels that make an outcome's times the least sure."""
+    kernels that make an outcome's times the least sure. ``draw_all``: every row as if it were a contender.
+    """
 
     pool: Pool
     tables_for: TablesFor
@@ -49,6 +50,7 @@ class Certainty:
     uncertain: Callable[[AnyOutcome], list[str]]
     seed: int
     sizing: Sizing
+    draw_all: bool = False
 
     def judge(self, ranking: Ranking, confidence: float) -> Ranking:
         """The ranking with the intervals and ties of its contenders, and how surely each carries the rate.
@@ -56,7 +58,7 @@ class Certainty:
         Where the least for the rate is asked for, rows behind the contenders are looked at, too, that have
         less than these once they carry it as surely as ``confidence``.
         """
-        count = len(ranking.contenders)
+        count = len(ranking.ranked if self.draw_all else ranking.contenders)
         drawn = self._draws(ranking, range(count))
         sizes = self._sizes(ranking, drawn, confidence)
         behind = range(count, count + cheaper_behind(ranking, [*sizes.values()]))

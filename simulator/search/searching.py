@@ -55,6 +55,7 @@ class Means:
     best_only: bool = False
     judged: bool = True
     kept: list[Path] | None = None
+    draw_all: bool = False
 
 
 @dataclass(slots=True)
@@ -151,7 +152,9 @@ class Searching:
 
         question, kept, shape_of = self.question, self.kept_tables_for, self.shape_of
         sizing = Sizing(pool, kept, shape_of, question.market, self.demand.trace.rate_per_s)
-        return Certainty(pool, kept, drawn, shape_of, self._uncertain, question.seed, sizing)
+        return Certainty(
+            pool, kept, drawn, shape_of, self._uncertain, question.seed, sizing, self.means.draw_all
+        )
 
     def _uncertain(self, outcome: AnyOutcome) -> list[str]:
         """The kernels that add most to the uncertainty of the mean step (of a decode replica) at capacity."""

@@ -41,7 +41,7 @@ SPACES: dict[str, dict[str, Any]] = {
 
 
 def ranking(tmp_path: Path, **asked: Any) -> Ranking:
-    means = {name: asked.pop(name) for name in ("best_only", "resume") if name in asked}
+    means = {name: asked.pop(name) for name in ("best_only", "resume", "draw_all") if name in asked}
     traffic = workload(rate_per_s=asked.pop("rate_per_s", 20.0))
     return searching(question(**asked), tmp_path / "search.jsonl", traffic, **means).run()
 
@@ -148,6 +148,16 @@ def test_every_capacity_is_an_interval(tmp_path: Path) -> None:
         if index not in drawn:
             assert high / row["qps"] == pytest.approx(widest[row["sku"]])
             assert row["interval_sources"] is row["rate_confidence"] is None
+
+
+def test_every_interval_may_be_drawn(tmp_path: Path) -> None:
+    """Common draws: what is drawn anyway stays as it is."""
+    some, every = ranking(tmp_path), ranking(tmp_path, draw_all=True)
+    assert all(row["qps_draws"] for row in every.ranked)
+    assert every.undrawn == 0
+    for one, other in zip(some.ranked, every.ranked, strict=True):
+        if one["qps_draws"]:
+            assert {**other, "at_confidence": one["at_confidence"]} == one
 
 
 def test_a_guess_from_another_configuration_changes_no_capacity(tmp_path: Path) -> None:
