@@ -74,7 +74,7 @@ class Insight:
             explanation=told(),
             sensitivity={
                 "slo_cost": slo_cost(swept, self.demand.slos, output_tokens),
-                "pareto": pareto(swept, output_tokens),
+                "pareto": pareto(swept, ranking.ranked, output_tokens),
                 "pareto_axes": {"ttft_s": "p90", "tbt_s": "p99"},
                 "tornado": tornado,
                 "tornado_base": best.row["qps_per_usd_hour"],

@@ -1,7 +1,8 @@
 """What targets, traffic and hardware are worth: curves and prices from a few more runs of the contenders.
 
 The targets' curves and the frontier come of one sweep over the rate for each of a few deployments: a run
-at one rate tells what every target would have to be there, so no target is searched for again.
+at one rate tells what every target would have to be there, so no target is searched for again. To the
+frontier the search's own runs belong, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from math import inf
+from operator import itemgetter
 
 import numpy as np
 
@@ -44,8 +46,13 @@ class Deployment:
 
     @property
     def label(self) -> str:
-        parts = [self.row[role] for role in ("prefill", "decode") if role in self.row]
-        return " + ".join(_label(part) for part in parts or [self.row])
+        return label(self.row)
+
+
+def label(row: Row) -> str:
+    """Of both roles where they are apart."""
+    parts = [row[role] for role in ("prefill", "decode") if role in row]
+    return " + ".join(_label(part) for part in parts or [row])
 
 
 def _label(row: Row) -> str:
@@ -109,9 +116,23 @@ def _cheapest(
     }
 
 
-def pareto(swept: Sequence[Swept], output_tokens: float) -> list[Row]:
-    """The points that no other beats in TTFT p90, TBT p99 and cost at once, the cheapest first."""
-    rows = []
+def pareto(swept: Sequence[Swept], ranked: Sequence[Row], output_tokens: float) -> list[Row]:
+    """The points that no other beats in TTFT p90, TBT p99 and cost at once, the cheapest first.
+
+    They are of the sweeps, and of every ranked configuration's run at its capacity.
+    """
+    rows = [
+        {
+            "rank": index + 1,
+            "configuration": label(row),
+            "ttft_s": row["metrics"]["ttft_s"]["p90"],
+            "tbt_s": row["metrics"]["tbt_s"]["p99"],
+            "usd_per_million_output_tokens": row["usd_per_million_output_tokens"],
+            "rate_per_s": row["qps"],
+        }
+        for index, row in enumerate(ranked)
+        if row["metrics"]["tbt_s"]["p99"] is not None  # no request has a second token
+    ]
     for each in swept:
         usd_per_hour = each.deployment.row["usd_per_hour"]
         for point in each.points:
@@ -127,7 +148,7 @@ def pareto(swept: Sequence[Swept], output_tokens: float) -> list[Row]:
                         "rate_per_s": point.rate_per_s,
                     }
                 )
-    rows.sort(key=lambda row: row["usd_per_million_output_tokens"])
+    rows.sort(key=itemgetter("usd_per_million_output_tokens", "ttft_s", "tbt_s"))
     front: list[Row] = []
     for row in rows:  # none that costs more beats one that costs less
         if not any(f["ttft_s"] <= row["ttft_s"] and f["tbt_s"] <= row["tbt_s"] for f in front):

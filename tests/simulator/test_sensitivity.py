@@ -79,6 +79,19 @@ def test_no_point_of_the_frontier_beats_another(ranking: Ranking) -> None:
         )
 
 
+def test_the_frontier_knows_of_every_configuration_that_was_searched(ranking: Ranking) -> None:
+    front = sensitivity(ranking)["pareto"]
+    for row in ranking.ranked:
+        cost, metrics = row["usd_per_million_output_tokens"], row["metrics"]
+        mine = (metrics["ttft_s"]["p90"], metrics["tbt_s"]["p99"], cost)
+        assert any(
+            point["ttft_s"] <= mine[0]
+            and point["tbt_s"] <= mine[1]
+            and point["usd_per_million_output_tokens"] <= mine[2]
+            for point in front
+        )
+
+
 def test_every_second_of_the_gpus_and_of_the_requests_is_told(ranking: Ranking) -> None:
     told = explanation(ranking)
     for shares in (told["gpu_time"], told["request_time"]):
@@ -134,7 +147,7 @@ def test_a_curve_takes_the_configuration_that_is_cheapest_at_each_limit() -> Non
     points = slo_cost([slow, fast], [Slo("ttft", 90, 2.0)], output_tokens=100.0)[0]["points"]
     assert [point.get("rank") for point in points[:2]] == [2, 2]
     assert points[5]["rank"] == 1
-    assert pareto([slow, fast], 100.0)[0]["rank"] == 1
+    assert pareto([slow, fast], [], 100.0)[0]["rank"] == 1
 
 
 def test_the_best_of_each_placement_and_budget_stands_for_it() -> None:
