@@ -84,7 +84,8 @@ def _show_ranking(result: Row, console: Console, rows: int) -> None:
         console.print(f"tie: {tie['text']}", highlight=False)
     if result["best"]["qps_interval"] is not None and (more := result.get("undrawn")):
         near = f"{more} more within {1 - CONTENDER:.0%} of the best"
-        console.print(f"{near} were not drawn: those like them speak for them", highlight=False)
+        how = "under each trace" if result.get("workloads") else "but others of their kind"
+        console.print(f"{near} were not drawn {how}: --draw-all does it", highlight=False)
 
 
 def show_space(space: Row, console: Console) -> None:

@@ -214,7 +214,7 @@ def tie(rank: int, row: Row, apart: Apart, operators: Sequence[str]) -> Row:
         case "more trace":
             text = f"more of the trace would tell {name} from the best"
         case "draws":
-            text = f"{name} was not drawn again: a search of it and the best alone would tell"
+            text = f"{name} was not drawn, only others of its kind: --draw-all would tell"
         case _:
             text = f"{name} is as good as the best: no longer trace would tell"
     return {"rank": rank, "told_apart_by": apart.by, "operators": list(operators), "text": text}
