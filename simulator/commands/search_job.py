@@ -247,6 +247,7 @@ def question_of(options: JobOptions) -> Question:
         seed=options.traffic.seed,
         objective=objective_named(options.asked.objective or asked_there or DEFAULT_OBJECTIVE.name),
         confidence=options.confidence,
+        several_traces=bool(options.more_traces),
     )
 
 

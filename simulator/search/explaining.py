@@ -46,7 +46,7 @@ class Explaining:
             searching.demand,
             searching.kept_tables_for,
             searching.shape_of,
-            question.objective.higher_is_better,
+            question.balanced,
         )
         mine = found.ranked[0]
         told = insight.explanation_of(found.outcomes[0], mine)

@@ -52,6 +52,15 @@ class Question:
     seed: int
     objective: Objective = DEFAULT_OBJECTIVE
     confidence: float = DEFAULT_CONFIDENCE
+    several_traces: bool = False
+
+    @property
+    def balanced(self) -> bool:
+        """Whether roles apart grow to where they give most requests per dollar (`PairTask`).
+
+        One deployment is for all traces, and each would balance it another way: then only as far as it must.
+        """
+        return self.objective.higher_is_better and not self.several_traces
 
     @property
     def program(self) -> Program:

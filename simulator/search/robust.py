@@ -18,6 +18,13 @@ from servecast.simulator.search.confidence import (
     Draws,
     is_behind,
 )
+from servecast.simulator.search.deployed_for_all import (
+    RENTED,
+    ROLES,
+    as_sure,
+    deployed_for,
+    value_of,
+)
 from servecast.simulator.search.objective import Objective, Row
 from servecast.simulator.search.result import distance
 
@@ -26,8 +33,6 @@ IDENTITY = (
 )  # fmt: skip
 PLACE = ("sku", "tp", "pp", "ep", "dp")
 LIMITS = ("max_num_seqs", "max_batched_tokens")
-ROLES = ("prefill", "decode")
-RENTED = ("replicas", "gpus", "usd_per_hour")
 HALF = 0.5
 OF_A_TRACE = ("qps", "qps_interval", "qps_per_usd_hour", *RENTED, "metrics", "binds")
 
@@ -123,14 +128,18 @@ def _by_identity(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
 
 
 def _row(rows: Sequence[Row], traces: Sequence[Weighted], objective: Objective, choice: str) -> Row:
-    values = [objective.value(row) for row in rows]
+    deployed, weights = deployed_for(rows), [each.weight for each in traces]
+    values = [value_of(row, deployed, objective) for row in rows]
     worst = values.index(_worst(values, (), objective))
+    robust = CHOICES[choice](values, weights, objective)
+    if choice == "worst" and objective.key in RENTED:
+        robust = deployed[objective.key]  # of roles apart more than any trace alone may want
     return {
         **rows[worst],
-        **_deployed(rows),
-        **_sure(rows),
-        "robust": CHOICES[choice](values, [each.weight for each in traces], objective),
-        "robust_draws": _drawn(rows, [each.weight for each in traces], objective, choice),
+        **deployed,
+        **as_sure(rows, deployed),
+        "robust": robust,
+        "robust_draws": _drawn(rows, values, weights, objective, choice),
         "tied_with_best": False,
         "worst_trace": traces[worst].name,
         "traces": [
@@ -141,7 +150,11 @@ def _row(rows: Sequence[Row], traces: Sequence[Weighted], objective: Objective, 
 
 
 def _drawn(
-    rows: Sequence[Row], weights: Sequence[float], objective: Objective, choice: str
+    rows: Sequence[Row],
+    values: Sequence[float],
+    weights: Sequence[float],
+    objective: Objective,
+    choice: str,
 ) -> list[float] | None:
     """The figure of all traces in each draw of their capacities; None where some trace's were not drawn.
 
@@ -150,12 +163,13 @@ def _drawn(
     if not objective.higher_is_better or not all(row.get("qps_draws") for row in rows):
         return None
     drawn = zip(
-        *([objective.value(row) * qps / row["qps"] for qps in row["qps_draws"]] for row in rows),
+        *(
+            [value * qps / row["qps"] for qps in row["qps_draws"]]
+            for row, value in zip(rows, values, strict=True)
+        ),
         strict=True,
     )
-    return [
-        CHOICES[choice](values, weights, objective) if min(values) > 0 else 0.0 for values in drawn
-    ]
+    return [CHOICES[choice](each, weights, objective) if min(each) > 0 else 0.0 for each in drawn]
 
 
 def _mark_ties(rows: Sequence[Row], confidence: float) -> None:
@@ -194,26 +208,6 @@ def _tie(rank: int, row: Row) -> Row:
     name = f"#{rank} ({row['sku']} TP {row['tp']}, {row['max_num_seqs']} sequences)"
     text = f"{told} would tell {name} from the best"
     return {"rank": rank, "told_apart_by": by, "operators": [], "text": text}
-
-
-def _deployed(rows: Sequence[Row]) -> Row:
-    """What carries the most demanding of the traces, role by role where they are apart."""
-    most = max(rows, key=lambda row: row["replicas"])
-    if not all(row.get(role) for row in rows for role in ROLES):
-        return {name: most[name] for name in RENTED}
-    roles = {role: max((row[role] for row in rows), key=lambda r: r["replicas"]) for role in ROLES}
-    return {**{name: sum(role[name] for role in roles.values()) for name in RENTED}, **roles}
-
-
-def _sure(rows: Sequence[Row]) -> Row:
-    """What carries each trace as surely as is asked; as deployed, each is as sure as its own row says."""
-    known = [row["rate_confidence"] for row in rows if row.get("rate_confidence") is not None]
-    sizes = [row["at_confidence"] for row in rows if row.get("at_confidence")]
-    most = max(sizes, key=lambda size: size["usd_per_hour"], default=None)
-    return {
-        "rate_confidence": min(known) if len(known) == len(rows) else None,
-        "at_confidence": most if len(sizes) == len(rows) else None,
-    }
 
 
 def _infeasible(traces: Sequence[Weighted]) -> list[Row]:

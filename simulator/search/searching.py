@@ -112,7 +112,7 @@ class Searching:
         self.means.progress(len(self.outcomes), len(self), "resampling the best")
         judged = self._certainty(pool).judge(ranking, self.question.confidence)
         self.means.progress(len(self.outcomes), len(self), "asking what if")
-        balanced = self.question.objective.higher_is_better
+        balanced = self.question.balanced
         insight = Insight(pool, self.demand, self.kept_tables_for, self.shape_of, balanced)
         return insight.explained(judged)
 
@@ -187,7 +187,7 @@ class Searching:
             yield from race.run(placements)
         else:
             yield from search(placements, self.tables_for, pool, self.shape_of)
-        balanced = self.question.objective.higher_is_better
+        balanced = self.question.balanced
         apart = PairSearch(self.tables_for, pool, self.shape_of, balanced, stake=lambda: race.stake)
         for found in apart.run(pairings):
             yield race.heed(found) if self.means.best_only else found

@@ -159,6 +159,30 @@ def test_each_role_carries_the_trace_that_asks_most_of_it() -> None:
     assert (best["replicas"], best["gpus"], best["usd_per_hour"]) == (7, 10, 10)
 
 
+def test_what_is_deployed_for_all_traces_carries_each_at_its_price() -> None:
+    """10 GPUs of roles apart for traces that want 7 and 6 of them: no whole copy more of either's own, so
+    what carries 5 a dollar by day (35 in all) carries 3.5 a dollar at least."""
+    day, night = trace("day", apart(5.0, 3, 1)), trace("night", apart(4.0, 1, 4))
+    best = combined([day, night], PER_DOLLAR, "worst")["best"]
+    assert best["robust"] == pytest.approx(min(5.0 * 7, 4.0 * 6) / 10)
+    assert combined([day, night], OBJECTIVES["cost"], "worst")["best"]["robust"] == 10
+    twice = combined([day, trace("night", apart(4.0, 6, 2))], PER_DOLLAR, "worst")["best"]
+    assert twice["robust"] == 4.0  # by day two copies of 3P1D: all that is there
+
+
+def test_roles_apart_are_as_sure_of_all_traces_as_the_most_of_each_role() -> None:
+    day, night = apart(5.0, 3, 1), apart(4.0, 1, 4)
+    day |= {"rate_confidence": 0.7, "at_confidence": {"prefill": 4, "decode": 1, "usd_per_hour": 9}}
+    night |= {
+        "rate_confidence": 0.8,
+        "at_confidence": {"prefill": 1, "decode": 5, "usd_per_hour": 7},
+    }
+    best = combined([trace("day", day), trace("night", night)], PER_DOLLAR, "worst")["best"]
+    assert best["at_confidence"] == {
+        "replicas": 9, "gpus": 13, "usd_per_hour": 13, "prefill": 4, "decode": 5,
+    }  # fmt: skip
+
+
 def test_a_pair_that_wants_other_limits_for_each_trace_says_so() -> None:
     day, night = trace("day", apart(5.0, 1, 1)), trace("night", apart(4.0, 1, 1, seqs=128))
     found = combined([day, night], PER_DOLLAR, "worst")
