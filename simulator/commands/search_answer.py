@@ -19,6 +19,7 @@ from servecast.simulator.commands.ranked_table import (
 from servecast.simulator.report.headline import (
     binding,
     carrying,
+    cheaper_tie,
     headline,
     shape,
     worst_trace,
@@ -43,7 +44,7 @@ def show(result: Row, console: Console, *, rows: int = MAX_ROWS) -> None:
         best = result["best"]
         cost = f"${best['usd_per_million_output_tokens']:.2f} per million output tokens"
         console.print(f"{shape(best)}; {cost}. {binding(best)}", highlight=False)
-        for said in filter(None, (carrying(result), worst_trace(best))):
+        for said in filter(None, (carrying(result), cheaper_tie(result), worst_trace(best))):
             console.print(said, highlight=False)
         if grounded(best) < HALF:
             console.print(

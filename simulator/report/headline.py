@@ -96,6 +96,20 @@ def worst_trace(row: Row) -> str | None:
     return f"Figures are those of {there} under {worst['name']}, the trace that is worst for it."
 
 
+def cheaper_tie(result: Row) -> str | None:
+    """What is not told from the best and costs less an hour: most requests per dollar may be many dollars."""
+    best = result["best"]
+    tied = [
+        (row["usd_per_hour"], rank, row)
+        for rank, row in enumerate(result["ranked"], 1)
+        if row.get("tied_with_best") and row["usd_per_hour"] < best["usd_per_hour"]
+    ]
+    if not tied:
+        return None
+    dollars, rank, row = min(tied, key=lambda each: each[:2])
+    return f"#{rank} is not told apart from it and costs {usd(dollars)} an hour ({gpus(row)})."
+
+
 def carrying(result: Row) -> str | None:
     """How surely the best one's replicas carry the trace's rate, and what does as surely as was asked.
 

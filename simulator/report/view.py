@@ -10,7 +10,7 @@ from typing import Any
 from servecast.compiler.service import Slo
 from servecast.simulator.deploy.engines import Command, vllm_command
 from servecast.simulator.metrics.classes import slo_of
-from servecast.simulator.report.headline import carrying, degrees, place, roles
+from servecast.simulator.report.headline import carrying, cheaper_tie, degrees, place, roles
 from servecast.simulator.report.text import number, percent, plural, seconds, usd
 from servecast.simulator.search.confidence import DEFAULT_CONFIDENCE
 
@@ -87,8 +87,7 @@ def confidence(result: Row) -> list[str]:
     sentences = [", ".join(said) + "."]
     if interval(best):
         sentences.append(f"Like workloads have capacities of {interval(best)} requests per second.")
-    if sure := carrying(result):
-        sentences.append(sure)
+    sentences += filter(None, (carrying(result), cheaper_tie(result)))
     tied = sum(bool(row.get("tied_with_best")) for row in ranked[1:])
     if tied:
         verb = "is" if tied == 1 else "are"

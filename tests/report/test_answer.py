@@ -145,6 +145,16 @@ def test_a_replica_has_the_gpus_of_all_its_ranks_and_says_what_is_not_usual(
     assert "tokens a step of each rank; precision fp8; policy sarathi; $" in text
 
 
+def test_a_tie_that_costs_less_an_hour_is_named_beside_the_best(result: dict[str, Any]) -> None:
+    """Five GPUs may give most requests per dollar where two carry the trace."""
+    best, other, third = result["best"], *result["ranked"][1:3]
+    best["usd_per_hour"], other["usd_per_hour"], third["usd_per_hour"] = 14.95, 5.98, 4.0
+    assert "costs" not in shown(result, 200)
+    other |= {"tied_with_best": True, "gpus": 2, "sku": "h100-sxm"}
+    said = "#2 is not told apart from it and costs $5.98 an hour (2 × h100-sxm)."
+    assert said in shown(result, 200)
+
+
 def test_every_capacity_has_how_far_it_may_be_off(result: dict[str, Any]) -> None:
     for row in result["ranked"]:
         row["qps_interval"] = [0.8 * row["qps"], 1.25 * row["qps"]]
