@@ -34,7 +34,13 @@ from servecast.simulator.engine.pools import (
 )
 from servecast.simulator.engine.records import LateTargets, Most, Records
 from servecast.simulator.engine.routers import parse_router
-from servecast.simulator.engine.run_record import new_run, set_prefix_cache, set_router, set_targets
+from servecast.simulator.engine.run_record import (
+    late_metric,
+    new_run,
+    set_prefix_cache,
+    set_router,
+    set_targets,
+)
 from servecast.simulator.engine.scheduling import LivelockError
 from servecast.simulator.engine.state import (
     CachedPrompt,
@@ -302,7 +308,7 @@ def _records(
         stages=fleet.tables.num_stages,
         kv_blocks=int(run.kv_blocks),
         prefix_hit_tokens=_prefix_hits(sim, fits) if run.caching else None,
-        broken_metric=_broken_metric(run),
+        broken_metric=late_metric(run),
         most=Most(int(run.most_tokens), int(run.most_sequences), int(run.most_blocks)),
     )
 
@@ -312,14 +318,3 @@ def _prefix_hits(sim: Simulation, fits: NDArray[np.bool_]) -> NDArray[np.int64]:
     cached = np.zeros(len(fits), np.int64)
     cached[fits] = as_records(CachedPrompt, sim.prompts)["hit"]
     return cached
-
-
-def _broken_metric(run: Run) -> str | None:
-    """The first metric of which more was late than may be."""
-    late = {
-        "queue_delay": (run.late_queue_delay, run.max_late_queue_delay),
-        "ttft": (run.late_ttft, run.max_late_ttft),
-        "e2e": (run.late_e2e, run.max_late_e2e),
-        "tbt": (run.late_gaps, run.max_late_gaps),
-    }
-    return next((metric for metric, (count, most) in late.items() if count > most), None)

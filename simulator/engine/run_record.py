@@ -99,3 +99,14 @@ def set_targets(run: Run, targets: LateTargets) -> None:
     run.max_late_e2e = targets.max_late_e2e
     run.max_late_gaps = targets.max_late_gaps
     run.forgetting = int(not targets.steps_kept)
+
+
+def late_metric(run: Run) -> str | None:
+    """The first metric of which more was late than may be."""
+    late = {
+        "queue_delay": (run.late_queue_delay, run.max_late_queue_delay),
+        "ttft": (run.late_ttft, run.max_late_ttft),
+        "e2e": (run.late_e2e, run.max_late_e2e),
+        "tbt": (run.late_gaps, run.max_late_gaps),
+    }
+    return next((metric for metric, (count, most) in late.items() if count > most), None)
