@@ -20,6 +20,7 @@ from servecast.estimator.parquet_cells import (
     positive_time,
     quoted,
     refuse_bad_cells,
+    refuse_contradiction,
     text,
     time,
     whole,
@@ -158,14 +159,16 @@ def _keep_back(
 def read_parquet(
     path: Path, columns: Sequence[str], equal: dict[str, object], cells: Sequence[Cells], of: str
 ) -> dict[str, NDArray[Any]]:
-    """Those of ``columns`` [rows] that the file has, of rows whose ``equal`` columns have these values.
+    """Those of ``columns`` [rows] that a package's table has, of rows with these values in ``equal``.
 
     Raises:
-        DataMissingError: the file is not ``of`` that kind, or one of its ``cells`` is wrong.
+        DataMissingError: the file is not ``of`` that kind, one of its ``cells`` is wrong, or two times of
+            one case contradict each other.
     """
     try:
         with quiet(duckdb.connect()) as sql:
             refuse_bad_cells(sql, path, cells, of)
+            refuse_contradiction(sql, path)
             names = ", ".join(named(name) for name in columns_in(sql, path) if name in columns)
             where = " AND ".join(f"{named(name)} = ${name}" for name in equal) or "TRUE"
             query = f"SELECT {names} FROM {parquet(path)} WHERE {where}"

@@ -12,6 +12,9 @@ import duckdb
 
 from servecast.compiler.errors import DataMissingError
 
+MEASURED = ("latency", "power", "power_limit")  # a package's columns that tell no case: ms, W, W
+CONTRADICTION = 5.0  # an H200's NCCL table has two times of one case that are 4.2 times apart
+
 
 @dataclass(frozen=True, slots=True)
 class Cells:
@@ -76,6 +79,27 @@ def refuse_bad_cells(
         told = "an empty cell" if value is None else repr(value)
         where = f"{path}: row {row + 1}: column {cell.column}"
         raise DataMissingError(f"{where}: {told} is not {cell.wanted}")
+
+
+def refuse_contradiction(sql: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Rows of a package's table that are equal but in what was measured are one case.
+
+    Raises:
+        DataMissingError: the file says clearly different times of one case.
+    """
+    case = ", ".join(named(name) for name in columns_in(sql, path) if name not in MEASURED)
+    ms, row = _number("latency"), "file_row_number"
+    found = sql.execute(
+        f"SELECT arg_min({row}, {ms}) AS short, min({ms}), arg_max({row}, {ms}) AS long, max({ms})"
+        f" FROM {parquet(path)} GROUP BY {case} HAVING max({ms}) > {CONTRADICTION} * min({ms})"
+        " ORDER BY greatest(short, long) LIMIT 1"
+    ).fetchall()
+    for short, least, long, most in found:
+        (before, known), (row, told) = sorted([(short, least), (long, most)])
+        raise DataMissingError(
+            f"{path}: row {row + 1}: column latency: {told:.4g} ms contradicts the {known:.4g} ms of the"
+            f" same case in row {before + 1}"
+        )
 
 
 def named(column: str) -> str:

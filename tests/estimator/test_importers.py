@@ -475,6 +475,11 @@ GEMM = "'bfloat16' AS gemm_dtype, 8 AS m, 64 AS n, 64 AS k, 0.01 AS latency"
         ("NULL AS latency", "row 2: column latency: an empty cell is not a positive time"),
         ("-8 AS m", "row 2: column m: -8 is not a whole number of at least 1"),
         ("NULL AS gemm_dtype", "row 2: column gemm_dtype: an empty cell is not a text"),
+        (
+            "0.051 AS latency",
+            r"row 2: column latency: 0.051 ms contradicts the 0.01 ms .* in row 1",
+        ),
+        ("0.0019 AS latency", "row 2: column latency: 0.0019 ms contradicts the 0.01 ms"),
     ],
 )
 def test_a_bad_cell_of_a_packages_table_is_named_and_nothing_is_taken(
@@ -492,6 +497,18 @@ def test_a_bad_cell_of_a_packages_table_is_named_and_nothing_is_taken(
         with pytest.raises(DataMissingError, match=rf"gemm_perf\.parquet: {message}"):
             store.add_batches(import_silicon(query, root))
         assert sum(line.rows for line in store.contents()) == 1
+
+
+@needs_silicon
+@pytest.mark.parametrize("cells", ["0.049 AS latency", "0.051 AS latency, 9 AS m"])
+def test_two_times_of_a_packages_case_may_differ_fivefold(tmp_path: Path, cells: str) -> None:
+    """An H200's NCCL table has one that is 4.2 times the other; of two cases nothing is compared."""
+    file = tmp_path / "h100_sxm" / "gemm" / "vllm" / "1.0.0" / "gemm_perf.parquet"
+    file.parent.mkdir(parents=True)
+    rows = f"SELECT {GEMM} UNION ALL SELECT * REPLACE ({cells}) FROM (SELECT {GEMM})"
+    duckdb.sql(f"COPY ({rows}) TO '{file}'")
+    (batch,) = import_silicon(SiliconQuery("h100-sxm"), tmp_path)
+    assert batch.num_rows == 2
 
 
 @needs_silicon
