@@ -21,6 +21,7 @@ from servecast.estimator.parquet_cells import (
     quoted,
     refuse_bad_cells,
     refuse_contradiction,
+    refuse_other_unit,
     text,
     time,
     whole,
@@ -162,13 +163,17 @@ def read_parquet(
     """Those of ``columns`` [rows] that a package's table has, of rows with these values in ``equal``.
 
     Raises:
-        DataMissingError: the file is not ``of`` that kind, one of its ``cells`` is wrong, or two times of
-            one case contradict each other.
+        DataMissingError: the file is not ``of`` that kind, one of its ``cells`` is wrong, or its times
+            contradict each other.
     """
     try:
         with quiet(duckdb.connect()) as sql:
             refuse_bad_cells(sql, path, cells, of)
             refuse_contradiction(sql, path)
+            if (
+                positive_time("latency", "ms") in cells
+            ):  # a difference of times may be next to nothing
+                refuse_other_unit(sql, path)
             names = ", ".join(named(name) for name in columns_in(sql, path) if name in columns)
             where = " AND ".join(f"{named(name)} = ${name}" for name in equal) or "TRUE"
             query = f"SELECT {names} FROM {parquet(path)} WHERE {where}"

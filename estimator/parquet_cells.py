@@ -15,6 +15,10 @@ from servecast.compiler.errors import DataMissingError
 MEASURED = ("latency", "power", "power_limit")  # a package's columns that tell no case: ms, W, W
 CONTRADICTION = 5.0  # an H200's NCCL table has two times of one case that are 4.2 times apart
 
+SWEPT = {"m": 1, "num_tokens": 1, "message_size": 1, "step": 1, "isl": 2}
+"""Sizes of a package's tables, and with which power of each a kernel's work grows at most."""
+OTHER_UNIT = 300.0  # units are a thousand apart; an H200's latent decodes jump by 191
+
 
 @dataclass(frozen=True, slots=True)
 class Cells:
@@ -100,6 +104,33 @@ def refuse_contradiction(sql: duckdb.DuckDBPyConnection, path: Path) -> None:
             f"{path}: row {row + 1}: column latency: {told:.4g} ms contradicts the {known:.4g} ms of the"
             f" same case in row {before + 1}"
         )
+
+
+def refuse_other_unit(sql: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Of a package's rows that differ in one size, each is compared with the next smaller one.
+
+    Raises:
+        DataMissingError: one of two is in another unit of time.
+    """
+    columns = columns_in(sql, path)
+    for swept, power in SWEPT.items():
+        if swept not in columns:
+            continue
+        rest = ", ".join(named(name) for name in columns if name not in (*MEASURED, swept))
+        ms, size = _number("latency"), f"greatest({_number(swept)}, 1)"
+        found = sql.execute(
+            "SELECT row, value, row_before, before FROM (SELECT file_row_number AS row,"
+            f" {ms} AS value, {size} AS size, lag(file_row_number) OVER w AS row_before,"
+            f" lag({ms}) OVER w AS before, lag({size}) OVER w AS size_before FROM {parquet(path)}"
+            f" WINDOW w AS (PARTITION BY {rest} ORDER BY {size})) WHERE"
+            f" value > {OTHER_UNIT} * before * pow(size / size_before, {power})"
+            f" OR before > {OTHER_UNIT} * value ORDER BY row LIMIT 1"
+        ).fetchall()
+        for row, told, row_before, known in found:
+            raise DataMissingError(
+                f"{path}: row {row + 1}: column latency: {told:.4g} ms beside {known:.4g} ms in row"
+                f" {row_before + 1}, which is of another {swept} alone: is one in another unit of time?"
+            )
 
 
 def named(column: str) -> str:

@@ -512,6 +512,39 @@ def test_two_times_of_a_packages_case_may_differ_fivefold(tmp_path: Path, cells:
 
 
 @needs_silicon
+@pytest.mark.parametrize(
+    ("m", "ms", "message"),
+    [
+        (
+            (8, 16, 32),
+            (0.01, 0.02, 40),
+            "row 3: column latency: 40 ms beside 0.02 ms in row 2, .* m ",
+        ),
+        ((8, 16, 32), (10, 0.02, 0.04), "row 2: column latency: 0.02 ms beside 10 ms in row 1"),
+        (
+            (32, 16, 8),
+            (0.04, 0.02, 1e-5),
+            "row 2: column latency: 0.02 ms beside 1e-05 ms in row 3",
+        ),
+        ((8, 16, 32), (0.01, 2, 0.01), None),  # tables jump so: by up to 191 times
+        ((1, 1024), (0.01, 3000), None),  # and more work may take as much longer
+    ],
+)
+def test_a_packages_times_in_another_unit_than_those_of_a_like_size_are_named(
+    tmp_path: Path, m: tuple[int, ...], ms: tuple[float, ...], message: str | None
+) -> None:
+    rows = [f"'bfloat16', {size}, 64, 64, {time}" for size, time in zip(m, ms, strict=True)]
+    table(tmp_path, "gemm/vllm/1.0/gemm_perf.parquet", "gemm_dtype, m, n, k, latency", *rows)
+    with Store.open(":memory:") as store:
+        if message is None:
+            assert store.add_batches(import_silicon(SiliconQuery("h100-sxm"), tmp_path)) == len(m)
+            return
+        with pytest.raises(DataMissingError, match=message):
+            store.add_batches(import_silicon(SiliconQuery("h100-sxm"), tmp_path))
+        assert not list(store.contents())
+
+
+@needs_silicon
 def test_a_packages_table_without_a_column_or_of_another_kind_is_named(tmp_path: Path) -> None:
     file = tmp_path / "h100_sxm" / "gemm" / "vllm" / "1.0.0" / "gemm_perf.parquet"
     file.parent.mkdir(parents=True)
