@@ -35,6 +35,7 @@ RETRIES = 20
 CONNECT_TIMEOUT_S = 5.0
 ASK_S = 1.0
 AUTO = "auto"
+_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 
 class RayPool:
@@ -128,10 +129,29 @@ def _check(address: str) -> None:
             f"--ray {address!r} is not 'auto' or the HOST:PORT that `ray start --head` prints"
         )
     try:
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        with socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S) as connection:
+            speaks = _speaks(connection)
     except OSError as error:
         why = error.strerror or str(error)
         raise AgentError(f"--ray {address}: no Ray cluster answers there: {why}") from error
+    if not speaks and os.environ.get("RAY_USE_TLS", "0") == "0":
+        raise AgentError(
+            f"--ray {address}: what answers there is no Ray cluster; "
+            "give the HOST:PORT that `ray start --head` prints"
+        )
+
+
+def _speaks(connection: socket.socket) -> bool:
+    """A cluster's head is a gRPC server: it begins with its settings. Ray's dashboard does not.
+
+    SOURCE: RFC 9113 (HTTP/2), sections 3.4 and 6.5: the client's preface and a frame of no settings, the
+    fourth byte of which is its type.
+    """
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS)
+    try:
+        return connection.recv(len(_SETTINGS))[3:4] == _SETTINGS[3:4]
+    except TimeoutError:
+        return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -197,6 +197,20 @@ def test_two_workers_are_timed_against_one_and_against_as_many_processes() -> No
 
 
 @needs_ray
+def test_a_server_that_is_no_cluster_is_one_sentence_in_seconds(tmp_path: Path) -> None:
+    """As Ray's dashboard is, on a port that is easily taken for the head's; Ray would wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        search = start("--ray", address, folder=tmp_path)
+        _, stderr = search.communicate(timeout=60)
+    assert search.returncode == 5
+    assert stderr == (
+        f"Error: --ray {address}: what answers there is no Ray cluster; "
+        "give the HOST:PORT that `ray start --head` prints\n"
+    )
+
+
+@needs_ray
 @pytest.mark.parametrize(
     ("address", "message", "exit_code"),
     [
