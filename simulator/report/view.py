@@ -65,9 +65,23 @@ class Refusal:
 
 
 def interval(row: Row) -> str | None:
-    """The capacity under like workloads, in requests per second; None where not computed."""
+    """The capacity under like workloads, in requests per second; None where not computed.
+
+    ``within`` the widest of its kind, where nobody drew this one.
+    """
     bounds = row.get("qps_interval")
-    return None if bounds is None else f"{number(bounds[0])} to {number(bounds[1])}"
+    if bounds is None:
+        return None
+    return f"{'within ' if _is_borrowed(row) else ''}{number(bounds[0])} to {number(bounds[1])}"
+
+
+def has_borrowed(ranked: list[Row]) -> bool:
+    """Whether there are intervals of others of the kind."""
+    return any(map(_is_borrowed, ranked))
+
+
+def _is_borrowed(row: Row) -> bool:
+    return row.get("qps_interval") is not None and row.get("qps_draws", True) is None
 
 
 def asked(result: Row) -> str:

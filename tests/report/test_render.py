@@ -130,6 +130,11 @@ def test_the_capacity_has_an_interval_in_words_in_the_table_and_in_the_charts(
     assert "Like workloads have capacities of 19.0 to 21.5 requests per second." in page.text
     assert "20.0 (19.0 to 21.5)" in page.text
     assert page.count("path", "bar") == 2
+    assert "was not drawn again" not in page.text
+    result["ranked"][0]["qps_draws"] = None
+    text = Page(render(result)).text
+    assert "20.0 (within 19.0 to 21.5)" in text
+    assert "A capacity “within” an interval was not drawn again" in text
 
 
 def test_refusals_of_one_reason_are_one_line_with_their_number(result: Result) -> None:
