@@ -148,6 +148,10 @@ def _falcon(config: Config) -> Architecture:
     kv_heads = stated if new else 1
     config.must_be("multi_query", True)
     base = replace(base_architecture(config, gated=False), kv_heads=kv_heads)
+    if base.heads % kv_heads:
+        raise config.error(
+            f"num_attention_heads {base.heads} is no multiple of num_kv_heads {kv_heads}"
+        )
     return replace(base, norm="layer_norm", parallel="two" if new else "one")
 
 

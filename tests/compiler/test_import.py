@@ -101,6 +101,13 @@ def test_what_is_not_understood_is_named(config: dict[str, object], message: str
         read_config(config, "c.json")
 
 
+def test_kv_heads_that_do_not_divide_the_heads_are_named_as_the_file_names_them() -> None:
+    falcon = json.loads((CONFIGS / "falcon-180b.json").read_text(encoding="utf-8"))
+    message = "^c.json: num_attention_heads 232 is no multiple of num_kv_heads 3$"
+    with pytest.raises(UserError, match=message):
+        read_config({**falcon, "num_kv_heads": 3}, "c.json")
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
