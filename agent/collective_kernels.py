@@ -54,16 +54,19 @@ class Collective:
 def prepare_collective(
     kernel: str, dtype: str, payload_bytes: int, buffers: Buffers, library: Library | None = None
 ) -> Collective:
-    """Of ``payload_bytes`` on each rank before it, as compiler/kernels.py counts them.
+    """Of ``payload_bytes`` as `compiler.ir.Collective` counts them.
 
     Raises: DeviceOutOfMemoryError.
     """
     element = TORCH_DTYPES[dtype]
     world = dist.get_world_size()
     elements = max(world, payload_bytes // element.itemsize // world * world)  # equal shares
-    sizes = {"all_gather": elements * world, "reduce_scatter": elements // world}
-    room = None if kernel == "send" else buffers.room(sizes.get(kernel, elements), dtype=element)
-    x = buffers.normal(elements, dtype=element)  # after the room, which may be what does not fit
+    share = elements // world
+    before, after = {"all_gather": (share, elements), "reduce_scatter": (elements, share)}.get(
+        kernel, (elements, elements)
+    )
+    room = None if kernel == "send" else buffers.room(after, dtype=element)
+    x = buffers.normal(before, dtype=element)  # after the room, which may be what does not fit
     if kernel == "all_reduce" and room is not None:  # in place, as engines do
         x = room.copy_(x)
     out = x if room is None else room

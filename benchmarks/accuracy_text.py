@@ -24,8 +24,9 @@ on an idle machine, less with a `points.csv` of which nothing changed; then the 
 
 ## One replica, request by request
 
-vLLM 0.19 recorded by LLMServingSim, predicted from the same project's kernel profiles of the same GPUs. One
-run alone: `servecast validate spec/llama.llm FOLDER --sku rtx-4090 --source llmservingsim`.
+vLLM 0.19 recorded by LLMServingSim, predicted from the same project's kernel profiles of the same GPUs; what
+these lack, how two cards exchange rows, is from NVIDIA's public table of the card. One run alone: `servecast
+validate spec/llama.llm FOLDER --sku rtx-4090 --source llmservingsim --source silicon`.
 The aim was TTFT within 6 %, TPOT within 2 %, E2E within 2.5 %, in mean and percentiles, without a
 fitted constant."""
 
@@ -86,17 +87,20 @@ What was found and put right:
 - **Prefill and decodes in one attention launch are slower than apart**, measured 20 to 100 % on the
   decodes' part: with asynchronous scheduling it halves the RTX PRO 6000's error.
 - **A long sequence keeps its batch's attention waiting**: where FlashAttention does not split sequences
-  over blocks, the longest ends last. LLMServingSim timed such batches (`skew.csv`, sums of three launches
-  each); by one of its patterns, in proportion to the requests' length skew, TTFT, TPOT and E2E of the RTX
-  PRO 6000's Llama went from -8.5, -3.1 and -4.5 % to -4.3, -1.2 and -2.0 %. LLMServingSim's own simulation
-  of that run is 4.0, 1.0 and 1.8 % short (`llmservingsim_validation.txt` beside it). The RTX 4090's profile
-  says that it has no such sweep, though the file is there, and it is not read: chosen with that run's
-  errors in sight, which reading it made larger.
+  over blocks, the longest ends last. LLMServingSim timed such batches (`skew.csv`). A queue of the kernel's
+  blocks, with one number for all GPUs and no fit to a run, foretells these launches within 1.0 to 1.4 % on
+  average (`benchmarks/decode_queue.py`), also at batches that no profile has. By it TTFT, TPOT and E2E of the
+  RTX PRO 6000's Llama went from -8.5, -3.1 and -4.5 % to within 1 %; LLMServingSim's own simulation of that
+  run is 4.0, 1.0 and 1.8 % short (`llmservingsim_validation.txt` beside it). The RTX 4090's profile says
+  that it has no such sweep, though the file is there, and it is not read: chosen with that run's errors in
+  sight. Reading it made them longer: steps of few decodes, which are split and have no skew, are
+  already too long there by the profile's kernels.
 - **Data-parallel ranks that share experts wait for each other in every step**, and an expert has what both
-  ranks sent it. Stepped together, the experts and the exchange timed at the mean of the ranks' tokens and
-  all else at the slowest rank's, Qwen3-30B went from -20.7, -4.0 and -4.5 % in TTFT, TPOT and E2E to +5.7,
-  +1.5 and +1.6 %. The exchange is from the datasheet's link: nobody timed it. Padding all ranks' small
-  batches to the largest is not simulated; it would lengthen steps, and this was known when it was left out.
+  ranks sent it. Rows were taken to travel all-to-all, one copy an expert: eight copies between two ranks,
+  which was too long by as much as other parts were too short (+7.2, +1.8 and +2.0 % for Qwen3-30B). vLLM
+  gathers the rows once and scatters the results, and so they are timed now, by NVIDIA's public NCCL table of
+  the very GPU: Qwen3-30B's steps come out short, and the queue behind them with it. Padding all ranks' small
+  batches to the largest is not simulated.
 - **TensorRT-LLM's fp8 GEMM rows find their input's scale first**, 8 to 12 µs by a table of its own;
   checkpoints with static scales skip it. Without it TPOT of Llama 70B fell from 21 % to 5 % on H200, from
   33 % to 7 % on B200.
@@ -232,20 +236,11 @@ engine was built for. Left in, simulated as labelled, the first five alone would
 mean TPOT error of all rows, the eleven 0.7, and the eight, taken to have as many clients as that batch, 0.2;
 of dense models on H100 and H200 these add 0.7.
 
-The RTX PRO 6000's Llama recording: steps without a prompt can be timed by the tokens that requests got
-between two others' ends. One decode alone takes what the profile says: one factor on all kernels, which
-`servecast calibrate` would find, is not the cause. Steps of 2 to 32 decodes are 1 to 3 % too short, of 17 to
-24 5 %, of 33 to 64 8 to 12 %; of 66 to 80 they are within 1.5 %, of 81 to 127 1 to 3 % too long. The edges
-lie where vLLM's captured batches do: the 33rd decode adds 1.6 ms, the 41st 0.9 ms, and 65 take 1.1 ms less
-than 63. At the first, FlashAttention ceases to split sequences (none where sequences times key heads reach
-0.8 of two blocks a multiprocessor: at 38 there, and 33 are launched as 40; `num_splits_heuristic` in its
-`csrc/flash_attn/flash_api.cpp`), and between the measured batches of 32 and 64 a straight line stands for
-that. It is not the whole: with the line through 64 and 128 followed down to 33, and the slowdown by long
-sequences that 64 have, the median TTFT came out 8.6 % short in a trial, and 7.2 % with whole waves of blocks
-counted besides, which would make 72 decodes too long; neither was kept, and no profile times the batches
-between. What is too short there is short while the run fills up: the first 20 requests end 1.2 s
-early, those that find 80 running are right, and so the queue behind, and the median TTFT with it, comes out a
-second too short. Steps beside a prompt could not be timed so.
+Both recordings on the RTX PRO 6000 say the same of steps: by the tokens of each second, those without a
+prompt are right or a little too long, those with a prompt too short. Kernels of a profile are timed in
+short bursts, which keep a GPU's clocks up, and nothing in the data tells what of it that is: a limit. In
+Llama's run the two nearly cancel. In Qwen3-30B's most steps have a prompt, on one rank or the other, and
+what a step lacks comes back many times over in a queue that grows from what the engine is too slow by.
 
 Worst groups now, by the sum of both mean errors:
 """

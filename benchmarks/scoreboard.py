@@ -50,7 +50,7 @@ def recorded_section(data: Path, store: Path, count: int) -> tuple[list[str], li
             {},
             model=model,
             store=store,
-            sources=("llmservingsim",),
+            sources=("llmservingsim", "silicon"),
         )
         lines += ["", f"### {name}", ""]
         try:

@@ -2,10 +2,11 @@
 
 A stage's tp x dp ranks hold every expert once: ``ep`` groups of ranks get whole experts, and the
 ranks of a group cut each of its experts. With one data-parallel rank all ranks have all rows, and the
-all-reduce that follows adds what each contributes. With more, rows travel to their experts and back:
-all-to-all between groups of whole experts, as DeepEP does; all-gather and reduce-scatter where experts
-are only cut, as vLLM does (vllm/model_executor/layers/fused_moe). Each tensor-parallel rank sends its
-share of the rows, and the all-reduce after the layer joins them.
+all-reduce that follows adds what each contributes. With more, rows travel to their experts and back: by
+all-gather and reduce-scatter, as vLLM does by default (``allgather_reducescatter`` of
+vllm/distributed/device_communicators/all2all.py); among more ranks than a row has experts all-to-all
+between groups of whole experts, as DeepEP does. Each tensor-parallel rank sends its share of the rows,
+and the all-reduce after the layer joins them.
 """
 
 from __future__ import annotations
@@ -45,21 +46,31 @@ def expert_calls(
 
 
 def _dispatch(op: Experts, parallelism: Parallelism) -> Collective:
-    if parallelism.ep == 1:
-        return Collective(
-            CollectiveKind.ALL_GATHER, op.hidden, parallelism.dp, "dp", op.activations
-        )
-    return _all_to_all(op, parallelism)
+    if _by_all_to_all(op, parallelism):
+        return _all_to_all(op, parallelism)
+    ranks, group = _group(parallelism)
+    elements = -(-op.hidden * parallelism.dp // ranks)
+    return Collective(CollectiveKind.ALL_GATHER, elements, ranks, group, op.activations)
 
 
 def _combine(op: Experts, parallelism: Parallelism, communication: Format) -> Collective:
     """Results come back in the model's communication format, rows go out in the experts' own."""
-    if parallelism.ep == 1:
-        elements = op.hidden * parallelism.dp
-        return Collective(
-            CollectiveKind.REDUCE_SCATTER, elements, parallelism.dp, "dp", communication
-        )
-    return replace(_all_to_all(op, parallelism), format=communication)
+    if _by_all_to_all(op, parallelism):
+        return replace(_all_to_all(op, parallelism), format=communication)
+    ranks, group = _group(parallelism)
+    elements = op.hidden * parallelism.dp
+    return Collective(CollectiveKind.REDUCE_SCATTER, elements, ranks, group, communication)
+
+
+def _by_all_to_all(op: Experts, parallelism: Parallelism) -> bool:
+    """A rank that holds fewer than its share of a row's experts need not see the row."""
+    return parallelism.ep > 1 and parallelism.tp * parallelism.dp > op.top_k
+
+
+def _group(parallelism: Parallelism) -> tuple[int, str]:
+    """The ranks that rows come from: with whole experts each tensor-parallel rank has a share of them."""
+    tp, dp, ep = parallelism.tp, parallelism.dp, parallelism.ep
+    return (dp, "dp") if ep == 1 else (tp * dp, "ep")
 
 
 def _all_to_all(op: Experts, parallelism: Parallelism) -> Collective:

@@ -296,8 +296,11 @@ class Collective:
     weight_bytes = 0
 
     def payload_bytes(self, rows: int) -> int:
-        """The message size as nccl-tests and the public tables count it."""
-        return self.format.num_bytes(rows * self.elements)
+        """The message size as nccl-tests and the public tables count it: of an all-gather what each rank has
+        after it, of all others what it has before.
+        """
+        ranks = self.degree if self.kind is CollectiveKind.ALL_GATHER else 1
+        return self.format.num_bytes(rows * self.elements * ranks)
 
 
 TokenOperator = (

@@ -147,7 +147,7 @@ def decode_times(launches: Counter[Launch], predictor: Predictor, bounds: TableB
         if launch.shape.kernel.endswith("_decode"):
             seconds, source = decode_surface(predictor, launch.shape).at(batch, context)
             floor = floor_s(predictor, launch.shape, batch=batch, context=context)
-            skew = slowdown(predictor, launch.shape, (batch, context), bounds.length_skew)
+            skew = slowdown(predictor, launch.shape, (batch, context), bounds.drawn)
             seconds = np.where(batch > 0, np.maximum(seconds * skew, floor), 0.0)
             total.add_kernel(predictor, kind_of(launch.shape), (count * seconds, source))
     return total

@@ -21,7 +21,7 @@ from servecast.estimator.models import code_version
 from servecast.estimator.operator_times import OperatorTimes, operator_times
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor
-from servecast.estimator.skewed_times import SKEWED, expected_length_skew
+from servecast.estimator.skewed_times import SKEWED, expected_lengths
 from servecast.estimator.sources import (
     data_notes,
     import_once,
@@ -57,7 +57,7 @@ class TableLoader:
         self._predictors: dict[Sku, Predictor] = {}
         self._drawing: dict[Sku, tuple[Predictor, dict[KernelKind, Calibration]]] = {}
         self._told: dict[Sku, set[str]] = {}
-        self._length_skew = 1.0
+        self._drawn: tuple[float, ...] = ()
 
     def expect(self, sku: Sku, programs: Sequence[ShardedProgram]) -> None:
         """Says what will be asked for, so that one fit serves all of it."""
@@ -68,7 +68,7 @@ class TableLoader:
         """Says how the requests' lengths [requests] differ: batches of unequal contexts decode longer, where
         agents measured by how much.
         """
-        self._length_skew = round(expected_length_skew(prompt_tokens, output_tokens), 2)
+        self._drawn = expected_lengths(prompt_tokens, output_tokens)
 
     def tables(self, sharded: ShardedProgram, sku: Sku, bounds: TableBounds) -> RuntimeTables:
         """
@@ -78,7 +78,7 @@ class TableLoader:
         with self._store() as store:
             import_once(store, sku, self._sources)
             if store.has_kernel(sku.name, SKEWED):  # else all lengths make the same tables
-                bounds = replace(bounds, length_skew=self._length_skew)
+                bounds = replace(bounds, drawn=self._drawn)
             data = store.fingerprint(sku.name, self._sources)
             query = repr((sharded, sku, bounds, self._engine, self._sources, data, code_version()))
             key = hashlib.sha256(query.encode()).hexdigest()
@@ -122,7 +122,7 @@ class TableLoader:
         predictor, calibrations = self._calibrated(sharded, sku)
         errors = error_draws(predictor.kinds, calibrations, predictor.noise, draw)
         perturbed = replace(predictor, errors=errors)
-        bounds = replace(bounds, length_skew=self._length_skew)
+        bounds = replace(bounds, drawn=self._drawn)
         return build_tables(sharded, sku, bounds, perturbed, self._engine)
 
     def uncertain_operators(

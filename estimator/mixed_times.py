@@ -16,6 +16,7 @@ from servecast.estimator.attention_times import Surface, decode_surface, kind_of
 from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples
+from servecast.estimator.skewed_times import longer_beside_prefill
 from servecast.estimator.tables import SOURCE_CODE, Source, TableBounds
 from servecast.estimator.token_times import Launch
 
@@ -51,14 +52,16 @@ def mixed_times(
     )
     context = np.minimum(cached / np.maximum(batch, 1), bounds.max_context_tokens)
     total = np.zeros((len(points), *batch.shape))
+    lengths = np.maximum(batch, 1), context
     for shape in _shapes(launches):
         samples = _samples(predictor, shape)
         if samples is None:
             continue
         count = sum(n for launch, n in launches.items() if launch.shape == shape)
+        longer_s = longer_beside_prefill(predictor, shape, lengths, bounds.drawn)
         for i, chunk in enumerate(points):
-            extra = _extra(predictor, shape, samples, chunk)
-            total[i] += count * np.where(batch > 0, extra.at(batch, context)[0], 0.0)
+            extra_s = _extra(predictor, shape, samples, chunk).at(batch, context)[0]
+            total[i] += count * np.where(batch > 0, extra_s + longer_s, 0.0)
     return total
 
 

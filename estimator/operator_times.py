@@ -10,7 +10,7 @@ from enum import StrEnum
 import numpy as np
 
 from servecast.compiler.hardware import Sku
-from servecast.compiler.ir import Collective, KvWrite
+from servecast.compiler.ir import KvWrite
 from servecast.compiler.kernels import KernelShape, kernel_shapes
 from servecast.compiler.sharded import Call, Rows, ShardedProgram
 from servecast.estimator.attention_times import prefill_times
@@ -20,7 +20,14 @@ from servecast.estimator.measurement import Floats
 from servecast.estimator.physics import COLLECTIVES
 from servecast.estimator.predictor import Predictor
 from servecast.estimator.tables import TableBounds
-from servecast.estimator.token_times import Launch, Sum, send_times, sequence_times, token_times
+from servecast.estimator.token_times import (
+    Launch,
+    Sum,
+    launch_of,
+    send_times,
+    sequence_times,
+    token_times,
+)
 
 
 class Part(StrEnum):
@@ -73,9 +80,8 @@ class _Times:
     engine: EngineProfile
 
     def of(self, call: Call, shape: KernelShape, count: int) -> OperatorTimes:
-        per_row = call.op.payload_bytes(1) if isinstance(call.op, Collective) else 0
         part = part_of(call, shape)
-        total = self.sum_of(part, Launch(shape, call.rows, call.row_factor, per_row), count)
+        total = self.sum_of(part, launch_of(call, shape), count)
         attends = part in (Part.DECODE, Part.PREFILL)
         factor = self.engine.attention_factor if attends else self.engine.matrix_factor
         return OperatorTimes(call, shape, part, count, total.by_source * factor)

@@ -84,9 +84,9 @@ class RuntimeTables:
     decode_source: Codes = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int8))
     mixed_s: Floats = field(default_factory=lambda: np.zeros((1, 0, 1, 2)))
     mixed_chunk_tokens: Floats = field(default_factory=lambda: np.zeros(0))
-    # [stages, tokens]: of token_s, what ranks do on each other's tokens, each having as many: experts that
-    # they share, and the exchange. No points where they share none.
-    shared_s: Floats = field(default_factory=lambda: np.zeros((1, 0)))
+    # [stages, 2, tokens]: of token_s, what ranks do on each other's tokens, each having as many: experts that
+    # they share, and gathering rows and scattering results. No points where they share none.
+    shared_s: Floats = field(default_factory=lambda: np.zeros((1, 2, 0)))
 
     @property
     def num_stages(self) -> int:
@@ -107,14 +107,15 @@ class RuntimeTables:
 class TableBounds:
     """The largest step, sequence count, context and cache that a simulation may ask for.
 
-    ``length_skew`` is what to expect of a batch's contexts: batch * sum(context^2) / sum(context)^2.
+    ``drawn`` is what to expect of a batch's contexts: quantiles relative to their mean, none where all are
+    equal.
     """
 
     max_batched_tokens: int
     max_num_seqs: int
     max_context_tokens: int
     kv_capacity_tokens: int
-    length_skew: float = 1.0
+    drawn: tuple[float, ...] = ()
 
     @property
     def context_step(self) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from servecast.compiler.ir import Collective, KvWrite
 from servecast.compiler.kernels import SEQUENCE_KERNELS, KernelShape, kernel_shapes
-from servecast.compiler.sharded import Rows, Stage
+from servecast.compiler.sharded import Call, Rows, Stage
 from servecast.estimator.attention_times import columns_of, kind_of
 from servecast.estimator.engine_profile import EngineProfile
 from servecast.estimator.measurement import Floats, Ints
@@ -24,7 +24,7 @@ Timed = tuple[Floats, NDArray[np.int8]]  # seconds and source codes
 # Token counts to predict beyond the capture sizes: up to each limit by this step, one GEMM tile or more.
 TOKEN_STEPS = ((2048, 64), (8192, 128), (1 << 62, 512))
 GEMMS = ("linear", "experts")
-SHARED = ("experts", "all_to_all")
+EXCHANGES = ("all_gather", "reduce_scatter")  # of rows between data-parallel ranks
 SEQUENCE_POINTS = (*range(1, 9), *range(16, 65, 8), *range(96, 257, 32))
 
 
@@ -76,7 +76,8 @@ def spread_of(total: Sum) -> Floats:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One kernel of a stage's step, over ``row_factor`` rows for each of the step's; ``bytes_per_row`` is a
-    collective's message. ``layer`` tells kinds of layers apart, where something is asked of each.
+    collective's message, ``group`` its ranks. ``layer`` tells kinds of layers apart, where something is asked
+    of each.
     """
 
     shape: KernelShape
@@ -84,6 +85,7 @@ class Launch:
     row_factor: float = 1.0
     bytes_per_row: int = 0
     layer: int = 0
+    group: str = ""
 
     @property
     def is_attention(self) -> bool:
@@ -97,12 +99,17 @@ def launches_of(stage: Stage, predictor: Predictor, *, by_layer: bool = False) -
         for call in run.calls:
             if isinstance(call.op, KvWrite) and predictor.attention_writes_kv:
                 continue  # inside the attention samples
-            per_row = call.op.payload_bytes(1) if isinstance(call.op, Collective) else 0
             for shape in kernel_shapes(call.op):
-                layer = number if by_layer else 0
-                launch = Launch(shape, call.rows, call.row_factor, per_row, layer)
-                launches[launch] += run.count
+                launches[launch_of(call, shape, number if by_layer else 0)] += run.count
     return launches
+
+
+def launch_of(call: Call, shape: KernelShape, layer: int = 0) -> Launch:
+    """One of the kernels of a rank's call."""
+    if not isinstance(call.op, Collective):
+        return Launch(shape, call.rows, call.row_factor, layer=layer)
+    per_row = call.op.payload_bytes(1)
+    return Launch(shape, call.rows, call.row_factor, per_row, layer, call.op.group)
 
 
 def token_times(
@@ -125,13 +132,25 @@ def token_times(
 def shared_times(
     launches: Counter[Launch], predictor: Predictor, bounds: TableBounds, engine: EngineProfile
 ) -> Floats:
-    """[max_batched_tokens + 1]: of `token_times`, experts that work on other ranks' tokens too, and the
-    exchange of tokens; [0] where there are none, or an engine hides a part of it.
+    """[2, max_batched_tokens + 1]: of `token_times`, experts that work on other ranks' tokens too, and the
+    gathering of the rows and scattering of the results; [2, 0] where there are none, or an engine hides a
+    part of it.
     """
-    shared = Counter({each: n for each, n in launches.items() if each.shape.kernel in SHARED})
-    if engine.overlap > 0 or all(each.row_factor <= 1 for each in shared):
-        return np.zeros(0)
-    return token_times(shared, predictor, bounds.max_batched_tokens, engine).seconds
+    experts = {each: n for each, n in launches.items() if _of_all_ranks(each)}
+    if engine.overlap > 0 or not experts:
+        return np.zeros((2, 0))
+    exchanges = {each: n for each, n in launches.items() if _gathers(each)}
+    most = bounds.max_batched_tokens
+    times = [token_times(Counter(each), predictor, most, engine) for each in (experts, exchanges)]
+    return np.stack([each.seconds for each in times])
+
+
+def _of_all_ranks(launch: Launch) -> bool:
+    return launch.shape.kernel == "experts" and launch.row_factor > 1
+
+
+def _gathers(launch: Launch) -> bool:
+    return launch.shape.kernel in EXCHANGES and launch.group in ("dp", "ep")
 
 
 def _counts_tokens(launch: Launch) -> bool:

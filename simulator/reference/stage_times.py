@@ -51,14 +51,20 @@ def stage_s(t: RuntimeTables, stage: int, work: Work) -> float:
 
 
 def common_end_s(t: RuntimeTables, steps: Sequence[tuple[float, int]]) -> float:
-    """When ranks end that wait for each other, of (end alone, tokens) of each: the experts that they share,
-    and the exchange, have the mean of their tokens, all else has the slowest rank's.
+    """When ranks end that wait for each other, of (end alone, tokens) of each: the experts that they share
+    have the mean of their tokens, all else has the slowest rank's. Rows travel around a ring, rank by rank
+    where these have different numbers of them (vLLM's ``all_gatherv`` and ``reduce_scatterv``): the busiest
+    link carries all but the fewest, as if each rank had as many as the mean of the others.
     """
-    row = t.shared_s[0]
-    if not len(row):
+    experts, exchange = t.shared_s[0]
+    if not len(experts):
         return max(end_s for end_s, _ in steps)
-    apart_s = max(end_s - at_count(row, tokens) for end_s, tokens in steps)
-    return apart_s + linear(row, sum(tokens for _, tokens in steps) / len(steps))
+    apart_s = max(
+        end_s - at_count(experts, tokens) - at_count(exchange, tokens) for end_s, tokens in steps
+    )
+    counts = [tokens for _, tokens in steps]
+    others = (sum(counts) - min(counts)) / (len(counts) - 1)
+    return apart_s + linear(experts, sum(counts) / len(counts)) + linear(exchange, others)
 
 
 def chunks_s(t: RuntimeTables, stage: int, work: Work) -> float:

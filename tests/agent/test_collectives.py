@@ -108,12 +108,12 @@ def test_a_rank_that_dies_is_a_failed_case_and_the_next_one_works(profiler: Prof
 
 @pytest.mark.slow
 def test_a_collective_that_does_not_fit_is_a_result(profiler: Profiler) -> None:
-    if meminfo_bytes("MemAvailable") > 32 << 30:
+    if meminfo_bytes("MemAvailable") > 24 << 30:
         pytest.skip("this machine has room for the largest payload of the protocol")
     case = collective("all_gather", 2, payload_bytes=8 << 30)
     outcome = outcome_of(profiler.profile(case, QUICK, Placement(), lambda: False))
     assert outcome.status is Status.OUT_OF_MEMORY
-    assert "DeviceOutOfMemoryError: needs 17179869184 bytes, cpu has" in outcome.message
+    assert "DeviceOutOfMemoryError: needs 12884901888 bytes, cpu has" in outcome.message
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_json_says_of_each_collective_its_kind_bytes_and_group() -> None:
     }
     assert collectives == {
         ("all_reduce", "tp", 2, 2 * 4096),
-        ("all_gather", "tp", 2, 2 * 128256 // 2),
+        ("all_gather", "tp", 2, 2 * 128256),
         ("send", "pp", 2, 2 * 4096),
     }
 

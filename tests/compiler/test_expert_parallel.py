@@ -71,7 +71,7 @@ def test_experts_are_held_once_and_do_every_rows_work(tp: int, dp: int, ep: int,
     assert work == whole.flops(rows * dp)
 
 
-def test_whole_experts_are_reached_all_to_all_by_hand() -> None:
+def test_more_ranks_than_a_row_has_experts_exchange_all_to_all_by_hand() -> None:
     sharded = shard(PROGRAM, Parallelism(tp=2, dp=2, ep=4))
     assert named(sharded, "experts").op == Experts(16, 32, experts=2, total_experts=8, top_k=2)
     there = named(sharded, "experts_dispatch").op
@@ -81,6 +81,16 @@ def test_whole_experts_are_reached_all_to_all_by_hand() -> None:
     assert named(sharded, "branch_add_all_reduce").op == Collective(
         CollectiveKind.ALL_REDUCE, 16, 2
     )
+
+
+def test_few_ranks_gather_all_rows_and_scatter_the_results_by_hand() -> None:
+    """As vLLM does by default: no rank sends a row twice, however many experts of it are elsewhere."""
+    sharded = shard(PROGRAM, Parallelism(dp=2, ep=2))
+    assert named(sharded, "experts").op == Experts(16, 32, experts=4, total_experts=8, top_k=2)
+    there, back = (named(sharded, f"experts_{way}").op for way in ("dispatch", "combine"))
+    assert there == Collective(CollectiveKind.ALL_GATHER, 16, 2, "ep")
+    assert back == Collective(CollectiveKind.REDUCE_SCATTER, 16 * 2, 2, "ep")
+    assert there.payload_bytes(10) == back.payload_bytes(10) == 10 * 2 * 16 * 2  # of both, in bf16
 
 
 def test_cut_experts_gather_the_rows_of_other_ranks() -> None:

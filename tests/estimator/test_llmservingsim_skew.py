@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,18 @@ import pytest
 
 from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import KernelShape
+from servecast.estimator.decode_queue import SATURATING, longer_by_queue, longest_in
 from servecast.estimator.importers.llmservingsim_skew import import_profiles, swept_lengths
 from servecast.estimator.importers.vidur import Skipped
 from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
-from servecast.estimator.skewed_times import SKEWED, length_skew, skewed_kind, slowdown
+from servecast.estimator.skewed_times import (
+    SKEWED,
+    length_skew,
+    longer_beside_prefill,
+    skewed_kind,
+    slowdown,
+)
 
 HEADER = "regime,n,nb,ratio,skew,pc,kp,kvs,kv_big,kv_mean,t_mean_us,t_max_us,t_skew_us,alpha"
 EVEN = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,4,64,8\n"
@@ -73,20 +82,47 @@ SHAPE = KernelShape("attention_decode", "bf16", "bf16", DIMS)
 DECODE = KernelKind("attention_decode", "bf16", "bf16")
 
 
-def launches(factor: float) -> Samples:
-    """Imported: 10 us and 20 ns for each cached token, ``factor`` times."""
-    batch, context = (g.ravel() for g in np.meshgrid([16, 64], [100, 1000, 4000]))
+def launches(batches: Sequence[int]) -> Samples:
+    """Imported: 10 us and 20 ns for each cached token."""
+    batch, context = (g.ravel() for g in np.meshgrid(batches, [1, 1000, 4000]))
     columns = {name: np.full(len(batch), size) for name, size in DIMS}
     columns |= {"batch": batch, "context": context}
-    seconds = np.asarray(factor * (10e-6 + 2e-8 * batch * context), dtype=np.float64)
+    seconds = 10e-6 + 2e-8 * batch * context
     return samples_of(columns, seconds, np.zeros(len(batch), dtype=np.bool_))
 
 
-def test_imported_rows_count_by_the_skew_of_their_own_pattern(gpu: Sku) -> None:
-    """20 % longer at the pattern's skew, 10 % at half of it."""
-    samples = {DECODE: launches(1.0), skewed_kind(DECODE): launches(1.2)}
+def test_imported_rows_let_a_queue_of_blocks_tell(gpu: Sku) -> None:
+    """Too many sequences to split: as much longer as their blocks wait, of what is not the launch."""
+    samples = {DECODE: launches([16, 128]), skewed_kind(DECODE): launches([16])}
     predictor = Predictor(gpu, 100, samples=samples)
-    at = np.array([16.0]), np.array([1000.0])
-    for share in (1.0, 0.5):
-        drawn = 1 + share * (PATTERN_OF_16 - 1) * 16 / 15
-        assert slowdown(predictor, SHAPE, at, drawn)[0] == pytest.approx(1 + 0.2 * share)
+    drawn = (0.5, 0.5, 0.5, 2.5)
+    found = slowdown(predictor, SHAPE, (np.array([128.0]), np.array([1000.0])), drawn)[0]
+    told = longer_by_queue((128,), drawn, 4, 100)[0]
+    share = 1 - (10e-6 + 2e-8) / (10e-6 + 2e-8 * 128_000)
+    assert found - 1 == pytest.approx((told - 1) * share, rel=0.01)
+    assert found > 1.01
+    even = slowdown(predictor, SHAPE, (np.array([128.0]), np.array([1000.0])), ())[0]
+    assert even == 1
+
+
+def test_between_measured_batches_blocks_tell_where_splitting_ends(gpu: Sku) -> None:
+    """Of 4 heads on 100 multiprocessors 40 sequences and more are not split; 39 have no skew."""
+    samples = {DECODE: launches([16, 128]), skewed_kind(DECODE): launches([16])}
+    predictor = Predictor(gpu, 100, samples=samples)
+    batch, drawn = np.array([39.0, 40.0]), (0.5, 0.5, 0.5, 2.5)
+    split, whole = slowdown(predictor, SHAPE, (batch, np.full(2, 1000.0)), drawn)
+    assert whole > split + 0.1
+
+
+def test_beside_a_prefill_the_longest_sequence_ends_alone(gpu: Sku) -> None:
+    """A key takes 5 ns of the GPU's bandwidth, of which one block has a fiftieth."""
+    samples = {DECODE: launches([16, 128]), skewed_kind(DECODE): launches([16])}
+    predictor = Predictor(gpu, 100, samples=samples)
+    lengths, drawn = (np.array([4.0]), np.array([1000.0])), (0.5, 0.5, 0.5, 2.5)
+    alone_s = (slowdown(predictor, SHAPE, lengths, drawn)[0] - 1) * (10e-6 + 2e-8 * 4 * 1000)
+    tail_s = longest_in((1, 2, 3, 4), drawn)[-1] * 1000 * SATURATING * 5e-9
+    found_s = longer_beside_prefill(predictor, SHAPE, lengths, drawn)[0]
+    assert found_s == pytest.approx(tail_s - alone_s)
+    assert longer_beside_prefill(predictor, SHAPE, lengths, ())[0] == 0
+    even = replace(predictor, samples={DECODE: samples[DECODE]})
+    assert longer_beside_prefill(even, SHAPE, lengths, drawn)[0] == 0

@@ -20,7 +20,7 @@ from servecast.estimator.physics import KernelKind
 from servecast.estimator.predictor import Predictor, Samples, samples_of
 from servecast.estimator.skewed_times import (
     SKEWED,
-    expected_length_skew,
+    expected_lengths,
     length_skew,
     skewed_kind,
     slowdown,
@@ -35,6 +35,11 @@ PATTERN_OF_16 = 16 / 7  # two of sixteen hold half of the tokens
 DRAWN_AT_16 = (
     1 + (PATTERN_OF_16 - 1) * 16 / 15
 )  # large batches' skew, of which sixteen show 15 / 16
+
+
+def drawn(skew: float) -> tuple[float, ...]:
+    """Fifteen short sequences and a long one, of that length skew and a mean of 1."""
+    return (1 + np.sqrt(15 * (skew - 1)), *[1 - np.sqrt((skew - 1) / 15)] * 15)
 
 
 def decodes(factor: float, batch: Ints, context: Ints) -> Samples:
@@ -68,29 +73,40 @@ def test_equal_lengths_have_no_skew_and_one_of_all_has_the_batchs() -> None:
 
 
 def test_the_measured_pattern_takes_what_was_measured(skewed: Predictor) -> None:
-    assert slowdown(skewed, SHAPE, at(16, 1400), DRAWN_AT_16)[0] == pytest.approx(1.4)
+    assert slowdown(skewed, SHAPE, at(16, 1400), drawn(DRAWN_AT_16))[0] == pytest.approx(1.4)
 
 
 def test_half_the_skew_takes_half_as_much_longer(skewed: Predictor) -> None:
     half = 1 + (DRAWN_AT_16 - 1) / 2
-    assert slowdown(skewed, SHAPE, at(16, 2000), half)[0] == pytest.approx(1.2, rel=0.01)
+    assert slowdown(skewed, SHAPE, at(16, 2000), drawn(half))[0] == pytest.approx(1.2, rel=0.01)
 
 
 def test_even_batches_and_unmeasured_shapes_take_what_they_took(skewed: Predictor) -> None:
-    assert slowdown(skewed, SHAPE, at(16, 1400), 1.0)[0] == 1
+    assert slowdown(skewed, SHAPE, at(16, 1400), ())[0] == 1
+    assert slowdown(skewed, SHAPE, at(16, 1400), drawn(1.0))[0] == 1
     wider = replace(SHAPE, dims=(("head_dim", 128), *DIMS[1:]))
-    assert slowdown(skewed, wider, at(16, 1400), 2.0)[0] == 1
+    assert slowdown(skewed, wider, at(16, 1400), drawn(2.0))[0] == 1
     without = replace(skewed, samples={DECODE: skewed.samples[DECODE]})
-    assert slowdown(without, SHAPE, at(16, 1400), 2.0)[0] == 1
+    assert slowdown(without, SHAPE, at(16, 1400), drawn(2.0))[0] == 1
 
 
 def test_a_workload_of_equal_prompts_is_skewed_by_its_outputs_alone() -> None:
     """From 0 to 300 tokens evenly: a mean of 150, and of the squares 300^2 / 3."""
     prompts, outputs = np.zeros(5, dtype=np.int64), np.full(5, 300)
-    assert expected_length_skew(prompts, outputs) == pytest.approx(4 / 3)
-    assert expected_length_skew(np.full(5, 10**9), outputs) == pytest.approx(1.0)
-    half_long = expected_length_skew(np.array([0, 10**6]), np.array([10, 10]))
-    assert half_long == pytest.approx(2.0, rel=1e-3)
+    levels = np.array(expected_lengths(prompts, outputs))
+    assert length_skew(levels) == pytest.approx(4 / 3, rel=0.02)
+    assert levels[[64, 192]] == pytest.approx([0.5, 1.5], abs=0.03)
+    assert expected_lengths(np.full(5, 10**9), outputs) == (1.0,) * len(levels)
+
+
+def test_a_request_is_in_a_batch_as_often_as_it_has_tokens() -> None:
+    """Three of four sequences are the long ones, which have three times the tokens."""
+    levels = np.array(expected_lengths(np.array([1000, 9000]), np.array([10, 30])))
+    assert np.mean(levels > 1) == pytest.approx(0.75, abs=0.04)
+    assert levels[-1] / levels[0] == pytest.approx(9, rel=0.01)
+    assert expected_lengths(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)) == ()
+    many = expected_lengths(np.arange(100_000), np.ones(100_000, dtype=np.int64))
+    assert many[128] == pytest.approx(1, abs=0.01)
 
 
 def test_tables_of_a_skewed_workload_decode_more_slowly(
@@ -99,7 +115,7 @@ def test_tables_of_a_skewed_workload_decode_more_slowly(
     bounds = TableBounds(64, 16, 4096, 65536)
     even, uneven = (
         build_tables(model(), gpu, b, skewed, ENGINE_PROFILES["none"])
-        for b in (bounds, replace(bounds, length_skew=DRAWN_AT_16))
+        for b in (bounds, replace(bounds, drawn=drawn(DRAWN_AT_16)))
     )
     ratio = uneven.decode_s[0, 16, 1:] / even.decode_s[0, 16, 1:]
     assert ratio == pytest.approx(1.4, rel=0.02)

@@ -59,9 +59,22 @@ def test_experts_that_ranks_share_have_the_mean_of_their_tokens() -> None:
     """A second a token, half of it the experts': five tokens beside one take 2.5 and, for a mean of three,
     1.5 more; then one token each takes one second.
     """
-    tables = replace(tables_of(), shared_s=np.arange(65.0)[None] / 2)
-    fleet = Fleet(tables, LIMITS, 2, modes=Modes(lock_step=2))
+    shared_s = np.stack([np.arange(65.0) / 2, np.zeros(65)])[None]
+    fleet = Fleet(replace(tables_of(), shared_s=shared_s), LIMITS, 2, modes=Modes(lock_step=2))
     assert times(simulate(workload_of((0, 5, 2), (0, 1, 2)), fleet)) == [[4, 5], [4, 5]]
+
+
+def test_rows_that_ranks_exchange_take_the_busiest_links_time() -> None:
+    """Half of a second a token is the exchange: with two ranks five tokens beside one go over the same link
+    as five beside five. With three the busiest link has five and one of the others: as three each.
+    """
+    shared_s = np.stack([np.zeros(65), np.arange(65.0) / 2])[None]
+    tables, steps = replace(tables_of(), shared_s=shared_s), workload_of((0, 5, 2), (0, 1, 2))
+    fleet = Fleet(tables, LIMITS, 2, modes=Modes(lock_step=2))
+    assert times(simulate(steps, fleet)) == [[5, 6], [5, 6]]
+    fleet = Fleet(tables, LIMITS, 3, modes=Modes(lock_step=3))
+    steps = workload_of((0, 5, 2), (0, 1, 2), (0, 1, 2))
+    assert times(simulate(steps, fleet)) == [[4, 5], [4, 5], [4, 5]]
 
 
 def test_an_arrival_waits_for_the_other_ranks_step() -> None:

@@ -184,7 +184,7 @@ def test_predictions_are_still_those_of_the_accuracy_page(
             {},
             model=model,
             store=profiles,
-            sources=("llmservingsim",),
+            sources=("llmservingsim", "silicon"),
         )
     )
     means_s = {
