@@ -40,36 +40,31 @@ def explained(result: Row, where: str, ranks: Sequence[int]) -> Row:
         "steps_aside": [
             {"rank": rank, "changes": each} for rank, each in zip(ranks, aside, strict=True)
         ],
-        "explanations": [],
-        "unexplained": None,
     }
-    try:
-        told["explanations"] = _explanations(result, list(zip(ranks, rows, strict=True)))
-    except UserError as error:
-        told["unexplained"] = str(error)
-    return told
+    explanations, unexplained = _explanations(result, list(zip(ranks, rows, strict=True)))
+    return told | {"explanations": explanations, "unexplained": unexplained}
 
 
-def _explanations(result: Row, asked: Sequence[tuple[int, Row]]) -> list[Row]:
-    """Of each rank under each trace; the result has that of its best under one trace.
-
-    Raises:
-        UserError: the search's command cannot be read again.
+def _explanations(result: Row, asked: Sequence[tuple[int, Row]]) -> tuple[list[Row], str | None]:
+    """Of each rank under each trace, and why others have none. The result has that of its best under one
+    trace; for others the search's command is read again, which takes its files.
     """
-    stored, reopened = result.get("explanation"), None
     told = []
-    for rank, row in asked:
-        if rank == 1 and stored is not None:
-            name = result["workload"].get("name", "")
-            told.append(
-                {"rank": 1, "trace": name, "qps": row["qps"], "binds": row["binds"]} | stored
-            )
-            continue
-        reopened = reopened or _reopened(result)
-        for each in reopened:
-            of = {"rank": rank, "trace": each.workload.name}
-            told.append(of | each.explanation(row))
-    return told
+    anew = list(asked)
+    stored = result.get("explanation")
+    if stored is not None and any(rank == 1 for rank, _ in asked):
+        row, name = result["ranked"][0], result["workload"].get("name", "")
+        told.append({"rank": 1, "trace": name, "qps": row["qps"], "binds": row["binds"]} | stored)
+        anew = [(rank, row) for rank, row in asked if rank != 1]
+    try:
+        reopened = _reopened(result) if anew else []
+        for rank, row in anew:
+            for each in reopened:
+                of = {"rank": rank, "trace": each.workload.name}
+                told.append(of | each.explanation(row))
+    except UserError as error:
+        return told, str(error)
+    return sorted(told, key=lambda one: [rank for rank, _ in asked].index(one["rank"])), None
 
 
 def _reopened(result: Row) -> list[Explaining]:

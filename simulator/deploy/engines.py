@@ -78,6 +78,7 @@ def vllm_command(row: Row, model: str, port: int = PORT) -> Command:
             *((("--enable-expert-parallel",),) if ep > 1 else ()),
             ("--max-num-seqs", str(row["max_num_seqs"])),
             ("--max-num-batched-tokens", str(row["max_batched_tokens"])),
+            ("--max-model-len", "auto"),  # else it refuses to start where the cache is shorter
             ("--gpu-memory-utilization", str(UTILISATION)),
             ("--block-size", str(BLOCK_TOKENS)),
             ("--no-enable-prefix-caching",),
@@ -106,6 +107,7 @@ def sglang_command(row: Row, model: str) -> Command:
             ("--disable-radix-cache",),
             *_SGLANG_PRECISION.get(row.get("precision", ""), ()),
             *((("--disaggregation-mode", role),) if role else ()),
+            *((("--disaggregation-transfer-backend", "nixl"),) if role else ()),
         ),
     )
 

@@ -22,6 +22,15 @@ SKU_LABEL = "servecast/sku"
 """Of nodes, where roles are on different GPUs: clusters name their GPUs each in a way of its own."""
 
 
+HF_SECRET = "hf-token-secret"
+
+
+def token_of(secret: str) -> list[dict[str, Any]]:
+    """Hugging Face's token as an environment variable, where the cluster has the secret: gated models ask."""
+    key = {"name": secret, "key": "HF_TOKEN", "optional": True}
+    return [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}}]
+
+
 def gpus_of(row: Row) -> int:
     """GPUs of one replica."""
     return int(row["tp"]) * int(row["pp"]) * degree(row, "dp")
@@ -83,6 +92,7 @@ def dynamo_graph(roles: Mapping[str, Row], model: str) -> str:
                     "image": DYNAMO_IMAGE,
                     "command": ["python3", "-m", "dynamo.vllm"],
                     "args": _dynamo_arguments(row, model, role),
+                    "env": token_of(HF_SECRET),
                 },
             },
         }
@@ -109,6 +119,7 @@ def pod(row: Row, command: Command, port: int) -> dict[str, Any]:
         "image": IMAGE,
         "command": command.words,
         "ports": [{"containerPort": port}],
+        "env": token_of(HF_SECRET),
         "resources": {"limits": {"nvidia.com/gpu": str(gpus_of(row))}},
         "readinessProbe": {
             "httpGet": {"path": "/health", "port": port},

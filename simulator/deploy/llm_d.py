@@ -17,6 +17,7 @@ from servecast.simulator.deploy.kubernetes import (
     json_text,
     node_selector,
     pod,
+    token_of,
 )
 
 NAME = "servecast"
@@ -70,8 +71,7 @@ def _pod(row: Row, model: str, rows: list[Row]) -> dict[str, Any]:
     port = ENGINE_PORT if role == "decode" else PORT
     spec = pod(row, vllm_command(row, model, port), port)
     (container,) = spec["containers"]
-    secret = {"name": "llm-d-hf-token", "key": "HF_TOKEN", "optional": True}
-    container["env"] = [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": secret}}]
+    container["env"] = token_of("llm-d-hf-token")
     if role is None:
         return spec
     own_address = {"fieldRef": {"fieldPath": "status.podIP"}}

@@ -22,6 +22,7 @@ from servecast.simulator.search.space import AGGREGATED, Candidate, Placement
 from servecast.simulator.search.task import Demand
 
 FULL = 0.95
+MOSTLY_FULL = 0.85  # on average: then sequences wait for blocks much of the time
 """A resource used beyond this share is called short."""
 MEASURED = ("measured", "imported", "interpolated")
 """Sources of times that measurements bear: taken as they are, or between them."""
@@ -176,14 +177,19 @@ def first_broken(breaks: Sequence[Slo]) -> str | None:
 
 
 def short_resource(limits: EngineLimits, metrics: ReplicaMetrics) -> Row:
-    """The first resource that is all but used up at capacity."""
-    if metrics.preemptions or metrics.kv_use_peak > FULL:
-        return _short("kv_blocks", f"KV blocks peak at {metrics.kv_use_peak:.0%}")
+    """The first resource that is all but used up at capacity. Blocks that were all but gone once, without a
+    sequence put back for them, held nothing up where the GPUs had no time left or the batch no place.
+    """
+    blocks = _short("kv_blocks", f"KV blocks peak at {metrics.kv_use_peak:.0%}")
+    if metrics.preemptions or metrics.kv_use_mean > MOSTLY_FULL:
+        return blocks
     if metrics.mean_batch > FULL * limits.max_num_seqs:
         decode = f"{metrics.mean_batch:.0f} of {limits.max_num_seqs} sequences decode"
         return _short("max_num_seqs", decode)
     if metrics.busy > FULL:
         return _short("gpu", f"the GPUs are busy {metrics.busy:.0%} of the time")
+    if metrics.kv_use_peak > FULL:
+        return blocks
     busy = f"the GPUs are busy {metrics.busy:.0%} on average: bursts and step times decide"
     return _short("latency", busy)
 

@@ -34,6 +34,18 @@ def test_every_engine_gets_the_limits_that_were_simulated(
         assert str(row[limit]) in words
 
 
+def test_vllm_takes_the_longest_context_that_its_cache_has_room_for(result: dict[str, Any]) -> None:
+    """With the model's own it refuses to start where the cache is shorter."""
+    assert ("--max-model-len", "auto") in ENGINES["vllm"](result["ranked"][0], MODEL).options
+
+
+def test_sglang_hands_caches_over_nixl_where_roles_are_apart(result: dict[str, Any]) -> None:
+    over_nixl = ("--disaggregation-transfer-backend", "nixl")
+    row = result["ranked"][0]
+    assert over_nixl in ENGINES["sglang"]({**row, "role": "prefill"}, MODEL).options
+    assert over_nixl not in ENGINES["sglang"](row, MODEL).options
+
+
 def test_a_script_starts_one_option_a_line(result: dict[str, Any]) -> None:
     text = files(result, 1)["vllm.sh"]
     assert text.startswith("#!/bin/sh\n# llama-3.1-8b: one of ")
@@ -47,6 +59,7 @@ def test_the_manifest_asks_for_the_replicas_and_gpus_of_the_answer(result: dict[
     assert deployment["spec"]["replicas"] == 3
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+    assert container["env"][0]["valueFrom"]["secretKeyRef"]["optional"]  # of gated models alone
     assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
 
 

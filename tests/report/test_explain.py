@@ -128,3 +128,23 @@ def test_what_the_search_s_command_cannot_tell_any_more_is_said_to_be_so(
         assert why in told["unexplained"]
         shown = CliRunner().invoke(cli, ["explain", str(saved), "2"])
         assert (shown.exit_code, "Where time goes is not told" in shown.output) == (0, True)
+
+
+def test_the_best_is_explained_where_others_cannot_be(
+    result: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its explanation stands in the answer; that of any other takes the search's files."""
+    saved = tmp_path / "results.json"
+    result["provenance"]["command"] = ["compile-and-search", "gone.llm", "--trace", "gone.csv"]
+    result["explanation"] = {
+        "gpu_time": {"prefill": 1.0},
+        "request_time": {"decode": 1.0},
+        "resource": "compute",
+        "shadow_prices": [],
+    }
+    saved.write_text(json.dumps(result))
+    for ranks in (["1", "2"], ["2", "1"]):
+        run = CliRunner().invoke(cli, ["explain", str(saved), *ranks, "--json"])
+        told = json.loads(run.output)
+        assert [each["rank"] for each in told["explanations"]] == [1]
+        assert "gone.llm" in told["unexplained"]
