@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from math import ceil, exp, log
 
 from silicon_answers import Answer
-from silicon_points import FITTED
+from silicon_points import FITTED, SHORTEST, Case
 from silicon_runs import drafts
 
 NOMINAL = 0.9
 METRICS = ("queue_delay", "ttft", "tpot", "e2e")
-OF_POINTS = ("ttft", "tpot")
+OF_POINTS = ("ttft", "tpot", "e2e")
+OF_OPEN_LOOP = ("ttft", "tpot")
 CLASSES = {"plain points": False, "drafting points": True}
 Recording = list[tuple[str, float]]
 """Metric and distance of every statistic of a recorded run."""
@@ -58,7 +59,9 @@ def coverage_section(
     inside: dict[str, list[bool]] = {}
     for metric in OF_POINTS:
         splits = [_of_points(answers, metric, kind) for kind in CLASSES]
-        for split in (*splits, _of_open_loop(open_loop, metric)):
+        if metric in OF_OPEN_LOOP:
+            splits.append(_of_open_loop(open_loop, metric))
+        for split in splits:
             if not split.fitted:
                 continue
             reach = width(split.fitted)
@@ -75,9 +78,17 @@ def _of_points(answers: list[Answer], metric: str, kind: str) -> Split:
     for answer in answers:
         case = answer.case
         if drafts(case) == CLASSES[kind]:
-            far = distance(getattr(answer, f"{metric}_ms"), getattr(case, f"{metric}_ms"))
+            far = distance(_mean_ms(answer, case, metric), _mean_ms(case, case, metric))
             (split.fitted if case.is_fitted else split.held[case.backend]).append(far)
     return split
+
+
+def _mean_ms(times: Answer | Case, case: Case, metric: str) -> float:
+    """From the first token of a request to its last there are as many gaps as tokens, less one."""
+    if metric != "e2e":
+        return float(getattr(times, f"{metric}_ms"))
+    shortest = SHORTEST if case.inferencex else 1.0
+    return times.ttft_ms + times.tpot_ms * (case.osl * (1 + shortest) / 2 - 1)
 
 
 def _of_open_loop(runs: OpenLoop, metric: str) -> Split:
@@ -85,7 +96,7 @@ def _of_open_loop(runs: OpenLoop, metric: str) -> Split:
     for name, errors in runs.items():
         engine, model, _ = name.split(maxsplit=2)
         into = split.fitted if any(model in each for each in FITTED) else split.held[engine]
-        found = (row[OF_POINTS.index(metric)] for row in errors)
+        found = (row[OF_OPEN_LOOP.index(metric)] for row in errors)
         into += [distance(1 + error, 1) for error in found if error is not None]
     return split
 

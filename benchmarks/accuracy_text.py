@@ -68,9 +68,11 @@ Open-loop runs are APEX+'s: widths from Llama's, tried on Mistral's and Mixtral'
 whose steps are their host's launches.
 
 A recording's statistics (mean and four percentiles) are held against the width of the other two
-recordings'. Two runs are few to calibrate on; beside them stands the coverage of a metric over all that is
-held out: recordings, points and open-loop runs. The intervals in the recordings' own tables are of other
-samples of the same requests, and tell nothing of what is wrong with a prediction.
+recordings'. Two runs are few to calibrate on, and where one of three is further off than both others, no
+width of theirs holds it: so it is with queues, which stand in recordings alone. Beside them stands the
+coverage of a metric over all that is held out: recordings, points (whose latency from end to end is their
+TTFT and a TPOT for each further token) and open-loop runs. The intervals in the recordings' own tables are
+of other samples of the same requests, and tell nothing of what is wrong with a prediction.
 """
 
 BOTTOM = """
