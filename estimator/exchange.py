@@ -14,8 +14,10 @@ from servecast.compiler.errors import DataMissingError, UserError
 from servecast.compiler.hardware import Sku
 from servecast.estimator.parquet_cells import (
     Cells,
+    Times,
     columns_in,
     named,
+    package_times,
     parquet,
     positive_time,
     quoted,
@@ -33,9 +35,12 @@ from servecast.estimator.schema import quiet
 ORIGIN = "source, package, version, file, licence"
 KIND = ("sku", "kernel", "dtype", "kv_dtype")
 SOUND = "quarantine IS NULL AND outcome = 'measured'"
+AGENTS = "source = 'agent'"  # a package's tables tell cases apart that a store does not
 NO_SIZES = ("num_samples", "measured_at_ns")
 TEXTS = ("kernel", "dtype", "kv_dtype", "sku", "outcome", "method", "variant", "flags", "node")
 STATISTICS = ("std_s", "min_s", "median_s", "p90_s")
+SWEPT = {"rows": 1, "batch": 1, "context": 1, "chunk": 2, "payload_bytes": 1}
+"""Sizes of a store's cases, and with which power of each a kernel's work grows at most."""
 MAY_BE_ZERO = {"window", "context", "residual"}
 EXPORT = "an export of a profile store"
 
@@ -65,24 +70,27 @@ def merge(sql: duckdb.DuckDBPyConnection, path: Path, skus: Mapping[str, Sku]) -
     sheet of their GPU, where it is among ``skus``: those are kept from estimators.
 
     Raises:
-        DataMissingError: the file is not an export, or has a wrong cell; it is named by row and column.
+        DataMissingError: the file is not an export, or has a wrong cell, a time that contradicts another of
+            its case or one in another unit; it is named by row and column.
     """
     sql.execute("BEGIN")
     try:
         refuse_bad_cells(sql, path, _cells_of(sql, path), EXPORT)
         sql.execute(
-            "CREATE OR REPLACE TEMP TABLE arriving AS SELECT * EXCLUDE (file_row_number) REPLACE"
+            "CREATE OR REPLACE TEMP TABLE arriving AS SELECT * REPLACE"
             f" (content_hash::UHUGEINT AS content_hash) FROM {parquet(path)}"
         )
         kept_back = sum(_keep_back(sql, kind, skus) for kind in _sound_kinds(sql))
+        refuse_contradiction(sql, _times_of(sql, path, AGENTS))
+        refuse_other_unit(sql, _times_of(sql, path, "TRUE"))
         sql.execute(
             f"INSERT INTO origin (id, {ORIGIN}) SELECT (SELECT coalesce(max(id), 0) FROM origin)"
             f" + row_number() OVER (), {ORIGIN} FROM (SELECT DISTINCT {ORIGIN} FROM arriving"
             f" EXCEPT SELECT {ORIGIN} FROM origin)"
         )
         sql.execute(
-            f"INSERT INTO measurement BY NAME SELECT f.* EXCLUDE ({ORIGIN}), o.id AS origin_id"
-            f" FROM arriving f JOIN origin o USING ({ORIGIN}) ON CONFLICT DO NOTHING"
+            f"INSERT INTO measurement BY NAME SELECT f.* EXCLUDE ({ORIGIN}, file_row_number),"
+            f" o.id AS origin_id FROM arriving f JOIN origin o USING ({ORIGIN}) ON CONFLICT DO NOTHING"
         )
         sql.execute("DROP TABLE arriving; COMMIT")
     except BaseException as error:
@@ -112,6 +120,15 @@ def _cells_of(sql: duckdb.DuckDBPyConnection, path: Path) -> list[Cells]:
             _or_empty(whole(size, int(size not in MAY_BE_ZERO)), f"kernel NOT IN ({kernels})")
         )
     return cells
+
+
+def _times_of(sql: duckdb.DuckDBPyConnection, path: Path, which: str) -> Times:
+    """Of what arrives those that estimators would read, if nothing was flagged of them."""
+    arriving = {str(x[0]) for x in sql.execute("DESCRIBE arriving").fetchall()}
+    sizes = [name for name in sizes_in(sql) if name in arriving]
+    case = (*KIND, *sizes, "method", "variant", "node", *ORIGIN.split(", "))
+    calm = f"(SELECT * FROM arriving WHERE {SOUND} AND flags = '' AND {which})"
+    return Times(path, calm, "mean_s", "s", case, SWEPT)
 
 
 def sizes_in(sql: duckdb.DuckDBPyConnection) -> list[str]:
@@ -169,11 +186,12 @@ def read_parquet(
     try:
         with quiet(duckdb.connect()) as sql:
             refuse_bad_cells(sql, path, cells, of)
-            refuse_contradiction(sql, path)
+            times = package_times(sql, path)
+            refuse_contradiction(sql, times)
             if (
                 positive_time("latency", "ms") in cells
             ):  # a difference of times may be next to nothing
-                refuse_other_unit(sql, path)
+                refuse_other_unit(sql, times)
             names = ", ".join(named(name) for name in columns_in(sql, path) if name in columns)
             where = " AND ".join(f"{named(name)} = ${name}" for name in equal) or "TRUE"
             query = f"SELECT {names} FROM {parquet(path)} WHERE {where}"

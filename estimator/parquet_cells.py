@@ -4,7 +4,7 @@ anything of the file is taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,50 +85,73 @@ def refuse_bad_cells(
         raise DataMissingError(f"{where}: {told} is not {cell.wanted}")
 
 
-def refuse_contradiction(sql: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Rows of a package's table that are equal but in what was measured are one case.
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Rows of one file that say how long cases took: ``rows`` in SQL, with ``file_row_number`` from 0, and
+    ``case``, the columns that tell a case. ``swept`` are sizes, and with which power of each a kernel's work
+    grows at most.
+    """
 
+    path: Path
+    rows: str
+    column: str
+    unit: str
+    case: tuple[str, ...]
+    swept: Mapping[str, int]
+
+    def at(self, row: int) -> str:
+        return f"{self.path}: row {row + 1}: column {self.column}"
+
+
+def package_times(sql: duckdb.DuckDBPyConnection, path: Path) -> Times:
+    """Rows of a package's table that are equal but in what was measured are one case."""
+    case = tuple(name for name in columns_in(sql, path) if name not in MEASURED)
+    return Times(path, parquet(path), "latency", "ms", case, SWEPT)
+
+
+def refuse_contradiction(sql: duckdb.DuckDBPyConnection, times: Times) -> None:
+    """
     Raises:
         DataMissingError: the file says clearly different times of one case.
     """
-    case = ", ".join(named(name) for name in columns_in(sql, path) if name not in MEASURED)
-    ms, row = _number("latency"), "file_row_number"
+    case = ", ".join(map(named, times.case))
+    value, row = _number(times.column), "file_row_number"
     found = sql.execute(
-        f"SELECT arg_min({row}, {ms}) AS short, min({ms}), arg_max({row}, {ms}) AS long, max({ms})"
-        f" FROM {parquet(path)} GROUP BY {case} HAVING max({ms}) > {CONTRADICTION} * min({ms})"
+        f"SELECT arg_min({row}, {value}) AS short, min({value}), arg_max({row}, {value}) AS long,"
+        f" max({value}) FROM {times.rows} GROUP BY {case}"
+        f" HAVING max({value}) > {CONTRADICTION} * min({value})"
         " ORDER BY greatest(short, long) LIMIT 1"
     ).fetchall()
     for short, least, long, most in found:
         (before, known), (row, told) = sorted([(short, least), (long, most)])
         raise DataMissingError(
-            f"{path}: row {row + 1}: column latency: {told:.4g} ms contradicts the {known:.4g} ms of the"
+            f"{times.at(row)}: {told:.4g} {times.unit} contradicts the {known:.4g} {times.unit} of the"
             f" same case in row {before + 1}"
         )
 
 
-def refuse_other_unit(sql: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Of a package's rows that differ in one size, each is compared with the next smaller one.
+def refuse_other_unit(sql: duckdb.DuckDBPyConnection, times: Times) -> None:
+    """Of rows that differ in one size, each is compared with the next smaller one.
 
     Raises:
         DataMissingError: one of two is in another unit of time.
     """
-    columns = columns_in(sql, path)
-    for swept, power in SWEPT.items():
-        if swept not in columns:
+    for swept, power in times.swept.items():
+        if swept not in times.case:
             continue
-        rest = ", ".join(named(name) for name in columns if name not in (*MEASURED, swept))
-        ms, size = _number("latency"), f"greatest({_number(swept)}, 1)"
+        rest = ", ".join(named(name) for name in times.case if name != swept)
+        value, size = _number(times.column), f"greatest({_number(swept)}, 1)"
         found = sql.execute(
             "SELECT row, value, row_before, before FROM (SELECT file_row_number AS row,"
-            f" {ms} AS value, {size} AS size, lag(file_row_number) OVER w AS row_before,"
-            f" lag({ms}) OVER w AS before, lag({size}) OVER w AS size_before FROM {parquet(path)}"
+            f" {value} AS value, {size} AS size, lag(file_row_number) OVER w AS row_before,"
+            f" lag({value}) OVER w AS before, lag({size}) OVER w AS size_before FROM {times.rows}"
             f" WINDOW w AS (PARTITION BY {rest} ORDER BY {size})) WHERE"
             f" value > {OTHER_UNIT} * before * pow(size / size_before, {power})"
             f" OR before > {OTHER_UNIT} * value ORDER BY row LIMIT 1"
         ).fetchall()
         for row, told, row_before, known in found:
             raise DataMissingError(
-                f"{path}: row {row + 1}: column latency: {told:.4g} ms beside {known:.4g} ms in row"
+                f"{times.at(row)}: {told:.4g} {times.unit} beside {known:.4g} {times.unit} in row"
                 f" {row_before + 1}, which is of another {swept} alone: is one in another unit of time?"
             )
 

@@ -403,6 +403,45 @@ def test_a_bad_cell_of_an_export_is_named_and_nothing_is_merged(
         assert other.contents() == ()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "message"),
+    [
+        ((1e-5, 1e-5, 1e-4), "row [123]: column mean_s: .* contradicts the .* of the same case in"),
+        ((1e-5, 3e-2, 2e-5), "row [123]: column mean_s: 0.03 s beside .* of another rows alone"),
+        ((1e-5, 4e-5, 2e-5), None),  # restless, and said so by nobody
+    ],
+)
+def test_an_export_that_disagrees_with_itself_is_refused_and_nothing_is_merged(
+    tmp_path: Path, seconds: tuple[float, ...], message: str | None
+) -> None:
+    """Two times of 16 rows, the first of them beside one of 8: ten times apart, or a thousand."""
+    file = tmp_path / "twice.parquet"
+    rows = [
+        Measurement(case(size), "gpu", Origin("agent"), Timing(each))
+        for size, each in zip((8, 16, 16), seconds, strict=True)
+    ]
+    if message is not None and "beside" in message:
+        rows.pop()
+    with Store.open(":memory:") as one, Store.open(":memory:") as other:
+        one.add_measurements(rows)
+        one.export(file)
+        if message is None:
+            assert other.merge(file, {}) == (3, 0)
+            return
+        with pytest.raises(DataMissingError, match=rf"twice\.parquet: {message}"):
+            other.merge(file, {})
+        assert other.contents() == ()
+
+
+def test_what_was_flagged_may_differ(tmp_path: Path) -> None:
+    file = tmp_path / "flagged.parquet"
+    calm = Measurement(case(8), "gpu", Origin("agent"), Timing(1e-5))
+    with Store.open(":memory:") as one, Store.open(":memory:") as other:
+        one.add_measurements([calm, replace(calm, timing=Timing(1e-3), flags=("drifting",))])
+        one.export(file)
+        assert other.merge(file, {}) == (2, 0)
+
+
 @pytest.mark.parametrize("content", [b"hello", b""])
 def test_merging_what_is_no_export_changes_nothing(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "other.parquet"
