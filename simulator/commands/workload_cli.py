@@ -40,7 +40,7 @@ def workload_command(subject: str | None, **options: Any) -> None:
 
     \b
     servecast workload                       # the kinds, and where their numbers come from
-    servecast workload agentic --rate 5 --arrivals mmpp:burst=4,busy_s=60 --out agentic.jsonl
+    servecast workload agentic --rate 5 --arrivals mmpp:burst=4,busy_s=15,quiet_s=45 --out agentic.jsonl
     servecast workload spec/traces/chat.csv --resample 100000 --scale-prompt 2 --out long.csv
 
     See docs/workloads.md.
