@@ -117,8 +117,8 @@ def test_ctrl_c_shows_what_is_done_and_keeps_no_half_a_search(
     journal = tmp_path / "out" / "search.jsonl"
 
     def stop() -> None:
-        while not (done(tmp_path) and journal.exists()):
-            sleep(0.001)
+        while not (done(tmp_path) and journal.exists() and journal.stat().st_size):
+            sleep(0.001)  # until it has a line: a file that is being opened is nobody's to close
         os.kill(os.getpid(), signal.SIGINT)
 
     stopper = Thread(target=stop)
