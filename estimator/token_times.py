@@ -21,8 +21,12 @@ from servecast.estimator.tables import SOURCE_CODE, SOURCES, Source, TableBounds
 
 Timed = tuple[Floats, NDArray[np.int8]]  # seconds and source codes
 
-# Token counts to predict beyond the capture sizes: up to each limit by this step, one GEMM tile or more.
+# Token counts to predict: such where nothing is captured, then up to each limit by this step.
+SMALL = (*range(1, 9), *range(16, 513, 8))
 TOKEN_STEPS = ((2048, 64), (8192, 128), (1 << 62, 512))
+# Rows of a GEMM's tile where steps are so wide: one that is not full takes as long as one that is.
+TILES = ((2048, 64), (1 << 62, 128))
+TILED = "linear"
 GEMMS = ("linear", "experts")
 EXCHANGES = ("all_gather", "reduce_scatter")  # of rows between data-parallel ranks
 SEQUENCE_POINTS = (*range(1, 9), *range(16, 65, 8), *range(96, 257, 32))
@@ -117,16 +121,25 @@ def token_times(
 ) -> Sum:
     """[max_tokens + 1]: a step of no more tokens than the largest captured graph runs the next graph."""
     points = token_points(max_tokens, engine.capture_sizes)
-    at = Sum.over(len(points))
+    at, tiled = Sum.over(len(points)), Sum.over(len(points))
     for launch, count in launches.items():
         if _counts_tokens(launch) and not (engine.overlap and launch.shape.kernel in COLLECTIVES):
-            _add(at, launch, count, predictor, points)
+            _add(tiled if launch.shape.kernel == TILED else at, launch, count, predictor, points)
     if engine.overlap:
         at = total_of([at, *_exposed(launches, predictor, points, engine.overlap)])
     tokens = np.arange(max_tokens + 1)
     captured = np.array(engine.capture_sizes or (0,))
     graph = captured[np.minimum(np.searchsorted(captured, tokens), len(captured) - 1)]
-    return _dense(at, points, np.where(tokens <= captured[-1], graph, tokens))
+    run = np.where(tokens <= captured[-1], graph, tokens)
+    return total_of([_dense(at, points, run), _dense(tiled, points, _whole_tiles(run, engine))])
+
+
+def _whole_tiles(tokens: Ints, engine: EngineProfile) -> Ints:
+    """The rows that a GEMM of so many tokens computes."""
+    limits, tiles = np.array(TILES).T
+    tile = tiles[np.searchsorted(limits, tokens)]
+    smallest = (engine.capture_sizes or SMALL)[-1]
+    return np.where(tokens > smallest, -(-tokens // tile) * tile, tokens)
 
 
 def shared_times(
@@ -182,7 +195,7 @@ def _exposed(
 
 def token_points(max_tokens: int, capture_sizes: tuple[int, ...]) -> Ints:
     """Where to predict, increasing, the last at or beyond ``max_tokens``."""
-    points = list(capture_sizes) or [*range(1, 9), *range(16, 513, 8)]
+    points = list(capture_sizes or SMALL)
     for limit, step in TOKEN_STEPS:
         start = (points[-1] // step + 1) * step
         points.extend(range(start, min(limit, max_tokens + step) + 1, step))

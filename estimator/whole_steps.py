@@ -205,18 +205,19 @@ def _factors(tables: RuntimeTables, log: StepLog) -> tuple[list[float], float]:
 
 
 def _amounts(tables: RuntimeTables, log: StepLog) -> list[Floats]:
-    """One, and the seconds of each step's tokens, sequences, prefill and decodes: each [steps]."""
+    """One, and the seconds of each step's tokens, sequences, prefill and decodes, these with what prefill
+    beside them adds: each [steps].
+    """
     return [
         np.ones(len(log.seconds)),
         tables.token_s[0, log.tokens],
         tables.sequence_s[0, log.sequences],
         _prefills(tables, log),
-        _decodes(tables, log),
+        _decodes(tables, log) + _mixed(tables, log),
     ]
 
 
 def _prefills(tables: RuntimeTables, log: StepLog) -> Floats:
-    """[steps], without what decodes beside them add."""
     found = np.zeros(len(log.chunks))
     for i, step in enumerate(log.chunks):
         if step:
@@ -236,7 +237,22 @@ def _bilinear(tables: RuntimeTables, context: int, tokens: int) -> float:
 
 
 def _decodes(tables: RuntimeTables, log: StepLog) -> Floats:
-    table = tables.decode_s[0]
+    return _by_cache(tables, tables.decode_s[0], log)
+
+
+def _mixed(tables: RuntimeTables, log: StepLog) -> Floats:
+    """What a step's prefill and decodes take in one launch beyond one launch each, where it has both."""
+    at = tables.mixed_chunk_tokens
+    if not len(at):
+        return np.zeros(len(log.chunks))
+    chunk = np.array([sum(tokens for _, tokens in step) for step in log.chunks])
+    extra = np.stack([_by_cache(tables, table, log) for table in tables.mixed_s[0]], axis=1)
+    taken = [np.interp(tokens, at, row) for tokens, row in zip(chunk, extra, strict=True)]
+    return np.where(chunk > 0, taken, 0.0)
+
+
+def _by_cache(tables: RuntimeTables, table: Floats, log: StepLog) -> Floats:
+    """[steps] from [decodes, cache points]."""
     at = log.cached_tokens / tables.kv_step_tokens
     low = np.minimum(at.astype(np.int64), table.shape[1] - 2)
     left, right = table[log.decodes, low], table[log.decodes, low + 1]

@@ -173,6 +173,20 @@ def test_corrected_tables_say_what_the_steps_took(operators: RuntimeTables) -> N
     assert step_seconds(corrected(operators, log), log) == pytest.approx(log.seconds, rel=0.02)
 
 
+def test_decodes_beside_a_prompt_count_as_tables_have_them(operators: RuntimeTables) -> None:
+    """Each decode takes 10 us more beside 16 tokens of prompts, 20 us beside 32 and more."""
+    decodes = np.arange(operators.decode_s.shape[1])[None, None, :, None]
+    extra_s = np.array([1e-5, 2e-5])[None, :, None, None] * decodes
+    together = replace(
+        operators,
+        mixed_s=np.broadcast_to(extra_s, (1, 2, *operators.decode_s.shape[1:])),
+        mixed_chunk_tokens=np.array([16.0, 32.0]),
+    )
+    log = log_of([(1e-3, 3, 30, ((0, 8),)), (1e-3, 3, 30, ((0, 8), (8, 16))), (1e-3, 3, 30, ())])
+    more_s = step_seconds(together, log) - step_seconds(operators, log)
+    assert more_s == pytest.approx([3e-5, 4.5e-5, 0])
+
+
 HEADER = "seconds,decodes,cached_tokens,chunks\n"
 
 
