@@ -24,6 +24,10 @@ from servecast.simulator.deploy.llm_d import llm_d
 
 LOAD_TEST_S = 600
 ROLES = ("prefill", "decode")
+COMPARE = (
+    "these are of the trace's own lengths; this sends their means alone: servecast validate replays what it",
+    "saves, with the lengths that it sent, and says how far off the prediction was",
+)
 
 
 def load_test(result: Row, model: str) -> Command:
@@ -93,9 +97,10 @@ def _predicted(result: Row, rank: int) -> list[str]:
     """At the rate that the tests send, which a result tells of its best alone, and at capacity."""
     row, best = result["ranked"][rank - 1], result["best"]
     full = f"predicted when full, at {row['qps']:.3f} requests/s: {_latencies(row['metrics'])}"
+    told = [full, *COMPARE]
     if rank > 1 or not best.get("at_trace_rate"):
-        return [full]
-    return [f"predicted at this rate: {_latencies(best['at_trace_rate']['metrics'])}", full]
+        return told
+    return [f"predicted at this rate: {_latencies(best['at_trace_rate']['metrics'])}", *told]
 
 
 def _latencies(metrics: Row) -> str:

@@ -100,7 +100,7 @@ def slo_cost_panels(result: Row) -> list[Panel]:
         name, points = each["slo"], sorted(each["points"], key=lambda point: point["limit_s"])
         reached = [_reading(point) for point in points if point.get(USD) is not None]
         if len(reached) > 1:
-            keys = ("limit_s", USD, "qps_per_usd_hour", "configuration")
+            keys = ("limit_s", USD, "at_most", "qps_per_usd_hour", "configuration")
             rows = tuple(tuple(point.get(key) for key in keys) for point in points)
             numbers = Numbers(f"slo-cost-{name.replace(':', '').replace(' ', '-')}", keys, rows)
             axes = Axis(f"limit of {name}", tick_seconds, limits.get(name)), COST
@@ -114,7 +114,8 @@ def _sensitivity(result: Row) -> Row:
 
 def _reading(point: Row) -> Reading:
     bounds = None if point.get("low") is None else (point["low"], point["high"])
-    price = f"{usd(point[USD])} per million output tokens"
+    most = "at most " if point.get("at_most") else ""
+    price = f"{most}{usd(point[USD])} per million output tokens"
     title = f"{seconds(point['limit_s'])}: {price}, {point['configuration']}"
     return Reading(point["limit_s"], point[USD], bounds, title)
 

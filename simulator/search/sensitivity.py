@@ -86,14 +86,19 @@ def start_sweeps(pool: Pool, deployments: Sequence[Deployment]) -> list[Future[l
 
 
 def slo_cost(swept: Sequence[Swept], slos: Sequence[Slo], output_tokens: float) -> list[Row]:
-    """For each target the least cost of a token by its limit, the other targets as they are."""
+    """For each target the least cost of a token by its limit, the other targets as they are.
+
+    Beyond the asked limit at most so much: what the asked one refused was never swept, nor were rates far
+    above the capacities found.
+    """
     curves = []
     limits_s = [slo.limit_s for slo in (*slos, QUEUE_DELAY)]
     for index, slo in enumerate(slos):
         points = []
         for factor in LIMITS:
             asked = [*limits_s[:index], factor * slo.limit_s, *limits_s[index + 1 :]]
-            points.append(_cheapest(swept, asked, factor * slo.limit_s, output_tokens))
+            found = _cheapest(swept, asked, factor * slo.limit_s, output_tokens)
+            points.append({**found, "at_most": factor > 1})
         curves.append({"slo": slo_text(slo).rsplit(" < ")[0], "points": points})
     return curves
 

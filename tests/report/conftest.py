@@ -31,7 +31,12 @@ def full(result: dict[str, Any]) -> dict[str, Any]:
     }
     result["best"]["intervals"] = {"ttft_s": {"p50": [0.17, 0.2], "p90": [1.4, 1.7]}}
     points = [
-        {"limit_s": limit_s, "usd_per_million_output_tokens": price, "configuration": "l40s tp1"}
+        {
+            "limit_s": limit_s,
+            "usd_per_million_output_tokens": price,
+            "at_most": limit_s > 2,
+            "configuration": "l40s tp1",
+        }
         for limit_s, price in ((0.5, None), (1.0, 0.3), (2.0, 0.2), (4.0, 0.1))
     ]
     result["sensitivity"] = {

@@ -90,6 +90,7 @@ def test_a_limit_that_nothing_meets_is_in_the_table_and_not_in_the_curve(full: R
     (panel,) = slo_cost_panels(full)
     spots = [shape.title for shape in panel.shapes if "spot" in shape.style]
     assert [spot.split(":")[0] for spot in spots] == ["1.00 s", "2.00 s", "4.00 s"]
+    assert ["at most" in spot for spot in spots] == [False, False, True]
     assert panel.numbers.rows[0][:2] == (0.5, None)
     assert next(shape.style for shape in panel.shapes) == "limit"
 

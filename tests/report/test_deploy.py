@@ -94,6 +94,7 @@ def test_the_load_tests_say_what_was_predicted_at_the_rate_that_they_send(
         assert then.startswith(
             f"# predicted when full, at {result['ranked'][0]['qps']:.3f} requests/s"
         )
+        assert "servecast validate replays what it" in files(result, 1)[name]
         assert files(result, 2)[name].count("predicted") == 1
 
 

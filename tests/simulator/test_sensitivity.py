@@ -147,6 +147,7 @@ def test_a_curve_takes_the_configuration_that_is_cheapest_at_each_limit() -> Non
     points = slo_cost([slow, fast], [Slo("ttft", 90, 2.0)], output_tokens=100.0)[0]["points"]
     assert [point.get("rank") for point in points[:2]] == [2, 2]
     assert points[5]["rank"] == 1
+    assert [point["limit_s"] for point in points if point["at_most"]] == [2.4, 3.0, 4.0]
     assert pareto([slow, fast], [], 100.0)[0]["rank"] == 1
 
 
