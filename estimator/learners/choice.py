@@ -37,7 +37,7 @@ USED = 2  # of them: one alone is won by luck, and each costs nearly as much as 
 FEW_ROWS = 2000  # up to so many, trees of few leaves are worth a try
 MONOTONE_EFFORT = 0.3  # constrained trees stop learning sooner
 MIN_SHAPES = 8  # below, a fold's shapes say nothing of others
-PATIENT = ("patient", "randomised")
+STEPPED = ("leafy", "randomised")
 BLENDS = {
     "blend": ("randomised", "boosting"),
     "few": ("randomised", "shallow"),
@@ -58,7 +58,7 @@ def _trees(*members: str) -> Callable[[KernelKind, Dims], KernelLearner]:
 
 def _nearby(kind: KernelKind, dims: Dims) -> KernelLearner:
     place = positions(kind, dims, ("rows", "in_features", "out_features"))
-    return RooflineTrees(PATIENT, positions(kind, dims, side_of(kind)), place)
+    return RooflineTrees(STEPPED, positions(kind, dims, side_of(kind)), place)
 
 
 def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
@@ -68,7 +68,7 @@ def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
 LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
     **{member: _trees(member) for member in GROWERS},
     **{blend: _trees(*members) for blend, members in BLENDS.items()},
-    STEADY: _trees(*PATIENT),
+    STEADY: _trees(*STEPPED),
     NEARBY: _nearby,
     "monotone": _monotone,
 }

@@ -93,13 +93,10 @@ def usual_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegres
     return boosted_trees(growth, rows)
 
 
-def patient_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
-    """More of them, each correcting less: for many rows, at as much more cost."""
-    return boosted_trees(Growth(growth.seed, 4 / 3 * growth.effort, 0.75 * growth.rate), rows)
-
-
 def leafy_boosted_trees(growth: Growth, rows: int) -> HistGradientBoostingRegressor:
-    """Fewer of twice the leaves, for tables with a step at nearly every point of their axes: attention's."""
+    """Fewer of twice the leaves, for tables with a step at nearly every point of their axes: attention's, and
+    those of GEMMs.
+    """
     share = LEAFY * (FEWER if rows > MANY_ROWS else 1.0)
     fewer = Growth(growth.seed, share * growth.effort, 0.84 / share * growth.rate)
     return boosted_trees(fewer, rows).set_params(max_leaf_nodes=127)
@@ -124,7 +121,6 @@ GROWERS: dict[str, Grower] = {
     "logarithmic": logarithmic_trees,
     "boosting": usual_boosted_trees,
     "leafy": leafy_boosted_trees,
-    "patient": patient_boosted_trees,
     "shallow": shallow_boosted_trees,
 }
 
