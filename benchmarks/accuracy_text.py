@@ -84,8 +84,8 @@ What was found and put right:
   request into the very next step. With asynchronous scheduling, as the scripts ask for, TTFT of Llama 70B
   on vLLM and H100 went from 13 % to 6 % without a fitted constant.
 - **Cached prefixes, and preempted requests that find their blocks again.** vLLM's freed blocks stay cached
-  until taken. The RTX 4090 recording, short of blocks all along, went from +4.8 % to +0.4 % in TTFT and
-  from +2.8 % to +0.1 % in TPOT.
+  until taken. The RTX 4090 recording, short of blocks all along, went from +4.8 % in TTFT and +2.8 % in TPOT
+  to less than one.
 - **Prefill and decodes in one attention launch are slower than apart**, measured 20 to 100 % on the
   decodes' part: with asynchronous scheduling it halves the RTX PRO 6000's error.
 - **A long sequence keeps its batch's attention waiting**: where FlashAttention does not split sequences
@@ -98,11 +98,16 @@ What was found and put right:
   sight. Reading it made them longer: steps of few decodes, which are split and have no skew, are
   already too long there by the profile's kernels.
 - **Data-parallel ranks that share experts wait for each other in every step**, and an expert has what both
-  ranks sent it. Rows were taken to travel all-to-all, one copy an expert: eight copies between two ranks,
-  which was too long by as much as other parts were too short (+7.2, +1.8 and +2.0 % for Qwen3-30B). vLLM
-  gathers the rows once and scatters the results, and so they are timed now, by NVIDIA's public NCCL table of
-  the very GPU: Qwen3-30B's steps come out short, and the queue behind them with it. Padding all ranks' small
-  batches to the largest is not simulated.
+  ranks sent it. vLLM gathers the rows once, with which experts each goes to, and scatters the results: timed
+  by NVIDIA's public NCCL table of the very GPU. Every rank has the rows of the other's experts in its own
+  buffers, too: zeroed, activated and summed in vain (`TritonExperts`), at the data sheet's bandwidth. Small
+  batches replay the largest rank's graph. And vLLM's balancer hears of its ranks every 100 ms alone
+  (`vllm_ranks`). Together, none of it fitted, Qwen3-30B went from -16.7, -2.2 and -2.8 % to what stands above.
+- **A step's GEMMs take whole tiles**: between the multiples of 64 tokens at which times were predicted they
+  were drawn in a straight line, so that half of all steps with a prompt were too short by half a tile.
+  Seen in single steps of the recordings (`benchmarks/recorded_steps.py`), which climb stairs.
+- **An expert-parallel rank's kernel was the measured one with the nearest number of experts hit**: of 32
+  routed tokens 64 in the place of 56. It is taken between two measured ones now.
 - **TensorRT-LLM's fp8 GEMM rows find their input's scale first**, 8 to 12 µs by a table of its own;
   checkpoints with static scales skip it. Without it TPOT of Llama 70B fell from 21 % to 5 % on H200, from
   33 % to 7 % on B200.
@@ -238,11 +243,15 @@ engine was built for. Left in, simulated as labelled, the first five alone would
 mean TPOT error of all rows, the eleven 0.7, and the eight, taken to have as many clients as that batch, 0.2;
 of dense models on H100 and H200 these add 0.7.
 
-Both recordings on the RTX PRO 6000 say the same of steps: by the tokens of each second, those without a
-prompt are right or a little too long, those with a prompt too short. Kernels of a profile are timed in
-short bursts, which keep a GPU's clocks up, and nothing in the data tells what of it that is: a limit. In
-Llama's run the two nearly cancel. In Qwen3-30B's most steps have a prompt, on one rank or the other, and
-what a step lacks comes back many times over in a queue that grows from what the engine is too slow by.
+What is left of Qwen3-30B's recording is a queue. Single steps whose sizes the recording tells, without
+queues and without a simulation, are foretold within one to two per cent on average, of all three recordings
+(`python benchmarks/recorded_steps.py ../shared/data --store new.duckdb`); TPOT and E2E are within one. But
+from 24 s on all places are taken, and a request waits for others to end: half a per cent of an E2E of 32 s
+is 160 ms, a seventh of the mean TTFT. Which of the two ranks a request waits at hangs on the phase of the
+balancer's clock, which nobody recorded: with one of 90 to 110 ms instead of 100
+(`servecast validate … --router vllm_ranks:stale_s=0.09`) the mean TTFT lies 6.7 to 10.4 % short, its 90th
+percentile 8 to 27 %. Steps of one or two sequences on both ranks take 8.8 ms and are foretold as 6.3: what
+gathering a single row costs beside NCCL's kernel is in no profile.
 
 Worst groups now, by the sum of both mean errors:
 """

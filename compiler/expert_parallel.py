@@ -19,6 +19,10 @@ from servecast.compiler.program import Site, Split
 from servecast.compiler.sharded import Call, Parallelism
 from servecast.compiler.tensor_parallel import Indivisible, divided
 
+# Of a row's choice: a weight and an expert's number, four bytes each (vLLM,
+# vllm/model_executor/layers/fused_moe/prepare_finalize/naive_dp_ep.py, dispatch).
+CHOICE_BITS = 64
+
 
 def expert_calls(
     site: Site, op: Experts, parallelism: Parallelism, communication: Format
@@ -46,10 +50,12 @@ def expert_calls(
 
 
 def _dispatch(op: Experts, parallelism: Parallelism) -> Collective:
+    """Rows, and of each which experts it goes to, and with which weights."""
     if _by_all_to_all(op, parallelism):
         return _all_to_all(op, parallelism)
     ranks, group = _group(parallelism)
-    elements = -(-op.hidden * parallelism.dp // ranks)
+    choices = -(-op.top_k * CHOICE_BITS // op.activations.bits)
+    elements = -(-(op.hidden + choices) * parallelism.dp // ranks)
     return Collective(CollectiveKind.ALL_GATHER, elements, ranks, group, op.activations)
 
 

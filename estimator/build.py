@@ -83,6 +83,7 @@ def build_tables(
         mixed_s=np.stack([mixed_times(c, predictor, bounds, mixed_points) for c in launches]),
         mixed_chunk_tokens=mixed_points,
         shared_s=np.stack([shared_times(c, predictor, bounds, engine) for c in launches]),
+        graph_tokens=max(engine.capture_sizes, default=0),
     )
     return tables.scaled(engine.matrix_factor, engine.attention_factor)
 

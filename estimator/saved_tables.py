@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from servecast.estimator.measurement import Floats
 from servecast.estimator.tables import RuntimeTables
 
-SCALARS = ("host_step_s", "context_step_tokens", "chunk_step_tokens", "kv_step_tokens")
+SCALARS = (
+    "host_step_s",
+    "context_step_tokens",
+    "chunk_step_tokens",
+    "kv_step_tokens",
+    "graph_tokens",
+)
 CODES = ("prefill_source", "decode_source")
 ARRAYS = tuple(f.name for f in fields(RuntimeTables) if f.name not in (*SCALARS, *CODES))
 
@@ -32,7 +37,7 @@ def _precision(name: str) -> type[np.floating[Any]]:
 
 def from_bytes(body: bytes) -> RuntimeTables:
     with np.load(io.BytesIO(body), allow_pickle=False) as saved:
-        wide: dict[str, Floats] = {name: saved[name].astype(np.float64) for name in ARRAYS}
+        wide: dict[str, Any] = {name: saved[name].astype(np.float64) for name in ARRAYS}
         return RuntimeTables(
             **wide,
             prefill_source=saved["prefill_source"],
@@ -41,4 +46,5 @@ def from_bytes(body: bytes) -> RuntimeTables:
             context_step_tokens=int(saved["context_step_tokens"]),
             chunk_step_tokens=int(saved["chunk_step_tokens"]),
             kv_step_tokens=int(saved["kv_step_tokens"]),
+            graph_tokens=int(saved["graph_tokens"]),
         )

@@ -87,6 +87,9 @@ class RuntimeTables:
     # [stages, 2, tokens]: of token_s, what ranks do on each other's tokens, each having as many: experts that
     # they share, and gathering rows and scattering results. No points where they share none.
     shared_s: Floats = field(default_factory=lambda: np.zeros((1, 2, 0)))
+    graph_tokens: int = (
+        0  # of the largest captured graph, which ranks that share experts replay together
+    )
 
     @property
     def num_stages(self) -> int:

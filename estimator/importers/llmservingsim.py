@@ -2,24 +2,28 @@
 
 A row of ``attention.csv`` is one step's attention: a prefill chunk after history, a batch of decodes, or both
 at once; of the mixed ones those without history are taken. ``moe.csv`` times experts by how many were hit:
-the row nearest to uniform routing stands for balanced. An expert-parallel rank's share is a row, too: so many
-of its experts hit, by so many tokens. ``qk_norm`` takes as long as one pass over the queries: it stands for
-that.
+between two rows lie as many as uniform routing is expected to hit. An expert-parallel rank's share is a row,
+too: so many of its experts hit, by so many tokens, and memory's time for the rows of others' experts.
+``qk_norm`` takes as long as one pass over the queries: it stands for that.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import DataMissingError
+from servecast.compiler.hardware import Sku
 from servecast.compiler.kernels import KernelCase
 from servecast.estimator.importers.agreement import Agreement, Timed, refuse_mixed_units
 from servecast.estimator.importers.csv_lines import lines_of
 from servecast.estimator.importers.vidur import Skipped
 from servecast.estimator.measurement import Measurement, Origin, Timing
+from servecast.estimator.physics import bytes_per_element
 
 LICENCE = "MIT"
 S_PER_US = 1e-6
@@ -58,6 +62,7 @@ class _File:
     model: Shape
     tp: int
     dtype: str
+    sku: Sku | None
 
 
 def import_llmservingsim(folder: Path, skipped: Skipped) -> list[Measurement]:
@@ -86,12 +91,12 @@ def _read(path: Path, folder: Path, skipped: Skipped) -> Iterator[Measurement]:
     ):
         raise DataMissingError(f"{path}: no such tensor parallelism of {'/'.join(name)} as {tp!r}")
     origin = Origin("llmservingsim", "llmservingsim", "", relative.as_posix(), LICENCE)
-    file = _File(path, model, int(tp[2:]), dtype)
+    sku = SKUS.get(gpu, gpu.lower())
+    file = _File(path, model, int(tp[2:]), dtype, shipped_skus().get(sku))
     found = list(READERS[path.name](file, skipped))
     refuse_mixed_units(found)
     for row in found:
-        timing, sku = Timing(row.seconds), SKUS.get(gpu, gpu.lower())
-        yield Measurement(row.case, sku, origin, timing, method="eager")
+        yield Measurement(row.case, sku, origin, Timing(row.seconds), method="eager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,17 +202,46 @@ def _moe(file: _File, skipped: Skipped) -> Cases:
         by_tokens.setdefault(row.values["tokens"], []).append(row)
     taken = set()
     for tokens, times in by_tokens.items():
-        for ep in EP_DEGREES:
+        for ep in EP_DEGREES if file.sku else (1,):
             local, rows = m.experts // ep, tokens * ep
             expected = local * (1 - (1 - m.top_k / m.experts) ** rows)
             fits = [row for row in times if row.values["activated_experts"] <= local]
-            nearest = min(fits, key=lambda row: abs(row.values["activated_experts"] - expected))
-            taken.add(nearest.where)
+            if not fits:
+                continue
+            seconds, around = _at_experts(fits, expected)
+            seconds += _others_rows_s(file, rows * m.top_k * (1 - 1 / ep))
+            taken |= {row.where for row in around}
             dims = {"hidden": m.hidden, "intermediate": m.intermediate // file.tp, "top_k": m.top_k}
             experts = {"experts": local, "total_experts": m.experts, "rows": rows}
-            yield nearest.of(_case(file, "experts", {**dims, **experts}))
+            yield Timed(_case(file, "experts", {**dims, **experts}), seconds, around[0].where)
     left = sum(map(len, by_tokens.values())) - len(taken)
     skipped.reasons[f"{file.path.name}: routing far from uniform"] += left
+
+
+def _others_rows_s(file: _File, rows: float) -> float:
+    """A rank has the rows of other ranks' experts in its own buffers: both matrices' outputs are zeroed, the
+    activation reads and writes them, the sum over experts reads them.
+
+    SOURCE: vLLM, vllm/model_executor/layers/fused_moe/experts/triton_moe.py (``TritonExperts.apply``) and
+    fused_moe.py (``write_zeros_to_output``).
+    """
+    if file.sku is None:
+        return 0.0
+    inner = file.model.intermediate // file.tp
+    moved = rows * bytes_per_element(file.dtype) * (5 * inner + 2 * file.model.hidden)
+    return float(moved / file.sku.bandwidth_bytes_per_s)
+
+
+def _at_experts(times: Sequence[_Row], hit: float) -> tuple[float, Sequence[_Row]]:
+    """Seconds where so many experts are hit, between the two rows around, and these; the nearest outside."""
+    rows = sorted(times, key=lambda row: row.values["activated_experts"])
+    counts = [row.values["activated_experts"] for row in rows]
+    above = min(bisect_left(counts, hit), len(rows) - 1)
+    if above == 0 or hit >= counts[-1]:
+        return rows[above].seconds, [rows[above]]
+    low, high = rows[above - 1 : above + 1]
+    share = (hit - counts[above - 1]) / (counts[above] - counts[above - 1])
+    return low.seconds + share * (high.seconds - low.seconds), [low, high]
 
 
 READERS: dict[str, Callable[[_File, Skipped], Cases]] = {

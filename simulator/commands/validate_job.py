@@ -87,13 +87,16 @@ def setup_of(
     asked: ValidateOptions, run: MeasuredRun, program: Program, engine: EngineProfile
 ) -> Setup:
     """What the command line says, else the recording, else the engine's profile. Data-parallel ranks that
-    share experts wait for each other.
+    share experts wait for each other, and vLLM's have a balancer of their own.
     """
     ahead, caching = engine.async_scheduling, run.workload.prefix is not None
     told = {"sku": asked.sku, "async_scheduling": ahead, "prefix_caching": caching, **run.settings}
     setup = Setup(program, **{**told, **asked.configuration})
-    waits = setup.dp > 1 and setup.ep > 1 and setup.pp == 1 and setup.modes == NO_MODES
-    return replace(setup, modes=Modes(lock_step=setup.dp)) if waits else setup
+    if setup.dp == 1 or setup.ep == 1 or setup.pp > 1 or setup.modes != NO_MODES:
+        return setup
+    own = engine.kernels == "vllm" and "router" not in asked.configuration
+    router = "vllm_ranks" if own else setup.router
+    return replace(setup, modes=Modes(lock_step=setup.dp), router=router)
 
 
 def engine_of(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:

@@ -7,6 +7,8 @@
 * `STICKY`: where the session's request before went; its first by the smallest load.
 * `DEFERRED`: one queue; its first request goes, as soon as a replica has fewer than ``limit``, to the one
   with the fewest. Of one instant, finishes come first.
+* `REPORTED`: the smallest load by what ranks in lock step reported last: the specification alone knows it
+  (`object_routing.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from servecast.simulator.engine.engine import FINISHED, IDLE, PAUSED, advance
 from servecast.simulator.engine.state import INFINITY, NONE, Simulation
 from servecast.simulator.engine.waiting import assign, send_next
 
-STATIC, LEAST_LOADED, BETTER_OF_TWO, STICKY, DEFERRED = range(5)
+STATIC, LEAST_LOADED, BETTER_OF_TWO, STICKY, DEFERRED, REPORTED = range(6)
 
 
 def outstanding(sim: Simulation, r: int) -> int:

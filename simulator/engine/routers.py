@@ -19,6 +19,7 @@ from servecast.simulator.engine.dispatch import (
     BETTER_OF_TWO,
     DEFERRED,
     LEAST_LOADED,
+    REPORTED,
     STATIC,
     STICKY,
 )
@@ -105,8 +106,15 @@ ROUTERS: dict[str, Router] = {
     "prefix_affinity": Router(STATIC, _by_prefix),
     "session_sticky": Router(STICKY, _by_session, parameters=LOADED),
     "deferred": Router(DEFERRED, _in_turn, parameters={"limit": 0}),
+    "vllm_ranks": Router(REPORTED, _in_turn, parameters={"stale_s": 0.1}),
 }
-"""``deferred`` keeps requests in one queue until a replica has fewer than ``limit`` (0: max_num_seqs)."""
+"""``deferred`` keeps requests in one queue until a replica has fewer than ``limit`` (0: max_num_seqs).
+
+``vllm_ranks`` sends to data-parallel ranks as vLLM 0.19 does: four times the waiting and the running requests
+as each rank counted them after a step, heard every ``stale_s``, and four for each request sent since. SOURCE:
+vllm/v1/engine/core_client.py (``DPLBAsyncMPClient``), core.py (``_maybe_publish_request_counts``) and
+coordinator.py (100 ms).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,18 @@ class Routing:
     @property
     def router(self) -> Router:
         return ROUTERS[self.name]
+
+    def check(self, async_scheduling: bool, lock_step: int) -> None:
+        """
+        Raises:
+            UserError: the rule is not for replicas that form their batches so.
+        """
+        if self.router.rule == DEFERRED and async_scheduling:
+            raise UserError(
+                f"router {self.name!r} with async_scheduling: batches are formed too early"
+            )
+        if self.router.rule == REPORTED and lock_step == 1:
+            raise UserError(f"router {self.name!r} is for ranks in lock step: give --lock-step")
 
     def choices(self, workload: Workload, fits: NDArray[np.bool_], replicas: int) -> Ints:
         """Of the requests that fit, [2, those]; the others are never sent."""

@@ -74,8 +74,7 @@ class Fleet:
     modes: Modes = NO_MODES
 
     def __post_init__(self) -> None:
-        if parse_router(self.router).name == "deferred" and self.limits.async_scheduling:
-            raise UserError("router 'deferred' with async_scheduling: batches are formed too early")
+        parse_router(self.router).check(self.limits.async_scheduling, self.modes.lock_step)
         parse_policy(self.policy)
         if self.replicas < 1:
             raise UserError(f"replicas must be at least 1, got {self.replicas}")

@@ -6,9 +6,19 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
-from servecast.simulator.engine.dispatch import BETTER_OF_TWO, DEFERRED, STATIC, STICKY
+from servecast.simulator.engine.dispatch import (
+    BETTER_OF_TWO,
+    DEFERRED,
+    REPORTED,
+    STATIC,
+    STICKY,
+)
 from servecast.simulator.engine.routers import Ints, Routing
+
+WAITING = 4
+"""Running requests that one which waits is worth (vLLM 0.19, vllm/v1/engine/core_client.py)."""
 
 
 @dataclass(slots=True)
@@ -32,6 +42,7 @@ class Sent:
 
     sent: Total = field(default_factory=Total)
     finished: Total = field(default_factory=Total)
+    reports: list[tuple[float, int]] = field(default_factory=list)  # when, and the load
 
     @property
     def outstanding(self) -> int:
@@ -67,6 +78,10 @@ class ObjectRouter:
     def finished(self, place: int, now_s: float) -> None:
         self.replicas[self.replica_of[place]].finished.add(now_s, self.loads[place])
 
+    def report(self, number: int, now_s: float, waiting: int, running: int) -> None:
+        """What a rank counts after a step."""
+        self.replicas[number].reports.append((now_s, WAITING * waiting + running))
+
     def bind(self) -> list[tuple[int, int]]:
         """Waiting requests to the replicas with the fewest, while those have fewer than they may."""
         bound: list[tuple[int, int]] = []
@@ -93,9 +108,13 @@ class ObjectRouter:
         return min(compared, key=lambda n: self._known_load(self.replicas[n], arrival_s))
 
     def _known_load(self, replica: Sent, now_s: float) -> int:
-        """Sent minus finished, as of the last refresh."""
+        """As of the last refresh: what was reported, and then sent; by other rules sent minus finished."""
         stale_s = self.routing.value("stale_s")
         seen_s = int(now_s / stale_s) * stale_s if stale_s > 0 else now_s
+        if self.rule == REPORTED:
+            known = bisect_right(replica.reports, seen_s, key=itemgetter(0))
+            since = len(replica.sent.sums) - bisect_left(replica.sent.times_s, seen_s)
+            return WAITING * since + (replica.reports[known - 1][1] if known else 0)
         own = stale_s == 0 or self.routing.value("own") > 0
         sent = len(replica.sent.sums) if own else bisect_left(replica.sent.times_s, seen_s)
         finished = bisect_right(replica.finished.times_s, seen_s)

@@ -114,6 +114,7 @@ class ReferenceRun:
                 end_s = replica.flights[0].end_s
                 for request in replica.complete():
                     self.ended(request, end_s, now_s)
+                self.router.report(replica.number, now_s, replica.left_out, len(replica.running))
                 busy = replica.ahead and replica.flights  # the host, until it has launched the last
                 replica.due_s = max(now_s, replica.flights[-1].start_s) if busy else now_s
         while self.events and self.events[0][0] <= now_s:
@@ -181,6 +182,7 @@ class ReferenceRun:
         for request in replica.left_queue:
             self.ended(request, now_s, now_s)
         replica.left_queue.clear()
+        replica.left_out = len(replica.waiting)
         if replica.stalled > MAX_STALLED:
             raise LivelockError(f"replica {replica.number}: no token in {MAX_STALLED} batches")
 

@@ -50,6 +50,7 @@ class ReferenceReplica:
         self.num_steps = 0
         self.stalled = 0  # steps since one that brought a token
         self.left_queue: list[ReferenceRequest] = []  # since the last batch
+        self.left_out = 0  # who waited still when it was formed
 
     def wake(self, now_s: float) -> None:
         """A batch may be formed now; where they are formed ahead it waits for the step."""

@@ -54,7 +54,9 @@ def common_end_s(t: RuntimeTables, steps: Sequence[tuple[float, int]]) -> float:
     """When ranks end that wait for each other, of (end alone, tokens) of each: the experts that they share
     have the mean of their tokens, all else has the slowest rank's. Rows travel around a ring, rank by rank
     where these have different numbers of them (vLLM's ``all_gatherv`` and ``reduce_scatterv``): the busiest
-    link carries all but the fewest, as if each rank had as many as the mean of the others.
+    link carries all but the fewest, as if each rank had as many as the mean of the others. Ranks that all
+    replay a captured graph replay the largest's (vLLM, vllm/v1/worker/dp_utils.py,
+    ``_post_process_dp_padding``).
     """
     experts, exchange = t.shared_s[0]
     if not len(experts):
@@ -63,6 +65,8 @@ def common_end_s(t: RuntimeTables, steps: Sequence[tuple[float, int]]) -> float:
         end_s - at_count(experts, tokens) - at_count(exchange, tokens) for end_s, tokens in steps
     )
     counts = [tokens for _, tokens in steps]
+    if max(counts) <= t.graph_tokens:
+        counts = [max(counts)] * len(counts)
     others = (sum(counts) - min(counts)) / (len(counts) - 1)
     return apart_s + linear(experts, sum(counts) / len(counts)) + linear(exchange, others)
 

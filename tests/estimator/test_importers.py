@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.errors import DataMissingError
 from servecast.estimator.importers.llmservingsim import import_llmservingsim
 from servecast.estimator.importers.silicon import SiliconQuery, data_root, import_silicon
@@ -282,7 +283,8 @@ def test_an_expert_parallel_ranks_share_is_a_row_of_the_whole_layers_profile(
     tmp_path: Path,
 ) -> None:
     """128 experts, 8 chosen: one token hits 8, half of the experts see 4 of them; two tokens' share for one
-    of two ranks is the row with 1 token and 8 experts hit.
+    of two ranks is the row with 1 token and 8 experts hit. Of the two tokens' 16 rows 8 go to the other rank:
+    1.5 KiB a matrix of 768 wide, five of them zeroed, written and read, and 4 KiB of 2048 zeroed and read.
     """
     text = "tokens,activated_experts,time_us\n1,8,50\n"
     folder = tmp_path / "RTXPRO6000/Qwen/Qwen3-30B-A3B-Instruct-2507/bf16/tp1"
@@ -291,7 +293,28 @@ def test_an_expert_parallel_ranks_share_is_a_row_of_the_whole_layers_profile(
     rows = import_llmservingsim(tmp_path, Skipped())
     found = [(dict(r.case.dims)["experts"], dict(r.case.dims)["rows"]) for r in rows]
     assert found == [(128, 1), (64, 2), (32, 4), (16, 8)]
-    assert {r.timing.mean_s for r in rows if r.timing} == {50 * 1e-6}
+    whole_s, half_s, *_ = [r.timing.mean_s for r in rows if r.timing]
+    others_s = 8 * (5 * 768 + 2 * 2048) * 2 / shipped_skus()["rtx-pro-6000"].bandwidth_bytes_per_s
+    assert (whole_s, half_s) == pytest.approx((50e-6, 50e-6 + others_s))
+
+
+def test_experts_that_uniform_routing_hits_lie_between_measured_counts(tmp_path: Path) -> None:
+    """Sixteen tokens hit 128 * (1 - (15 / 16) ** 16) = 82.42 experts, between 64 and 128. Of a rank with 64
+    they hit 41.21.
+    """
+    text = (
+        "tokens,activated_experts,time_us\n16,32,200\n16,64,400\n16,128,800\n8,32,100\n8,64,200\n"
+    )
+    folder = tmp_path / "RTXPRO6000/Qwen/Qwen3-30B-A3B-Instruct-2507/bf16/tp1"
+    folder.mkdir(parents=True)
+    (folder / "moe.csv").write_text(text)
+    seconds = {
+        (dict(r.case.dims)["experts"], dict(r.case.dims)["rows"]): r.timing.mean_s
+        for r in import_llmservingsim(tmp_path, Skipped())
+        if r.timing
+    }
+    assert seconds[128, 16] == pytest.approx(400e-6 + (82.42 - 64) / 64 * 400e-6, rel=1e-4)
+    assert seconds[64, 16] == pytest.approx(100e-6 + (41.21 - 32) / 32 * 100e-6, rel=1e-2)
 
 
 @pytest.mark.parametrize(

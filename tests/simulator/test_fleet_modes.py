@@ -77,6 +77,33 @@ def test_rows_that_ranks_exchange_take_the_busiest_links_time() -> None:
     assert times(simulate(steps, fleet)) == [[4, 5], [4, 5], [4, 5]]
 
 
+def test_vllms_balancer_counts_four_for_a_request_that_it_has_just_sent() -> None:
+    """At 3 each rank has served three; of rank 1 two are done, F alone runs on. So G goes there, and H, which
+    comes before the ranks are heard again, to rank 0, whose three are less than F and the four of G.
+    """
+    first = [(0, 1, 5), (0, 1, 1), (0, 1, 5), (0, 1, 1), (0, 1, 5), (0, 1, 5)]
+    later = [(4.5, 1, 1), (4.6, 1, 1)]
+    records = run(workload_of(*first, *later), 2, "vllm_ranks:stale_s=1", lock_step=2)
+    assert records.replica.tolist() == [0, 1, 0, 1, 0, 1, 1, 0]
+    known = run(workload_of(*first, *later), 2, "least_outstanding", lock_step=2)
+    assert known.replica.tolist()[-2:] == [1, 1]
+    deaf = run(workload_of(*first, *later), 2, "vllm_ranks:stale_s=9", lock_step=2)
+    assert deaf.replica.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_vllms_balancer_is_for_ranks_in_lock_step() -> None:
+    with pytest.raises(UserError, match="'vllm_ranks' is for ranks in lock step: give --lock-step"):
+        run(workload_of((0, 1, 1)), 2, "vllm_ranks")
+
+
+def test_ranks_that_replay_a_graph_replay_the_largest_ones() -> None:
+    """As where experts are shared, but five tokens are captured: the rank with one token has five, too."""
+    shared_s = np.stack([np.arange(65.0) / 2, np.zeros(65)])[None]
+    tables = replace(tables_of(), shared_s=shared_s, graph_tokens=5)
+    fleet = Fleet(tables, LIMITS, 2, modes=Modes(lock_step=2))
+    assert times(simulate(workload_of((0, 5, 2), (0, 1, 2)), fleet)) == [[5, 6], [5, 6]]
+
+
 def test_an_arrival_waits_for_the_other_ranks_step() -> None:
     """A runs 0-5; B, alone on its rank, comes at 1 and starts at 5."""
     records = run(workload_of((0, 5, 1), (1, 1, 1)), 2, lock_step=2)
