@@ -102,7 +102,8 @@ What was found and put right:
   by NVIDIA's public NCCL table of the very GPU. Every rank has the rows of the other's experts in its own
   buffers, too: zeroed, activated and summed in vain (`TritonExperts`), at the data sheet's bandwidth. Small
   batches replay the largest rank's graph. And vLLM's balancer hears of its ranks every 100 ms alone
-  (`vllm_ranks`). Together, none of it fitted, Qwen3-30B went from -16.7, -2.2 and -2.8 % to what stands above.
+  (`vllm_ranks`). Together, none of it fitted, they brought Qwen3-30B from -16.7, -2.2 and -2.8 % to what
+  stands above.
 - **A step's GEMMs take whole tiles**: between the multiples of 64 tokens at which times were predicted they
   were drawn in a straight line, so that half of all steps with a prompt were too short by half a tile.
   Seen in single steps of the recordings (`benchmarks/recorded_steps.py`), which climb stairs.
