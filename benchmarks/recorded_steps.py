@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoreboard import RECORDINGS, REPOSITORY
+from scoreboard import RECORDINGS, REPOSITORY, prepared
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--each", action="store_true")
     options = parser.parse_args()
+    prepared(options.data, options.store)
     print("| recording | pairs of steps | left out | predicted, mean | median | within 5 % |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, sku, spec, model in RECORDINGS:

@@ -204,7 +204,7 @@ def _share(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _prepared(data: Path, store: Path) -> None:
+def prepared(data: Path, store: Path) -> None:
     """The recordings' profiles are in the store; what it has is not added again."""
     folder = data / "profiles" / "llmservingsim"
     command = [str(Path(sys.executable).with_name("servecast")), "store", "import"]
@@ -224,7 +224,7 @@ def main() -> None:
         parser.error("--rows: what silicon_gate.py wrote, or --quick")
     if asked.quick and asked.out == PAGE:
         parser.error("--quick needs --out: the page shows all")
-    _prepared(asked.data, asked.store)
+    prepared(asked.data, asked.store)
     count = 1 if asked.quick else len(RECORDINGS)
     recorded, recordings = recorded_section(asked.data, asked.store, count)
     text = "\n".join(recorded if asked.quick else _page(asked, recorded, recordings))
