@@ -26,6 +26,7 @@ from servecast.compiler.kernels import KernelCase
 from servecast.protos import agent_pb2 as pb
 
 ENDLESS = Settings(relative_ci=1e-9, max_samples=100_000, max_case_s=60)
+LONG = 1 << 14  # rows of a linear of which 100,000 samples take a minute, not seconds
 QUICK = Settings(min_samples=3, max_case_s=0.02)
 TOKEN = "a-token-of-this-test"
 MIB = 1 << 20
@@ -116,7 +117,7 @@ def test_sigterm_lets_the_running_case_finish_and_ends_with_0_in_10_s(
 
 
 def test_a_case_longer_than_the_grace_is_handed_back(served: Served, agent: Agent) -> None:
-    stream = agent.profile([linear()], ENDLESS)
+    stream = agent.profile([linear(LONG)], ENDLESS)
     next(stream)
     served.process.send_signal(signal.SIGTERM)
     begin = time.monotonic()
@@ -142,7 +143,7 @@ def test_a_launch_that_never_ends_keeps_no_agent_alive_beyond_its_time() -> None
 
 
 def test_a_second_sigterm_ends_at_once(served: Served, agent: Agent) -> None:
-    stream = agent.profile([linear()], ENDLESS)
+    stream = agent.profile([linear(LONG)], ENDLESS)
     next(stream)
     served.process.send_signal(signal.SIGTERM)
     assert wait_until(lambda: "stopping" in served.log.read_text())
