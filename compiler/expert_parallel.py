@@ -19,9 +19,9 @@ from servecast.compiler.program import Site, Split
 from servecast.compiler.sharded import Call, Parallelism
 from servecast.compiler.tensor_parallel import Indivisible, divided
 
-# Of a row's choice: a weight and an expert's number, four bytes each (vLLM,
-# vllm/model_executor/layers/fused_moe/prepare_finalize/naive_dp_ep.py, dispatch).
-CHOICE_BITS = 64
+CHOICE_BITS = 32
+"""Of a weight or an expert's number (vLLM,
+vllm/model_executor/layers/fused_moe/prepare_finalize/naive_dp_ep.py, dispatch)."""
 
 
 def expert_calls(
@@ -45,18 +45,30 @@ def expert_calls(
     experts = Call(site.name, share, site.rows, row_factor=float(dp))
     if dp == 1:
         return [experts]
-    there, back = _dispatch(op, parallelism), _combine(op, parallelism, communication)
-    return [Call(f"{site.name}_dispatch", there), experts, Call(f"{site.name}_combine", back)]
+    there = _dispatch(op, parallelism)
+    back = Call(f"{site.name}_combine", _combine(op, parallelism, communication))
+    return [*(Call(f"{site.name}_{what}", each) for what, each in there.items()), experts, back]
 
 
-def _dispatch(op: Experts, parallelism: Parallelism) -> Collective:
-    """Rows, and of each which experts it goes to, and with which weights."""
+def _dispatch(op: Experts, parallelism: Parallelism) -> dict[str, Collective]:
+    """Rows, and where they are gathered, of each the weights and the numbers of the experts that it goes to:
+    three tensors, a message each, however small (vLLM's all2all.py, ``AgRsAll2AllManager.dispatch``).
+    """
     if _by_all_to_all(op, parallelism):
-        return _all_to_all(op, parallelism)
+        return {"dispatch": _all_to_all(op, parallelism)}
     ranks, group = _group(parallelism)
     choices = -(-op.top_k * CHOICE_BITS // op.activations.bits)
-    elements = -(-(op.hidden + choices) * parallelism.dp // ranks)
-    return Collective(CollectiveKind.ALL_GATHER, elements, ranks, group, op.activations)
+    widths = {"dispatch": op.hidden, "choice_weights": choices, "choices": choices}
+    return {
+        what: Collective(
+            CollectiveKind.ALL_GATHER,
+            -(-width * parallelism.dp // ranks),
+            ranks,
+            group,
+            op.activations,
+        )
+        for what, width in widths.items()
+    }
 
 
 def _combine(op: Experts, parallelism: Parallelism, communication: Format) -> Collective:

@@ -85,14 +85,18 @@ def test_more_ranks_than_a_row_has_experts_exchange_all_to_all_by_hand() -> None
 
 def test_few_ranks_gather_all_rows_and_scatter_the_results_by_hand() -> None:
     """As vLLM does by default: no rank sends a row twice, however many experts of it are elsewhere.
-    With it go two numbers of experts and two weights, of four bytes each: eight numbers in bf16.
+    After it go two weights and two numbers of experts, of four bytes each: messages of their own.
     """
     sharded = shard(PROGRAM, Parallelism(dp=2, ep=2))
     assert named(sharded, "experts").op == Experts(16, 32, experts=4, total_experts=8, top_k=2)
     there, back = (named(sharded, f"experts_{way}").op for way in ("dispatch", "combine"))
-    assert there == Collective(CollectiveKind.ALL_GATHER, 16 + 8, 2, "ep")
+    assert there == Collective(CollectiveKind.ALL_GATHER, 16, 2, "ep")
     assert back == Collective(CollectiveKind.REDUCE_SCATTER, 16 * 2, 2, "ep")
-    assert there.payload_bytes(10) == 10 * 2 * (16 * 2 + 2 * 8)  # of both, in bf16
+    for what in ("choice_weights", "choices"):
+        op = named(sharded, f"experts_{what}").op
+        assert op == Collective(CollectiveKind.ALL_GATHER, 2 * 2, 2, "ep")
+        assert op.payload_bytes(10) == 10 * 2 * 2 * 4  # rows of both ranks
+    assert there.payload_bytes(10) == 10 * 2 * 16 * 2  # of both, in bf16
     assert back.payload_bytes(10) == 10 * 2 * 16 * 2
 
 
@@ -101,7 +105,7 @@ def test_cut_experts_gather_the_rows_of_other_ranks() -> None:
     assert named(sharded, "experts").op == Experts(16, 16, 8, 8, 2)
     assert named(sharded, "experts").row_factor == 2
     assert named(sharded, "experts_dispatch").op == Collective(
-        CollectiveKind.ALL_GATHER, 16 + 8, 2, "dp"
+        CollectiveKind.ALL_GATHER, 16, 2, "dp"
     )
     assert named(sharded, "experts_combine").op == Collective(
         CollectiveKind.REDUCE_SCATTER, 32, 2, "dp"
@@ -148,7 +152,8 @@ def test_everything_that_ranks_exchange_has_a_format_of_the_model() -> None:
         sharded = shard(program, Parallelism(tp=2, dp=2, ep=ep, pp=2, sequence=True))
         for call in calls(sharded):
             if isinstance(call.op, Collective):
-                expected = "int8" if call.name == "experts_dispatch" else "fp8"
+                with_rows = ("experts_dispatch", "experts_choice_weights", "experts_choices")
+                expected = "int8" if call.name in with_rows else "fp8"
                 assert call.op.format.name == expected, call.name
 
 
