@@ -125,10 +125,12 @@ class ReferenceBlocks:
 
     def remember(self, request: ReferenceRequest, tokens: int) -> None:
         """Its full blocks up to so many tokens can be found from now on."""
-        for k in range(tokens // self.block_tokens if self.caching else 0):
-            if request.blocks[k].hash is None:
-                request.blocks[k].hash = request.hash(k)
-                self.cached.setdefault(request.hash(k), []).append(request.blocks[k])
+        first = full = tokens // self.block_tokens if self.caching else 0
+        while first > 0 and request.blocks[first - 1].hash is None:  # the ones before were found so
+            first -= 1
+        for k in range(first, full):
+            request.blocks[k].hash = request.hash(k)
+            self.cached.setdefault(request.hash(k), []).append(request.blocks[k])
 
     def find(self, request: ReferenceRequest) -> list[ReferenceBlock]:
         """The cached blocks that it begins with; its last token is always computed."""

@@ -79,8 +79,9 @@ class ObjectRouter:
         self.replicas[self.replica_of[place]].finished.add(now_s, self.loads[place])
 
     def report(self, number: int, now_s: float, waiting: int, running: int) -> None:
-        """What a rank counts after a step."""
-        self.replicas[number].reports.append((now_s, WAITING * waiting + running))
+        """What a rank counts after a step; other rules do not ask for it."""
+        if self.rule == REPORTED:
+            self.replicas[number].reports.append((now_s, WAITING * waiting + running))
 
     def bind(self) -> list[tuple[int, int]]:
         """Waiting requests to the replicas with the fewest, while those have fewer than they may."""
@@ -109,8 +110,8 @@ class ObjectRouter:
 
     def _known_load(self, replica: Sent, now_s: float) -> int:
         """As of the last refresh: what was reported, and then sent; by other rules sent minus finished."""
-        stale_s = self.routing.value("stale_s")
-        seen_s = int(now_s / stale_s) * stale_s if stale_s > 0 else now_s
+        stale_s, phase_s = self.routing.value("stale_s"), self.routing.value("phase_s")
+        seen_s = int((now_s + phase_s) / stale_s) * stale_s - phase_s if stale_s > 0 else now_s
         if self.rule == REPORTED:
             known = bisect_right(replica.reports, seen_s, key=itemgetter(0))
             since = len(replica.sent.sums) - bisect_left(replica.sent.times_s, seen_s)

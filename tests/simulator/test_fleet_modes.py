@@ -89,6 +89,8 @@ def test_vllms_balancer_counts_four_for_a_request_that_it_has_just_sent() -> Non
     assert known.replica.tolist()[-2:] == [1, 1]
     deaf = run(workload_of(*first, *later), 2, "vllm_ranks:stale_s=9", lock_step=2)
     assert deaf.replica.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+    heard_at_4 = run(workload_of(*first, *later), 2, "vllm_ranks:stale_s=9,phase_s=5", lock_step=2)
+    assert heard_at_4.replica.tolist() == records.replica.tolist()
 
 
 def test_vllms_balancer_is_for_ranks_in_lock_step() -> None:
