@@ -1,13 +1,16 @@
-"""Steps of LLMServingSim's recordings, by the engine's own clocks, beside what tables say: prints a table.
+"""Steps of LLMServingSim's recordings, by the engine's own clocks, beside what tables say: prints two tables.
 
     python benchmarks/recorded_steps.py ../shared/data --store steps.duckdb [--each]
 
-A request that has the only prompt under way is scheduled as a step ends; the next step, prepared before, has
-decodes alone, and the one after it the whole prompt, whose end is the first token. So the recording tells
-what these two steps took together, of known sizes, without queues: nothing of it was simulated. Where no step
-was prepared the prompt ran at once, and where another request's prompt was computed again a step came
-between: both are seen by their clocks, which are then off by a step, and are counted as left out. ``--each``
-prints every pair, by the tokens of its step with the prompt.
+Every step ends at a clock of the requests in it. Where first and last tokens follow each other within three
+steps, and no prompt is under way between them, it is clear how many steps of decodes alone passed: the first
+table has such steps, by sequences a rank. The second has steps with a prompt. A request that has the only
+prompt under way is scheduled as a step ends; the next step, prepared before, has decodes alone, and the one
+after it the whole prompt, whose end is the first token. So the recording tells what these two steps took
+together, of known sizes, without queues: nothing of it was simulated. Where no step was prepared the prompt
+ran at once, and where another request's prompt was computed again a step came between: both are seen by
+their clocks, which are then off by a step, and are counted as left out. ``--each`` prints every pair, by the
+tokens of its step with the prompt.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import csv
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from scoreboard import RECORDINGS, REPOSITORY, prepared
@@ -34,6 +38,8 @@ from servecast.simulator.simulate import Setup, place
 TOGETHER_S = 1e-3  # two clocks that name one step's end
 WARM_S = 1.0  # kernels are loaded when they first run
 STEPS_OFF = 0.5  # of a step with decodes alone: further off than that it is another number of steps
+MOST_STEPS, UNCLEAR = 3, 0.4  # between two clocks, and how far off a whole number of steps may be
+SEQUENCES = (32, 64, 96, 128)  # bounds of the classes of the first table
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,24 @@ class Pair:
         return abs(self.measured_s - self.predicted_s) < STEPS_OFF * self.alone_s
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Two clocks of steps with decodes alone."""
+
+    sequences: int  # of the rank that has most
+    measured_s: float
+    step_s: float  # as predicted, of one
+
+    @property
+    def steps(self) -> int:
+        return round(self.measured_s / self.step_s)
+
+    @property
+    def is_clear(self) -> bool:
+        off = abs(self.measured_s / self.step_s - self.steps)
+        return 1 <= self.steps <= MOST_STEPS and off < UNCLEAR
+
+
 def requests_of(folder: Path) -> list[Request]:
     clocks = ("scheduled_s", "first_token_s", "last_token_s")
     with (folder / "requests.csv").open(encoding="utf-8") as file:
@@ -79,7 +103,9 @@ def requests_of(folder: Path) -> list[Request]:
 
 
 def step_s(tables: RuntimeTables, ranks: int, decodes: list[int], prompt: int) -> float:
-    """Of data-parallel ranks that share ``decodes``, by their cached tokens, evenly; one has the prompt."""
+    """Of data-parallel ranks that share ``decodes``, by their cached tokens, evenly; one has the prompt. The
+    host's time between steps is hidden.
+    """
     ends = []
     for rank in range(ranks):
         mine, chunk = decodes[rank::ranks], prompt if rank == ranks - 1 else 0
@@ -87,7 +113,7 @@ def step_s(tables: RuntimeTables, ranks: int, decodes: list[int], prompt: int) -
         rows = len(mine) + len(chunks)
         work = Work(len(mine) + chunk, rows, chunks, len(mine), sum(mine))
         ends.append((stage_s(tables, 0, work), work.tokens))
-    return tables.host_step_s + (ends[0][0] if ranks == 1 else common_end_s(tables, ends))
+    return ends[0][0] if ranks == 1 else common_end_s(tables, ends)
 
 
 def pairs(
@@ -112,6 +138,48 @@ def pairs(
         yield Pair(tokens, len(running), asked.first_s - begin_s, predicted_s, alone_s)
 
 
+def betweens(requests: list[Request], tables: RuntimeTables, ranks: int) -> Iterator[Between]:
+    clocks = sorted({c for each in requests for c in (each.first_s, each.last_s) if c > WARM_S})
+    for begin_s, end_s in pairwise(clocks):
+        prompts = (
+            each.scheduled_s < end_s - TOGETHER_S and each.first_s > begin_s + TOGETHER_S
+            for each in requests
+        )
+        if end_s - begin_s < TOGETHER_S or any(prompts):
+            continue
+        at_s = (begin_s + end_s) / 2
+        cached = [each.cached(at_s) for each in requests if each.first_s < at_s < each.last_s]
+        if cached:
+            predicted_s = step_s(tables, ranks, cached, 0)
+            yield Between(-(-len(cached) // ranks), end_s - begin_s, predicted_s)
+
+
+def print_decodes(name: str, found: list[Between]) -> None:
+    clear = [each for each in found if each.is_clear]
+    least = 1
+    for most in SEQUENCES:
+        here = [each for each in clear if least <= each.sequences <= most]
+        steps = sum(each.steps for each in here)
+        if steps:
+            measured_s = sum(each.measured_s for each in here) / steps
+            predicted_s = sum(each.step_s * each.steps for each in here) / steps
+            told = f"{1e3 * measured_s:.2f} | {1e3 * predicted_s:.2f}"
+            off = predicted_s / measured_s - 1
+            print(f"| {name} | {least} to {most} | {steps} | {told} | {off:+.1%} |")
+        least = most + 1
+
+
+def print_pairs(name: str, asked_of: list[Pair], each_one: bool) -> None:
+    found = [each for each in asked_of if each.is_one]
+    off = [each.predicted_s / each.measured_s - 1 for each in found]
+    near = statistics.mean(abs(error) <= 0.05 for error in off)
+    told = f"{statistics.mean(off):+.1%} | {statistics.median(off):+.1%} | {near:.0%}"
+    print(f"| {name} | {len(found)} | {len(asked_of) - len(found)} | {told} |")
+    for each in found if each_one else ():
+        times = f"{1e3 * each.measured_s:.1f} ms, predicted {1e3 * each.predicted_s:.1f}"
+        print(f"  {each.tokens} tokens, {each.decodes} of them decodes: {times}")
+
+
 def tables_of(asked: ValidateOptions) -> tuple[Setup, RuntimeTables]:
     """As ``servecast validate`` has them."""
     spec, run = load_spec(asked.spec), read_run(asked.run)
@@ -132,8 +200,8 @@ def main() -> None:
     parser.add_argument("--each", action="store_true")
     options = parser.parse_args()
     prepared(options.data, options.store)
-    print("| recording | pairs of steps | left out | predicted, mean | median | within 5 % |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    alone: dict[str, list[Between]] = {}
+    with_prompt: dict[str, list[Pair]] = {}
     for name, sku, spec, model in RECORDINGS:
         folder = options.data / "measured" / "llmservingsim-vllm-0.19" / name
         asked = ValidateOptions(
@@ -141,16 +209,20 @@ def main() -> None:
             store=options.store, sources=("llmservingsim", "silicon"),
         )  # fmt: skip
         setup, tables = tables_of(asked)
-        every = pairs(requests_of(folder), tables, setup.dp, setup.max_batched_tokens)
-        asked_of = sorted(every, key=lambda each: each.tokens)
-        found = [each for each in asked_of if each.is_one]
-        off = [each.predicted_s / each.measured_s - 1 for each in found]
-        near = statistics.mean(abs(error) <= 0.05 for error in off)
-        told = f"{statistics.mean(off):+.1%} | {statistics.median(off):+.1%} | {near:.0%}"
-        print(f"| {name} | {len(found)} | {len(asked_of) - len(found)} | {told} |")
-        for each in found if options.each else ():
-            times = f"{1e3 * each.measured_s:.1f} ms, predicted {1e3 * each.predicted_s:.1f}"
-            print(f"  {each.tokens} tokens, {each.decodes} of them decodes: {times}")
+        requests = requests_of(folder)
+        alone[name] = list(betweens(requests, tables, setup.dp))
+        every = pairs(requests, tables, setup.dp, setup.max_batched_tokens)
+        with_prompt[name] = sorted(every, key=lambda each: each.tokens)
+    print(
+        "| recording | sequences a rank | steps of decodes | measured ms | predicted ms | error |"
+    )
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    for name, found in alone.items():
+        print_decodes(name, found)
+    print("\n| recording | pairs of steps | left out | predicted, mean | median | within 5 % |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, asked_of in with_prompt.items():
+        print_pairs(name, asked_of, options.each)
 
 
 if __name__ == "__main__":
