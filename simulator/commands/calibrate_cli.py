@@ -11,7 +11,7 @@ import click
 
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-SETUP = ("tp", "pp", "max_num_seqs", "max_batched_tokens", "kv_blocks")
+SETUP = ("tp", "pp", "dp", "ep", "max_num_seqs", "max_batched_tokens", "kv_blocks")
 
 
 def _deployment_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -21,6 +21,8 @@ def _deployment_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--model", help="A model of SPEC; its first one by default."),
         click.option("--tp", type=COUNT, help="Tensor-parallel degree."),
         click.option("--pp", type=COUNT, help="Pipeline-parallel degree."),
+        click.option("--dp", type=COUNT, help="Data-parallel ranks that share experts."),
+        click.option("--ep", type=COUNT, help="Expert-parallel degree."),
         click.option("--max-num-seqs", type=COUNT, help="Batch limit."),
         click.option(
             "--max-num-batched-tokens", "max_batched_tokens", type=COUNT, help="Tokens a step."

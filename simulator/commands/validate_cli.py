@@ -15,6 +15,8 @@ COUNT = click.IntRange(min=1)
 SETUP = (
     "tp",
     "pp",
+    "dp",
+    "ep",
     "max_num_seqs",
     "max_batched_tokens",
     "replicas",
@@ -31,17 +33,19 @@ SETUP = (
 @click.option("--model", help="A model of SPEC; its first one by default.")
 @click.option("--tp", type=COUNT, help="Tensor-parallel degree.")
 @click.option("--pp", type=COUNT, help="Pipeline-parallel degree.")
+@click.option("--dp", type=COUNT, help="Data-parallel ranks that share experts.")
+@click.option("--ep", type=COUNT, help="Expert-parallel degree.")
 @click.option("--max-num-seqs", type=COUNT, help="Batch limit.")
 @click.option("--max-num-batched-tokens", "max_batched_tokens", type=COUNT, help="Tokens a step.")
 @click.option("--replicas", type=COUNT, help="Equal replicas behind a router.")
-@click.option("--router", help="round_robin or least_outstanding.")
+@click.option("--router", help="Which replica or rank; docs/policies.md.")
 @click.option("--policy", help="Order of service.")
 @click.option("--kv-blocks", type=COUNT, help="KV blocks, as the engine's log tells them.")
 @click.option(
     "--host-step",
     "host_step_s",
     type=click.FloatRange(min=0),
-    help="Host seconds between two steps; 0 where the recording tells of asynchronous scheduling.",
+    help="Host seconds between two steps; by default the engine profile's.",
 )
 @click.option("--engine", type=PATH, help="An engine profile that servecast calibrate wrote.")
 @click.option("--source", "sources", multiple=True, help="Operator times to use; repeat for more.")
