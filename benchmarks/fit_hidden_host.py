@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scoreboard import RECORDINGS, REPOSITORY, prepared
 
-from servecast.simulator.commands.validate_job import ValidateOptions, engine_of, replays
+from servecast.simulator.commands.validate_job import ValidateOptions, engine_of, replay
 from servecast.simulator.measured.readers import read_run
 from servecast.simulator.measured.validate import compare
 
@@ -26,7 +26,7 @@ MAY_BE = {"ttft": 0.06, "tpot": 0.02, "e2e": 0.025}
 def errors(asked: ValidateOptions, host_per_sequence_s: float) -> dict[str, float]:
     run = read_run(asked.run)
     engine = engine_of(asked, run).given("tried", host_per_sequence_s=host_per_sequence_s)
-    found = compare(run, [each.records for each in replays(asked, run, engine)], asked.seed)
+    found = compare(run, replay(asked, run, engine).records, asked.seed)
     return {each.metric: each.error for each in found if each.statistic == "mean"}
 
 

@@ -21,7 +21,6 @@ from servecast.estimator.engine_profile import (
 from servecast.estimator.load import DEFAULT_SOURCES, TableLoader
 from servecast.simulator.commands.search_job import default_store
 from servecast.simulator.engine.modes import NO_MODES, Modes
-from servecast.simulator.engine.routers import parse_router
 from servecast.simulator.measured.curves import compare_curves
 from servecast.simulator.measured.readers import read_run
 from servecast.simulator.measured.run import MeasuredRun
@@ -29,11 +28,6 @@ from servecast.simulator.measured.validate import compare, comparison_json
 from servecast.simulator.simulate import Setup, Simulated, simulate_setup
 
 SCHEMA_VERSION = 1
-BALANCER = "vllm_ranks"
-PHASES = 20
-"""Of the balancer's clock, which no recording tells and queues hang on: as many simulations are compared,"""
-MOST_REQUESTS = 20_000
-"""of so many requests in all; the more a recording has the less hangs on a phase."""
 Row = dict[str, Any]  # JSON
 
 
@@ -65,20 +59,18 @@ def run_validation(asked: ValidateOptions) -> Row:
     """
     run = read_run(asked.run)
     engine = engine_of(asked, run)
-    done, *others = replays(asked, run, engine)
-    simulated = [done.records, *(other.records for other in others)]
+    done = replay(asked, run, engine)
     return {
         "schema_version": SCHEMA_VERSION,
-        "recording": _recording(asked, run, engine, len(simulated)),
-        "comparison": comparison_json(compare(run, simulated, asked.seed)),
+        "recording": _recording(asked, run, engine),
+        "comparison": comparison_json(compare(run, done.records, asked.seed)),
         "curves": compare_curves(run.curves, done.records),
         "simulation": done.summary | {"provenance": _provenance(done)},
     }
 
 
-def replays(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> list[Simulated]:
-    """The recorded requests, when and as long as they were, on the engine as it is known: once, or at each
-    phase of a balancer's clock.
+def replay(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> Simulated:
+    """The recorded requests, when and as long as they were, on the engine as it is known.
 
     Raises:
         UserError: as `run_validation`.
@@ -88,19 +80,7 @@ def replays(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> 
     setup = setup_of(asked, run, program, engine)
     run.workload.check_context(program.context_tokens)
     loader = TableLoader(asked.store or default_store(), asked.sources or DEFAULT_SOURCES, engine)
-    skus = {**shipped_skus(), **spec.skus}
-    return [
-        simulate_setup(each, skus, run.workload, loader)
-        for each in _at_phases(setup, len(run.workload))
-    ]
-
-
-def _at_phases(setup: Setup, requests: int) -> list[Setup]:
-    if setup.router != BALANCER:
-        return [setup]
-    phases = min(PHASES, max(1, MOST_REQUESTS // requests))
-    apart_s = parse_router(BALANCER).value("stale_s") / phases
-    return [replace(setup, router=f"{BALANCER}:phase_s={i * apart_s:g}") for i in range(phases)]
+    return simulate_setup(setup, {**shipped_skus(), **spec.skus}, run.workload, loader)
 
 
 def setup_of(
@@ -115,7 +95,7 @@ def setup_of(
     if setup.dp == 1 or setup.ep == 1 or setup.pp > 1 or setup.modes != NO_MODES:
         return setup
     own = engine.kernels == "vllm" and "router" not in asked.configuration
-    router = BALANCER if own else setup.router
+    router = "vllm_ranks" if own else setup.router
     return replace(setup, modes=Modes(lock_step=setup.dp), router=router)
 
 
@@ -135,18 +115,11 @@ def engine_of(asked: ValidateOptions, run: MeasuredRun) -> EngineProfile:
     return profile
 
 
-def _recording(
-    asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile, simulations: int
-) -> Row:
+def _recording(asked: ValidateOptions, run: MeasuredRun, engine: EngineProfile) -> Row:
     """What was recorded, and where each setting of the engine comes from."""
     told = {name: "recorded" for name in run.settings}
     said = {name: "given" for name in ("sku", *asked.configuration)}
     notes = [note for note in run.notes if "kv_blocks" not in said or "KV blocks" not in note]
-    if simulations > 1:
-        notes.append(
-            "the recording does not tell when its ranks' balancer hears of them: latencies are medians of"
-            f" {simulations} simulations, with as many phases of its clock"
-        )
     return {
         "path": str(asked.run),
         "clock": run.clock,

@@ -106,15 +106,14 @@ ROUTERS: dict[str, Router] = {
     "prefix_affinity": Router(STATIC, _by_prefix),
     "session_sticky": Router(STICKY, _by_session, parameters=LOADED),
     "deferred": Router(DEFERRED, _in_turn, parameters={"limit": 0}),
-    "vllm_ranks": Router(REPORTED, _in_turn, parameters={"stale_s": 0.1, "phase_s": 0.0}),
+    "vllm_ranks": Router(REPORTED, _in_turn, parameters={"message_s": 0.01}),
 }
 """``deferred`` keeps requests in one queue until a replica has fewer than ``limit`` (0: max_num_seqs).
 
 ``vllm_ranks`` sends to data-parallel ranks as vLLM 0.19 does: four times the waiting and the running requests
-as each rank counted them after a step, heard every ``stale_s``, ``phase_s`` before time 0 for the last time,
-and four for each request sent since. SOURCE:
-vllm/v1/engine/core_client.py (``DPLBAsyncMPClient``), core.py (``_maybe_publish_request_counts``) and
-coordinator.py (100 ms).
+as each rank counted them after a step, as `coordinator.py` tells them, and four for each request sent since.
+``message_s`` passes between a count and its being heard: 8 to 11 ms by the clocks of LLMServingSim's
+recording, which show who shared a rank (``benchmarks/recorded_ranks.py``).
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -29,9 +29,8 @@ MAX_DRAWS = 40_000_000
 class Comparison:
     """One statistic of one metric, in seconds. ``error`` is predicted over measured, minus 1.
 
-    ``predicted_s`` is the median of several simulations. ``error_low`` and ``error_high`` bound 90 % of what
-    other samples of the requests would give in any of them (paired bootstrap); None for gaps between tokens,
-    which come in too few independent bursts to resample.
+    ``error_low`` and ``error_high`` bound 90 % of what other samples of the requests would give (paired
+    bootstrap); None for gaps between tokens, which come in too few independent bursts to resample.
     """
 
     metric: str
@@ -43,26 +42,24 @@ class Comparison:
     error_high: float | None
 
 
-def compare(run: MeasuredRun, simulated: Sequence[Records], seed: int = 0) -> list[Comparison]:
-    """Every statistic that was recorded, over the requests that finished there and in each simulation: one,
-    or several that differ in what nobody recorded.
+def compare(run: MeasuredRun, records: Records, seed: int = 0) -> list[Comparison]:
+    """Every statistic that was recorded, over the requests that both finished.
 
     Raises:
-        UserError: no request finished in all.
+        UserError: no request finished in both.
     """
-    latencies_s = [predicted_latencies(records) for records in simulated]
+    predicted = predicted_latencies(records)
     rows: list[Comparison] = []
     for metric, measured_s in run.latencies_s.items():
-        predicted_s = np.stack([each[metric] for each in latencies_s])
-        both = np.isfinite(measured_s) & np.isfinite(predicted_s).all(axis=0)
+        both = np.isfinite(measured_s) & np.isfinite(predicted[metric])
         if not both.any():
             raise UserError(
                 f"{run.workload.name}: no request has a {metric} both measured and predicted"
             )
         draws = _resampled(int(both.sum()), seed, metric)
-        rows += _latency_rows(metric, measured_s[both], predicted_s[:, both], draws)
+        rows += _latency_rows(metric, measured_s[both], predicted[metric][both], draws)
     if run.gaps_s is not None and len(run.gaps_s):
-        rows += _gap_rows(run.gaps_s, [samples(records, "tbt") for records in simulated])
+        rows += _gap_rows(run.gaps_s, samples(records, "tbt"))
     return rows
 
 
@@ -97,26 +94,22 @@ def _resampled(count: int, seed: int, metric: str) -> list[Ints]:
 def _latency_rows(
     metric: str, measured_s: Floats, predicted_s: Floats, draws: list[Ints]
 ) -> Iterator[Comparison]:
-    """``predicted_s`` [simulations, requests]."""
     errors = [
-        list(map(_error, _statistics(measured_s[draw]), _statistics(one_s[draw])))
-        for one_s in predicted_s
+        list(map(_error, _statistics(measured_s[draw]), _statistics(predicted_s[draw])))
         for draw in draws
     ]
     low, high = np.percentile(
         errors, INTERVAL, axis=0, method="inverted_cdf"
     )  # errors may be infinite
-    middle = np.median([_statistics(one_s) for one_s in predicted_s], axis=0).tolist()
-    points = zip(STATISTICS, _statistics(measured_s), middle, strict=True)
+    points = zip(STATISTICS, _statistics(measured_s), _statistics(predicted_s), strict=True)
     for i, (name, measured, predicted) in enumerate(points):
         error = _error(measured, predicted)
         yield Comparison(metric, name, measured, predicted, error, float(low[i]), float(high[i]))
 
 
-def _gap_rows(measured_s: Floats, predicted: Sequence[Samples]) -> Iterator[Comparison]:
-    simulated = [[each.mean(), *map(each.percentile, PERCENTILES)] for each in predicted]
-    middle = np.median(simulated, axis=0).tolist()
-    for name, one, other in zip(STATISTICS, _statistics(measured_s), middle, strict=True):
+def _gap_rows(measured_s: Floats, predicted: Samples) -> Iterator[Comparison]:
+    simulated = [predicted.mean(), *(predicted.percentile(p) for p in PERCENTILES)]
+    for name, one, other in zip(STATISTICS, _statistics(measured_s), simulated, strict=True):
         yield Comparison("tbt", name, one, other, _error(one, other), None, None)
 
 

@@ -6,7 +6,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 
 from servecast.simulator.engine.dispatch import (
     BETTER_OF_TWO,
@@ -16,9 +15,7 @@ from servecast.simulator.engine.dispatch import (
     STICKY,
 )
 from servecast.simulator.engine.routers import Ints, Routing
-
-WAITING = 4
-"""Running requests that one which waits is worth (vLLM 0.19, vllm/v1/engine/core_client.py)."""
+from servecast.simulator.reference.coordinator import Coordinator
 
 
 @dataclass(slots=True)
@@ -42,7 +39,6 @@ class Sent:
 
     sent: Total = field(default_factory=Total)
     finished: Total = field(default_factory=Total)
-    reports: list[tuple[float, int]] = field(default_factory=list)  # when, and the load
 
     @property
     def outstanding(self) -> int:
@@ -66,6 +62,7 @@ class ObjectRouter:
         self.live = list(range(replicas))  # take requests
         self.limit = int(routing.value("limit")) or most
         self.queue: deque[tuple[int, float]] = deque()
+        self.coordinator = Coordinator(replicas, routing.value("message_s"))
 
     def route(self, place: int, arrival_s: float) -> list[tuple[int, int]]:
         """A request has arrived: who goes to which replica now."""
@@ -81,7 +78,7 @@ class ObjectRouter:
     def report(self, number: int, now_s: float, waiting: int, running: int) -> None:
         """What a rank counts after a step; other rules do not ask for it."""
         if self.rule == REPORTED:
-            self.replicas[number].reports.append((now_s, WAITING * waiting + running))
+            self.coordinator.report(number, now_s, (waiting, running))
 
     def bind(self) -> list[tuple[int, int]]:
         """Waiting requests to the replicas with the fewest, while those have fewer than they may."""
@@ -103,19 +100,17 @@ class ObjectRouter:
             return first if first in self.live else self.live[first % len(self.live)]
         if self.rule == STICKY and self.replica_of.get(second) in self.live:
             return self.replica_of[second]
+        if self.rule == REPORTED:
+            return self.coordinator.choose(self.live, arrival_s)
         compared: Sequence[int] = self.live
         if self.rule == BETTER_OF_TWO:
             compared = [each for each in (first, second) if each in self.live] or self.live
         return min(compared, key=lambda n: self._known_load(self.replicas[n], arrival_s))
 
     def _known_load(self, replica: Sent, now_s: float) -> int:
-        """As of the last refresh: what was reported, and then sent; by other rules sent minus finished."""
-        stale_s, phase_s = self.routing.value("stale_s"), self.routing.value("phase_s")
-        seen_s = int((now_s + phase_s) / stale_s) * stale_s - phase_s if stale_s > 0 else now_s
-        if self.rule == REPORTED:
-            known = bisect_right(replica.reports, seen_s, key=itemgetter(0))
-            since = len(replica.sent.sums) - bisect_left(replica.sent.times_s, seen_s)
-            return WAITING * since + (replica.reports[known - 1][1] if known else 0)
+        """Sent minus finished, as of the last refresh."""
+        stale_s = self.routing.value("stale_s")
+        seen_s = int(now_s / stale_s) * stale_s if stale_s > 0 else now_s
         own = stale_s == 0 or self.routing.value("own") > 0
         sent = len(replica.sent.sums) if own else bisect_left(replica.sent.times_s, seen_s)
         finished = bisect_right(replica.finished.times_s, seen_s)

@@ -46,7 +46,7 @@ def recorded(workload: Workload, records: Records, slower: float = 1.0) -> Measu
 
 def test_our_own_recording_shows_no_error() -> None:
     workload, records = simulated()
-    for row in compare(recorded(workload, records), [records]):
+    for row in compare(recorded(workload, records), records):
         assert row.measured_s == pytest.approx(row.predicted_s), row
         assert row.error == pytest.approx(0, abs=1e-12), row
 
@@ -68,7 +68,7 @@ def test_curves_count_the_simulated_requests_at_the_recorded_moments() -> None:
 
 def test_an_engine_twice_as_slow_shows_half_with_an_interval_around_it() -> None:
     workload, records = simulated()
-    rows = compare(recorded(workload, records, slower=2), [records])
+    rows = compare(recorded(workload, records, slower=2), records)
     assert {row.metric for row in rows} == {"queue_delay", "ttft", "tpot", "e2e", "tbt"}
     assert [row.statistic for row in rows if row.metric == "ttft"] == list(STATISTICS)
     for row in rows:
@@ -84,29 +84,10 @@ def test_statistics_worked_by_hand() -> None:
         latencies_s={"ttft": np.array([1.0, 2.0, 3.0, 10.0])},
         gaps_s=None,
     )
-    mean, p50, p90, *_ = compare(run, [records])
+    mean, p50, p90, *_ = compare(run, records)
     assert (mean.measured_s, p50.measured_s, p90.measured_s) == (4, 2, 10)
     assert mean.error == pytest.approx(ttft_s.mean() / 4 - 1)
     assert p50.predicted_s == sorted(ttft_s)[1]
-
-
-def test_of_several_simulations_the_median_is_told_and_the_interval_holds_all() -> None:
-    """They differ in what nobody recorded: by 0, 1 and 5 seconds of every request's wait."""
-    workload, records = simulated()
-    several = []
-    for later_s in (5.0, 0.0, 1.0):
-        requests = records.requests.copy()
-        requests["scheduled_s"] += later_s
-        several.append(dataclasses.replace(records, requests=requests))
-    wait_s = predicted_latencies(records)["queue_delay"] + 1
-    run = MeasuredRun(workload, "server", {"queue_delay": wait_s})
-    for row in compare(run, several):
-        assert row.predicted_s == pytest.approx(row.measured_s)
-        assert row.error_low is not None
-        assert row.error_high is not None
-        assert row.error_low < 0 < row.error_high
-        assert row.error_low <= -1 / row.measured_s + 1e-9
-        assert row.error_high >= 4 / row.measured_s - 1e-9
 
 
 def test_intervals_hold_the_error_and_widen_with_disagreement() -> None:
@@ -117,7 +98,7 @@ def test_intervals_hold_the_error_and_widen_with_disagreement() -> None:
         noise = rng.lognormal(0, spread, len(workload))
         ttft_s = predicted_latencies(records)["ttft"] * noise
         run = MeasuredRun(workload, "client", {"ttft": ttft_s})
-        mean = compare(run, [records])[0]
+        mean = compare(run, records)[0]
         assert mean.error_low is not None
         assert mean.error_high is not None
         assert mean.error_low <= mean.error <= mean.error_high
@@ -129,7 +110,7 @@ def test_requests_that_were_not_recorded_are_compared_on_neither_side() -> None:
     workload, records = simulated()
     latencies_s = {m: v.copy() for m, v in predicted_latencies(records).items()}
     latencies_s["e2e"][::2] = np.nan
-    rows = compare(MeasuredRun(workload, "server", latencies_s), [records])
+    rows = compare(MeasuredRun(workload, "server", latencies_s), records)
     assert all(row.error == pytest.approx(0, abs=1e-12) for row in rows)
 
 
@@ -137,14 +118,14 @@ def test_nothing_in_common_is_one_sentence() -> None:
     workload, records = simulated()
     run = MeasuredRun(workload, "server", {"e2e": np.full(len(workload), np.nan)})
     with pytest.raises(UserError, match="rows: no request has a e2e both measured and predicted"):
-        compare(run, [records])
+        compare(run, records)
 
 
 def test_an_error_against_nothing_is_null_in_json() -> None:
     workload, records = simulated()
     latencies_s = {"queue_delay": np.zeros(len(workload))}
     text = json.dumps(
-        comparison_json(compare(MeasuredRun(workload, "server", latencies_s), [records]))
+        comparison_json(compare(MeasuredRun(workload, "server", latencies_s), records))
     )
     assert "Infinity" not in text
     assert json.loads(text)[0]["error"] is None
@@ -153,7 +134,7 @@ def test_an_error_against_nothing_is_null_in_json() -> None:
 def test_equal_seeds_give_equal_intervals() -> None:
     workload, records = simulated()
     run = recorded(workload, records, slower=1.3)
-    assert compare(run, [records], seed=4) == compare(run, [records], seed=4)
+    assert compare(run, records, seed=4) == compare(run, records, seed=4)
 
 
 def public_run(shared_data: Path, name: str) -> Path:
