@@ -113,8 +113,8 @@ What was found and put right:
   bandwidth. Small batches replay the largest rank's graph. And vLLM's balancer hears of its ranks at
   most every 100 ms, and late (`vllm_ranks`). Together, none of it fitted to a latency, they brought
   Qwen3-30B from -16.7, -2.2 and -2.8 % to what stands above.
-- **The host's time for a sequence of a step**, where it is hidden, had been assumed as 4 us. It made Llama's
-  decodes on the RTX PRO 6000 2.1 % too long at the 90th and 99th percentile.
+- **The host's time for a sequence of a step**, where it is hidden, had been assumed as 4 us, too much for
+  both recordings of Llama (`benchmarks/fit_hidden_host.py` prints their means with each).
 - **A step's GEMMs take whole tiles**: between the multiples of 64 tokens at which times were predicted they
   were drawn in a straight line, so that half of all steps with a prompt were too short by half a tile.
   Seen in single steps of the recordings (`benchmarks/recorded_steps.py`), which climb stairs.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scoreboard import RECORDINGS, REPOSITORY, prepared
+from scoreboard import RECORDINGS, prepared, recording_of
 
 from servecast.simulator.commands.validate_job import ValidateOptions, engine_of, replay
 from servecast.simulator.measured.readers import read_run
@@ -41,13 +41,8 @@ def main() -> None:
     print("| ---: | --- | --- | ---: |")
     for tried_s in TRIED_S:
         told, losses[tried_s] = [], 0.0
-        for name, sku, spec, model in RECORDINGS[:2]:
-            folder = options.data / "measured" / "llmservingsim-vllm-0.19" / name
-            asked = ValidateOptions(
-                REPOSITORY / "spec" / spec, folder, sku, {}, model=model,
-                store=options.store, sources=("llmservingsim", "silicon"),
-            )  # fmt: skip
-            off = errors(asked, tried_s)
+        for recording in RECORDINGS[:2]:
+            off = errors(recording_of(options.data, options.store, recording), tried_s)
             told.append(", ".join(f"{off[metric]:+.1%}" for metric in MAY_BE))
             losses[tried_s] += sum((off[metric] / most) ** 2 for metric, most in MAY_BE.items())
         print(f"| {1e6 * tried_s:.1f} | {' | '.join(told)} | {losses[tried_s]:.3f} |")

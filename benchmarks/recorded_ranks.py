@@ -18,9 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from recorded_steps import Request, requests_of
-from scoreboard import RECORDINGS, REPOSITORY, prepared
+from scoreboard import RECORDINGS, prepared, recording_of
 
-from servecast.simulator.commands.validate_job import ValidateOptions, engine_of, replay
+from servecast.simulator.commands.validate_job import engine_of, replay
 from servecast.simulator.measured.readers import read_run
 from servecast.simulator.measured.validate import compare
 
@@ -62,19 +62,15 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     options = parser.parse_args()
     prepared(options.data, options.store)
-    name, sku, spec, model = RECORDINGS[2]
-    folder = options.data / "measured" / "llmservingsim-vllm-0.19" / name
-    requests = requests_of(folder)
+    requests = requests_of(recording_of(options.data, options.store, RECORDINGS[2]).run)
     found = list(pairs(requests))
     refuted = contradicted(found, len(requests))
     print(f"{len(found)} pairs of {len(requests)} requests; {refuted} of them contradict others\n")
     print(f"| message ms | sent otherwise | {' | '.join(f'TTFT {each}' for each in TOLD)} |")
     print(f"| ---: | ---: |{' ---: |' * len(TOLD)}")
     for message_s in TRIED_S:
-        asked = ValidateOptions(
-            REPOSITORY / "spec" / spec, folder, sku, {"router": f"vllm_ranks:message_s={message_s}"},
-            model=model, store=options.store, sources=("llmservingsim", "silicon"),
-        )  # fmt: skip
+        router = f"vllm_ranks:message_s={message_s}"
+        asked = recording_of(options.data, options.store, RECORDINGS[2], router=router)
         run = read_run(asked.run)
         records = replay(asked, run, engine_of(asked, run)).records
         ranks = records.replica.tolist()

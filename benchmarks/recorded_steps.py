@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from scoreboard import RECORDINGS, REPOSITORY, prepared
+from scoreboard import RECORDINGS, prepared, recording_of
 
 from servecast.compiler.catalog import shipped_skus
 from servecast.compiler.load import load_spec
@@ -202,14 +202,10 @@ def main() -> None:
     prepared(options.data, options.store)
     alone: dict[str, list[Between]] = {}
     with_prompt: dict[str, list[Pair]] = {}
-    for name, sku, spec, model in RECORDINGS:
-        folder = options.data / "measured" / "llmservingsim-vllm-0.19" / name
-        asked = ValidateOptions(
-            REPOSITORY / "spec" / spec, folder, sku, {}, model=model,
-            store=options.store, sources=("llmservingsim", "silicon"),
-        )  # fmt: skip
+    for recording in RECORDINGS:
+        name, asked = recording[0], recording_of(options.data, options.store, recording)
         setup, tables = tables_of(asked)
-        requests = requests_of(folder)
+        requests = requests_of(asked.run)
         alone[name] = list(betweens(requests, tables, setup.dp))
         every = pairs(requests, tables, setup.dp, setup.max_batched_tokens)
         with_prompt[name] = sorted(every, key=lambda each: each.tokens)

@@ -38,21 +38,29 @@ CLIENTS = (8, 32, 128)  # bounds of the classes that errors are shown by
 Row = dict[str, Any]
 
 
+def recording_of(
+    data: Path, store: Path, recording: tuple[str, str, str, str], **configuration: str
+) -> ValidateOptions:
+    """One of ``RECORDINGS``, as it is validated."""
+    name, sku, spec, model = recording
+    return ValidateOptions(
+        REPOSITORY / "spec" / spec,
+        data / "measured" / "llmservingsim-vllm-0.19" / name,
+        sku,
+        configuration,
+        model=model,
+        store=store,
+        sources=("llmservingsim", "silicon"),
+    )
+
+
 def recorded_section(data: Path, store: Path, count: int) -> tuple[list[str], list[Recording]]:
     """Gate 3: whole recordings, request by request; the first ``count``. Also how far off each is."""
     lines: list[str] = []
     recordings: list[Recording] = []
-    for name, sku, spec, model in RECORDINGS[:count]:
-        asked = ValidateOptions(
-            REPOSITORY / "spec" / spec,
-            data / "measured" / "llmservingsim-vllm-0.19" / name,
-            sku,
-            {},
-            model=model,
-            store=store,
-            sources=("llmservingsim", "silicon"),
-        )
-        lines += ["", f"### {name}", ""]
+    for recording in RECORDINGS[:count]:
+        asked = recording_of(data, store, recording)
+        lines += ["", f"### {recording[0]}", ""]
         try:
             found = run_validation(asked)
         except UserError as error:
