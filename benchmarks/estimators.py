@@ -135,7 +135,7 @@ def scatter(table: Table) -> dict[str, object]:
     rows are the same work or nearly.
     """
     dims, seconds = table.samples.dims, table.samples.seconds
-    off = 100 * np.abs(about_neighbours(dims, seconds)) if "rows" in dims else np.empty(0)
+    off = 100 * np.abs(about_neighbours(dims, seconds))
     if not len(off):
         return {**table.named, "rows": 0}
     median, p95 = (round(float(x), 1) for x in np.quantile(off, (0.5, 0.95)))

@@ -24,8 +24,10 @@ POOR_PCIE = "a collective below 5 GB/s of bus bandwidth: that machine's PCIe, no
 POOR_BUS_BYTES_PER_S = 5e9
 LARGE_MESSAGE_BYTES = 1 << 24  # launches do not matter there
 DISTURBED = "slower than the next smaller and the next larger sizes, which it could be padded to"
-SWEPT = {"linear": "rows"} | dict.fromkeys(COLLECTIVES, "payload_bytes")
-PADDED = 3  # so many larger batches, and two smaller ones, must all be faster
+SWEPT = {"linear": "rows", "attention_decode": "context"} | dict.fromkeys(
+    COLLECTIVES, "payload_bytes"
+)
+PADDED = 3  # so many larger sizes, and two smaller ones, must all be faster
 DISTURBANCE = 1.25  # repeats of one GEMM differ by 2 to 4 %, and a tile begun by less than this
 
 
@@ -57,8 +59,9 @@ def _poor_pcie(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[n
 
 
 def _disturbed(sku: Sku, kind: KernelKind, batch: MeasurementBatch) -> NDArray[np.bool_]:
-    """Of matrices measured at many row counts, and of collectives at many message sizes, what took longer
-    than every neighbour: no choice of kernel explains that, for the larger does the smaller one as well.
+    """Of matrices measured at many row counts, of collectives at many message sizes and of decodes at many
+    contexts, what took longer than every neighbour: no choice of kernel explains that, for the larger does
+    the smaller one as well.
     """
     seconds = seconds_of(batch)
     found = np.zeros(len(seconds), dtype=np.bool_)

@@ -44,6 +44,7 @@ BLENDS = {
     "detailed": ("logarithmic", "leafy"),
 }
 STEADY, NEARBY = "steady", "nearby"  # the same trees, the second with what they miss nearby
+SWEPT = "swept"  # attention's blend over what FlashAttention's blocks read
 DEFAULT = "blend"
 UNTRIED_ERROR = 0.2  # what experts of unseen shapes, the worst predicted kernel, err by
 
@@ -61,6 +62,13 @@ def _nearby(kind: KernelKind, dims: Dims) -> KernelLearner:
     return RooflineTrees(STEPPED, positions(kind, dims, side_of(kind)), place)
 
 
+def _swept(kind: KernelKind, dims: Dims) -> KernelLearner:
+    """Over a roofline of the keys that blocks read, which only decodes have, and of the heads they write."""
+    swept, moved = positions(kind, dims, ("swept", "bytes"))
+    heads = positions(kind, dims, ("batch_heads",))
+    return RooflineTrees(BLENDS["detailed"], heads, bounds=((swept, moved),))
+
+
 def _monotone(kind: KernelKind, dims: Dims) -> KernelLearner:
     return MonotoneBoosting(positions(kind, dims, INCREASING), effort=MONOTONE_EFFORT)
 
@@ -70,6 +78,7 @@ LEARNERS: dict[str, Callable[[KernelKind, Dims], KernelLearner]] = {
     **{blend: _trees(*members) for blend, members in BLENDS.items()},
     STEADY: _trees(*STEPPED),
     NEARBY: _nearby,
+    SWEPT: _swept,
     "monotone": _monotone,
 }
 BORROWED = "borrowed"
@@ -104,7 +113,8 @@ def _tried(kind: KernelKind, rows: int) -> list[str]:
     if _many_gemms(kind, rows):
         return ["randomised", "boosting", NEARBY]
     if kind.kernel.startswith("attention") and rows > FEW_ROWS:
-        return ["boosting", "logarithmic", "leafy", "monotone"]
+        names = ["boosting", "logarithmic", "leafy", "monotone"]
+        return [*names, SWEPT] if kind.kernel == "attention_decode" else names
     names = ["forest", "randomised", "boosting"]
     names += ["shallow"] if rows <= FEW_ROWS else []
     return names + (["monotone"] if kind.kernel.startswith("attention") else [])

@@ -22,7 +22,9 @@ GOOD_ENOUGH = 0.85  # of the best use of waves: the fewest splits that reach it 
 
 
 def decode_columns(attention: dict[str, Floats], num_sms: int) -> dict[str, Floats]:
-    """Columns [cases] from those of attention, among which ``visible`` are the keys of one sequence."""
+    """Columns [cases] from those of attention, among which ``visible`` are the keys of one sequence.
+    ``swept`` are the numbers of keys that all blocks read, each head its own where heads stand alone.
+    """
     batch, heads, kv_heads = (attention[x] for x in ("batch", "heads", "kv_heads"))
     group = heads / kv_heads
     packed = batch * kv_heads * np.ceil(group / QUERIES)
@@ -46,6 +48,7 @@ def decode_columns(attention: dict[str, Floats], num_sms: int) -> dict[str, Floa
         "split_wave_use": split_waves / np.ceil(split_waves),
         "keys_of_block": keys_of_block,
         "keys_a_wave": keys_of_block * rounds,
+        "swept": blocks * parts * keys * width,
     }
 
 

@@ -94,17 +94,31 @@ def calibration_of(
 
 
 def _quantiles(errors: Floats, shape: Ints) -> Floats:
-    """The error that a share of LEVELS stays within, every shape counted once. Of the next shape, that within
-    which j of G shapes lie covers between j and j + 1 in G + 1; the middle is aimed at.
+    """The error that a share of LEVELS stays within, every shape counted once.
+
+    Of the next shape, that within which j of G shapes lie covers between j and j + 1 in G + 1; the middle is
+    aimed at. That is so where a shape's rows lie all within or all beyond. Where shapes lie partly within,
+    their shares vary by less, by the design effect (Kish, Survey Sampling, 1965), and so much less is added.
     """
     if len(errors) == 0:
         return np.zeros(len(LEVELS))
     _, number, rows = np.unique(shape, return_inverse=True, return_counts=True)
-    weight, levels = 1 / rows[number.reshape(-1)] / len(rows), np.array(LEVELS)
+    number = number.reshape(-1)
     order = np.argsort(errors)
-    wanted = levels + (levels - 0.5) / len(rows)
-    reached = np.searchsorted(np.cumsum(weight[order]), wanted - ROUNDING)
-    return np.asarray(errors[order][np.minimum(reached, len(errors) - 1)], dtype=np.float64)
+    reached = np.cumsum((1 / rows[number] / len(rows))[order])
+
+    def within(share: float) -> float:
+        found = np.searchsorted(reached, share - ROUNDING)
+        return float(errors[order][min(int(found), len(errors) - 1)])
+
+    def aimed(level: float) -> float:
+        if len(rows) == 1:  # says nothing of how shapes differ
+            return within(level + (level - 0.5))
+        shares = np.bincount(number, errors <= within(level), len(rows)) / rows
+        effect = min(1.0, float(shares.var(ddof=1)) / (level * (1 - level)))
+        return within(level + effect * (level - 0.5) / len(rows))
+
+    return np.array([aimed(level) for level in LEVELS])
 
 
 def coverage(

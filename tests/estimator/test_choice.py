@@ -135,9 +135,23 @@ def test_of_many_attention_rows_trees_over_logarithms_are_tried(
 ) -> None:
     monkeypatch.setattr("servecast.estimator.learners.choice.FEW_ROWS", 100)
     errors = dict(choose(DECODE, decodes(), num_sms=132).errors)
-    tried = {"boosting", "logarithmic", "leafy", "detailed", "monotone"}
+    tried = {"boosting", "logarithmic", "leafy", "detailed", "swept", "monotone"}
     assert tried == set(errors)
     assert errors["detailed"] <= max(errors["logarithmic"], errors["leafy"])
+
+
+def test_decodes_may_be_learnt_over_what_flash_attentions_blocks_read() -> None:
+    """Where each of 64 heads reads the keys of a window for itself, bytes alone foretell nothing."""
+    samples = decodes()
+    dims = samples.dims | {"window": np.where(samples.dims["batch"] % 3 == 1, 1024, 0)}
+    columns = feature_columns(DECODE, dims, 132)
+    written = 1e-9 * columns["batch_heads"]
+    times = 3e-6 + 4 * columns["swept"] / 1e12 + written  # two bytes of a key, two of a value
+    slower = samples_of(dims, times, samples.local)
+    swept, detailed = (fit_best(DECODE, slower, 132, name) for name in ("swept", "detailed"))
+    features = np.stack(list(columns.values()), axis=1)
+    assert swept.roofline.predict(features) == pytest.approx(times, rel=0.01)
+    assert np.abs(np.log(detailed.roofline.predict(features) / times)).max() > 0.5
 
 
 def decodes() -> Samples:

@@ -42,3 +42,12 @@ def test_splits_are_the_fewest_that_use_waves_nearly_as_well_as_the_best() -> No
         1,
         3,
     ]
+
+
+def test_a_block_reads_whole_parts_of_the_keys_and_heads_that_stand_alone_each_read_their_own() -> (
+    None
+):
+    """Of 16 heads on two key heads: one read for eight, or eight with a window; 130 keys are two parts."""
+    heads = {"batch": 2, "heads": 16, "kv_heads": 2, "head_dim": 128}
+    assert columns(**heads, window=0, visible=130)["swept"] == 2 * 2 * 256 * 128
+    assert columns(**heads, window=512, visible=130)["swept"] == 2 * 16 * 256 * 128

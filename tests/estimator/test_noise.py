@@ -37,7 +37,26 @@ def test_rows_far_apart_are_no_neighbours() -> None:
     assert noise_of(dims, 1e-6 * rows.astype(float), NO_REPEATS) == ASSUMED
 
 
-def test_few_rows_and_kernels_without_rows_are_assumed_to_scatter() -> None:
+def test_few_rows_and_kernels_that_sweep_nothing_are_assumed_to_scatter() -> None:
     dims, seconds = gemms(0.05, shapes=1)
     assert noise_of(dims, seconds, NO_REPEATS) == ASSUMED
     assert noise_of({"batch": dims["rows"]}, seconds, NO_REPEATS) == ASSUMED
+
+
+def decodes(noise: float) -> tuple[dict[str, Ints], Floats]:
+    """Of six contexts within one block of keys and three beyond, where time doubles with them."""
+    contexts = np.array([1, 3, 7, 15, 31, 63, 127, 255, 511])
+    context, batch = (each.ravel() for each in np.meshgrid(contexts, np.arange(1, 301)))
+    off = np.random.default_rng(0).normal(0, noise, len(context))
+    seconds = 1e-5 * np.maximum(1, context / 64) * np.exp(off)
+    return {"context": context, "batch": batch}, seconds
+
+
+def test_decodes_scatter_about_those_within_the_same_block_of_keys() -> None:
+    assert noise_of(*decodes(0.05), NO_REPEATS) == pytest.approx(0.05, rel=0.1)
+    assert noise_of(*decodes(0.0), NO_REPEATS) < 1e-3
+
+
+def test_a_prefill_has_no_neighbours() -> None:
+    dims, seconds = decodes(0.05)
+    assert noise_of(dims | {"chunk": dims["batch"]}, seconds, NO_REPEATS) == ASSUMED

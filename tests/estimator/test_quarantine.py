@@ -112,3 +112,19 @@ def test_a_message_slower_than_larger_ones_is_kept_back(gpu: Sku) -> None:
         times_s={"mean_s": 1e-6 * microseconds},
     )
     assert kept_back(batch, gpu)[DISTURBED] == [pytest.approx(14.8e-6)]
+
+
+def test_a_decode_slower_than_over_longer_contexts_is_kept_back(gpu: Sku) -> None:
+    """As one head of an A100 in the public tables: 44.6 us at a context of 7, 13.4 at 3, 15 and 63."""
+    microseconds = np.array([13.4, 13.4, 44.6, 13.4, 13.5, 13.5, 18.0])
+    context = 2 ** np.arange(1, 8) - 1
+    one = np.ones_like(context)
+    batch = MeasurementBatch(
+        *("attention_decode", "bf16", "bf16", "gpu", ORIGIN),
+        dims={
+            **{"heads": 4 * one, "kv_heads": one, "head_dim": 128 * one, "window": 0 * one},
+            **{"batch": one, "context": context},
+        },
+        times_s={"mean_s": 1e-6 * microseconds},
+    )
+    assert kept_back(batch, gpu)[DISTURBED] == [pytest.approx(44.6e-6)]
